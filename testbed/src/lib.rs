@@ -1,1 +1,36 @@
-//! testbed
+//! Real Kafka clusters, an independent client, odd logs and bad networks, for tests and demos.
+//!
+//! - [`Cluster`]: Apache Kafka on loopback; nodes can be stopped, killed, paused and restarted.
+//! - [`Workbench`]: Apache's own client behind typed methods. It writes and reads without any code of Bodley.
+//! - [`workloads`]: topics with every oddity that a legal log can have.
+//! - [`dump`]: what the independent reader saw, and the comparison of two readings.
+//! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, refuses, loses answers and flips bits.
+//!
+//! All calls block. Servers need Java 17 and Maven; they listen on 127.0.0.1 only, keep their data below
+//! `target/testbed/` and cannot outlive the process that started them.
+
+pub mod cluster;
+pub mod dump;
+pub mod jars;
+mod java;
+pub mod node;
+pub mod paths;
+pub mod ports;
+mod probe;
+mod process;
+pub mod proxy;
+pub mod workbench;
+pub mod workloads;
+
+pub use cluster::{Cluster, ClusterOptions, shared_cluster};
+pub use dump::{CompareOptions, Dump, compare, compare_digests};
+pub use proxy::Proxy;
+pub use workbench::{Isolation, Workbench};
+
+/// Fetches and compiles all that clusters and the workbench need, so that tests start at once.
+pub fn prepare() -> anyhow::Result<()> {
+    let kafka = jars::Kafka::ensure(jars::DEFAULT_VERSION)?;
+    kafka.bootstrap_metadata()?;
+    java::workbench_classes(&kafka)?;
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Fetch (v4 to v18), written by hand: the request, and a response parser that never sees record bytes.
+//!
+//! On the way of a byte: the driver of a connection feeds [`ResponseParser`] the bytes that it has; at
+//! [`Step::Records`] it reads that many bytes straight into a part buffer and goes on.
+//! Source: the protocol guide, FetchRequest; KIP-516 (topic ids, v13), KIP-595 (diverging epoch, v12), KIP-903 (v15).
+
+mod parser;
+
+pub use parser::{AbortedTransaction, PartitionHead, ResponseParser, Step};
+
+use crate::TopicId;
+use crate::frame::{self, Head};
+use crate::versions::FETCH_TOPIC_ID;
+use crate::wire::{Length, WireError, Writer};
+
+const API_KEY: i16 = 1;
+const FIRST_FLEXIBLE: i16 = 12;
+const NO_REPLICA_ID: i16 = 15;
+const READ_COMMITTED: i8 = 1;
+/// Full fetch requests outside of any session (KIP-227).
+const NO_SESSION_EPOCH: i32 = -1;
+
+/// A Fetch response that can't be parsed. The connection is of no more use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// As the name says.
+    #[error("malformed Fetch response: {0}")]
+    Wire(WireError),
+    /// The frame has another length than its fields.
+    #[error("malformed Fetch response: a field reaches past the end of the frame")]
+    PastEnd,
+    /// Bytes are left when all fields are read.
+    #[error("malformed Fetch response: {0} bytes left over")]
+    LeftOver(usize),
+}
+
+/// What to ask of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition<'a> {
+    /// Name, for versions below 13.
+    pub topic: &'a str,
+    /// Id, from version 13.
+    pub topic_id: TopicId,
+    /// Partition.
+    pub partition: i32,
+    /// First offset wanted, inclusive.
+    pub offset: i64,
+    /// Leader epoch from Metadata, so that a stale leader refuses (v9+); -1: unchecked.
+    pub leader_epoch: i32,
+    /// Epoch of the batch before `offset`, so that a rewritten log shows (v12+); -1: unchecked.
+    pub last_fetched_epoch: i32,
+    /// Bytes wanted at most, unless the first batch alone is larger.
+    pub max_bytes: i32,
+}
+
+/// The limits of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long the broker may wait for `min_bytes`, ms.
+    pub max_wait_ms: i32,
+    /// Answer as soon as there are so many bytes.
+    pub min_bytes: i32,
+    /// Bytes of records in the response, unless the first batch alone is larger.
+    pub max_bytes: i32,
+}
+
+/// A Fetch request with isolation read_committed (data up to the last stable offset, and the list of aborted transactions).
+/// Partitions of one topic stand together.
+pub fn encode(head: Head<'_>, limits: Limits, rack: &str, partitions: &[Partition<'_>]) -> Vec<u8> {
+    let version = head.version;
+    let flexible = version >= FIRST_FLEXIBLE;
+    let mut out = frame::begin(API_KEY, head, flexible);
+    if version < NO_REPLICA_ID {
+        out.put_i32(-1);
+    }
+    out.put_i32(limits.max_wait_ms);
+    out.put_i32(limits.min_bytes);
+    out.put_i32(limits.max_bytes);
+    out.put_i8(READ_COMMITTED);
+    if version >= 7 {
+        out.put_i32(0);
+        out.put_i32(NO_SESSION_EPOCH);
+    }
+    let topics: Vec<&[Partition<'_>]> =
+        partitions.chunk_by(|a, b| a.topic_id == b.topic_id && a.topic == b.topic).collect();
+    out.put_length(Length::of(flexible), Some(topics.len()));
+    for topic in topics {
+        put_topic(&mut out, version, topic);
+    }
+    if version >= 7 {
+        out.put_length(Length::of(flexible), Some(0)); // forgotten topics
+    }
+    if version >= 11 {
+        out.put_string(Length::of_string(flexible), rack);
+    }
+    frame::put_no_tags(&mut out, flexible);
+    frame::finish(&mut out, 0);
+    out
+}
+
+fn put_topic(out: &mut Vec<u8>, version: i16, partitions: &[Partition<'_>]) {
+    let flexible = version >= FIRST_FLEXIBLE;
+    let Some(first) = partitions.first() else { return };
+    if version >= FETCH_TOPIC_ID {
+        out.extend_from_slice(&first.topic_id);
+    } else {
+        out.put_string(Length::of_string(flexible), first.topic);
+    }
+    out.put_length(Length::of(flexible), Some(partitions.len()));
+    for partition in partitions {
+        out.put_i32(partition.partition);
+        if version >= 9 {
+            out.put_i32(partition.leader_epoch);
+        }
+        out.put_i64(partition.offset);
+        if version >= FIRST_FLEXIBLE {
+            out.put_i32(partition.last_fetched_epoch);
+        }
+        if version >= 5 {
+            out.put_i64(-1); // log start offset, for followers only
+        }
+        out.put_i32(partition.max_bytes);
+        frame::put_no_tags(out, flexible);
+    }
+    frame::put_no_tags(out, flexible);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use kafka_protocol::messages::{FetchRequest, RequestHeader};
+    use kafka_protocol::protocol::{Decodable, HeaderVersion};
+
+    /// Another implementation reads what we wrote, in every version.
+    #[test]
+    fn every_version_is_read_back() {
+        for version in crate::versions::FETCH.min..=crate::versions::FETCH.max {
+            let partition = |topic, id, partition| Partition {
+                topic,
+                topic_id: [id; 16],
+                partition,
+                offset: 1 << 40,
+                leader_epoch: 5,
+                last_fetched_epoch: 4,
+                max_bytes: 1000,
+            };
+            let head = Head { version, correlation_id: 9, client_id: "bodley" };
+            let limits = Limits { max_wait_ms: 500, min_bytes: 1, max_bytes: 1 << 20 };
+            let asked = [partition("a", 1, 0), partition("a", 1, 3), partition("b", 2, 0)];
+            let frame = encode(head, limits, "rack-1", &asked);
+            assert_eq!(i32::from_be_bytes(frame[..4].try_into().unwrap()) as usize, frame.len() - 4);
+            let mut rest = Bytes::from(frame).slice(4..);
+            let header = RequestHeader::decode(&mut rest, FetchRequest::header_version(version)).unwrap();
+            assert_eq!(header.client_id.unwrap().as_str(), "bodley");
+            let body = FetchRequest::decode(&mut rest, version).unwrap();
+            assert!(rest.is_empty(), "v{version}");
+            assert_eq!((body.max_wait_ms, body.max_bytes, body.isolation_level), (500, 1 << 20, 1));
+            assert_eq!(body.topics.len(), 2);
+            assert_eq!(body.topics[0].partitions[1].partition, 3);
+            assert_eq!(body.topics[0].partitions[1].fetch_offset, 1 << 40);
+            if version >= 9 {
+                assert_eq!(body.topics[0].partitions[1].current_leader_epoch, 5);
+            }
+            if version >= FETCH_TOPIC_ID {
+                assert_eq!(body.topics[1].topic_id.as_bytes(), &[2; 16]);
+            } else {
+                assert_eq!(body.topics[1].topic.as_str(), "b");
+            }
+        }
+    }
+}

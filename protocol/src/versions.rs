@@ -1,0 +1,88 @@
+//! Which version of each API a connection speaks: the highest that both sides know.
+//!
+//! A broker is asked with ApiVersions v3, and with v0 when it answers UNSUPPORTED_VERSION (35); never v4, which makes one
+//! managed cloud reset the connection.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse};
+use kafka_protocol::protocol::{Message, Request, VersionRange};
+
+/// Fetch versions that [`crate::fetch`] speaks.
+pub const FETCH: VersionRange = VersionRange { min: 4, max: 18 };
+/// Produce versions that [`crate::produce`] speaks.
+pub const PRODUCE: VersionRange = VersionRange { min: 3, max: 13 };
+/// First Fetch version that addresses topics by id.
+pub const FETCH_TOPIC_ID: i16 = 13;
+/// First Produce version that addresses topics by id.
+pub const PRODUCE_TOPIC_ID: i16 = 13;
+
+/// No version in common.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the broker speaks {api} {theirs}, this program {ours}")]
+pub struct NoCommonVersion {
+    /// API name.
+    pub api: String,
+    /// The broker's range, or "not at all".
+    pub theirs: String,
+    /// Our range.
+    pub ours: String,
+}
+
+/// The broker's version ranges by API key.
+#[derive(Debug, Clone, Default)]
+pub struct BrokerVersions(BTreeMap<i16, VersionRange>);
+
+impl BrokerVersions {
+    /// From an answer to ApiVersions.
+    pub fn from_response(response: &ApiVersionsResponse) -> Self {
+        let ranges = response.api_keys.iter();
+        Self(
+            ranges
+                .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }))
+                .collect(),
+        )
+    }
+
+    /// The version to use for requests of type `R` through the kafka-protocol crate, at most `cap`.
+    pub fn of<R: Request + Message>(&self, cap: i16) -> Result<i16, NoCommonVersion> {
+        let ours = VersionRange { min: R::VERSIONS.min, max: R::VERSIONS.max.min(cap) };
+        self.common(R::KEY, ours)
+    }
+
+    /// The version to use for an API whose messages are written by hand in the range `ours`.
+    pub fn common(&self, api_key: i16, ours: VersionRange) -> Result<i16, NoCommonVersion> {
+        let theirs = self.0.get(&api_key);
+        let common = theirs.map(|theirs| ours.intersect(theirs));
+        match common {
+            Some(range) if !range.is_empty() => Ok(range.max),
+            _ => Err(NoCommonVersion {
+                api: ApiKey::try_from(api_key)
+                    .map_or_else(|()| api_key.to_string(), |key| format!("{key:?}")),
+                theirs: theirs.map_or("not at all".into(), ToString::to_string),
+                ours: ours.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::{FetchRequest, MetadataRequest};
+
+    #[test]
+    fn highest_common_version() {
+        let api = |key: ApiKey, min, max| {
+            ApiVersion::default().with_api_key(key as i16).with_min_version(min).with_max_version(max)
+        };
+        let apis = vec![api(ApiKey::Fetch, 0, 11), api(ApiKey::Metadata, 14, 20)];
+        let versions = BrokerVersions::from_response(&ApiVersionsResponse::default().with_api_keys(apis));
+        assert_eq!(versions.common(FetchRequest::KEY, FETCH), Ok(11));
+        assert_eq!(versions.of::<FetchRequest>(7), Ok(7));
+        let error = versions.of::<MetadataRequest>(i16::MAX).unwrap_err();
+        assert_eq!(error.to_string(), "the broker speaks Metadata 14..20, this program 0..13");
+        assert!(versions.common(0, PRODUCE).unwrap_err().to_string().contains("not at all"));
+    }
+}

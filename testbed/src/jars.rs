@@ -1,0 +1,134 @@
+//! Apache Kafka's jars: fetched by Maven once per version, or taken from an installation named by `KAFKA_HOME`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::java;
+use crate::paths;
+
+/// The version that clusters run and that the workbench's client has, unless another is asked for.
+pub const DEFAULT_VERSION: &str = "4.2.0";
+
+const SCALA: &str = "2.13";
+/// A logger for the server and the client; it must fit the slf4j API 1.7 that all these versions bring.
+const LOGGER: (&str, &str, &str) = ("org.slf4j", "slf4j-simple", "1.7.36");
+const BOOTSTRAP: &str = "bootstrap.checkpoint";
+
+/// One version of Apache Kafka, ready to run.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    version: String,
+    libs: PathBuf,
+    cache: PathBuf,
+}
+
+impl Kafka {
+    /// Finds the jars of `version`, fetching them when they are not there. `KAFKA_HOME` (an installation of
+    /// Kafka 4 or newer, only its `libs/` is used) takes the place of [`DEFAULT_VERSION`].
+    pub fn ensure(version: &str) -> Result<Self> {
+        java::check_java()?;
+        let home = std::env::var_os("KAFKA_HOME").filter(|h| !h.is_empty() && version == DEFAULT_VERSION);
+        match home {
+            Some(home) => Self::installed(Path::new(&home)),
+            None => Self::fetched(version),
+        }
+    }
+
+    fn installed(home: &Path) -> Result<Self> {
+        let libs = home.join("libs");
+        let names = fs::read_dir(&libs)
+            .with_context(|| format!("KAFKA_HOME names no Kafka installation: {}", libs.display()))?;
+        for name in names {
+            let name = name?.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix("kafka-clients-").and_then(|v| v.strip_suffix(".jar"));
+            if let Some(version) = version {
+                let cache = paths::testbed_dir().join("kafka").join(format!("home-{version}"));
+                return Ok(Self { version: version.to_owned(), libs, cache });
+            }
+        }
+        bail!("KAFKA_HOME names no Kafka installation: no kafka-clients jar in {}", libs.display())
+    }
+
+    fn fetched(version: &str) -> Result<Self> {
+        if !version.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)) || version.is_empty() {
+            bail!("{version:?} is not a Kafka version such as {DEFAULT_VERSION}");
+        }
+        let cache = paths::testbed_dir().join("kafka").join(version);
+        let libs = cache.join("libs");
+        paths::once(&libs, |staging| {
+            let pom = cache.join("pom.xml");
+            fs::write(&pom, project(version))?;
+            let out = format!("-DoutputDirectory={}", staging.display());
+            let copy = ["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", &out, "-f"];
+            let mut args: Vec<&OsStr> = copy.iter().map(OsStr::new).collect();
+            args.push(pom.as_os_str());
+            let advice = "install Maven (on Debian: maven), or set KAFKA_HOME to an installation of Kafka";
+            java::run_tool("mvn", &args, advice).with_context(|| format!("fetch Apache Kafka {version}"))
+        })?;
+        Ok(Self { version: version.to_owned(), libs, cache })
+    }
+
+    /// The version, such as `4.2.0`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// All jars, as an argument of `java -cp`.
+    pub fn classpath(&self) -> String {
+        format!("{}/*", self.libs.display())
+    }
+
+    /// A `java` command with these jars, for Kafka's own tools: the caller adds the main class and arguments.
+    pub fn java(&self) -> Command {
+        let mut java = Command::new("java");
+        java.arg("-cp").arg(self.classpath());
+        java
+    }
+
+    /// The metadata that a formatted node starts with. It does not depend on the cluster or the node, so the
+    /// storage tool runs once per version and every node gets a copy.
+    pub(crate) fn bootstrap_metadata(&self) -> Result<PathBuf> {
+        let dir = self.cache.join("formatted");
+        paths::once(&dir, |staging| {
+            let config = staging.join("format.properties");
+            let text = format!(
+                "process.roles=broker,controller\nnode.id=0\ncontroller.quorum.voters=0@127.0.0.1:9093\n\
+                 listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\n\
+                 controller.listener.names=CONTROLLER\nlog.dirs={}\n",
+                staging.join("data").display()
+            );
+            fs::write(&config, text)?;
+            let classpath = self.classpath();
+            let args = ["-cp", &classpath, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"];
+            let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
+            args.push(config.as_os_str());
+            java::run_tool("java", &args, "install a JDK")?;
+            fs::rename(staging.join("data").join(BOOTSTRAP), staging.join(BOOTSTRAP))?;
+            Ok(())
+        })?;
+        Ok(dir.join(BOOTSTRAP))
+    }
+}
+
+fn project(version: &str) -> String {
+    let server = format!("kafka_{SCALA}");
+    let wanted = [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
+    let dependencies: String = wanted
+        .iter()
+        .map(|(group, name, version)| {
+            format!(
+                "<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>\
+                 <version>{version}</version></dependency>\n"
+            )
+        })
+        .collect();
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\">\n<modelVersion>4.0.0</modelVersion>\n\
+         <groupId>testbed</groupId><artifactId>kafka</artifactId><version>1</version>\
+         <packaging>pom</packaging>\n<dependencies>\n{dependencies}</dependencies>\n</project>\n"
+    )
+}

@@ -1,0 +1,199 @@
+//! One server process of a cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use crate::jars::Kafka;
+use crate::ports;
+use crate::probe;
+use crate::process::Supervised;
+
+const START_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// Quick to start rather than fast in the long run: compiled lightly, one collector thread.
+const JVM: [&str; 6] = [
+    "-Xmx512m",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+];
+
+/// The loopback ports of a node; they stay the same over restarts.
+#[derive(Debug, Clone, Copy)]
+pub struct NodePorts {
+    /// Where clients are served.
+    pub client: u16,
+    /// What clients are told: the client port, or that of a proxy in front of it.
+    pub advertised: u16,
+    /// Where brokers serve each other, and the workbench: never behind a proxy.
+    pub internal: u16,
+    /// Where controllers serve each other.
+    pub controller: u16,
+}
+
+impl NodePorts {
+    pub(crate) fn free(proxied: bool) -> Result<Self> {
+        let client = ports::free_port()?;
+        let advertised = if proxied { ports::free_port()? } else { client };
+        Ok(Self { client, advertised, internal: ports::free_port()?, controller: ports::free_port()? })
+    }
+}
+
+/// A broker and controller in one process.
+#[derive(Debug)]
+pub struct Node {
+    id: usize,
+    ports: NodePorts,
+    dir: PathBuf,
+    kafka: Kafka,
+    process: Mutex<Option<Supervised>>,
+}
+
+impl Node {
+    /// `dir` holds `server.properties` and a formatted `data/`.
+    pub(crate) fn new(id: usize, ports: NodePorts, dir: PathBuf, kafka: Kafka) -> Self {
+        Self { id, ports, dir, kafka, process: Mutex::new(None) }
+    }
+
+    /// The broker id, which is also the node's place in its cluster.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    /// Its ports.
+    pub fn ports(&self) -> NodePorts {
+        self.ports
+    }
+
+    /// The file that has the output of all its starts.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("server.log")
+    }
+
+    /// The folder that holds the logs of its partitions.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.process().as_ref().map(Supervised::pid)
+    }
+
+    /// Starts the process and waits until it answers as a live broker.
+    pub fn start(&self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_up(1)
+    }
+
+    /// Starts the process and does not wait.
+    pub fn launch(&self) -> Result<()> {
+        let mut process = self.process();
+        if let Some(running) = process.as_mut()
+            && running.exited()?.is_none()
+        {
+            bail!("node {} runs already", self.id);
+        }
+        *process = None;
+        let mut args: Vec<String> = JVM.iter().map(|&a| a.to_owned()).collect();
+        args.extend(["-cp".into(), self.kafka.classpath(), "kafka.Kafka".into()]);
+        args.push(self.dir.join("server.properties").display().to_string());
+        *process = Some(Supervised::spawn("java", &args, &self.log())?);
+        Ok(())
+    }
+
+    /// Waits until this node knows at least `brokers` live brokers.
+    pub fn wait_until_up(&self, brokers: u32) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let ended = self.process().as_mut().map(Supervised::exited).transpose()?.flatten();
+            if let Some(status) = ended {
+                bail!("node {} ended at its start ({status}): {}", self.id, self.complaint());
+            }
+            if probe::brokers_known(self.ports.internal).is_some_and(|n| n >= brokers) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("node {} is not up after {START_LIMIT:?}: {}", self.id, self.complaint());
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
+    /// Stops it in good order (SIGTERM), and by force when that takes too long.
+    pub fn stop(&self) -> Result<()> {
+        self.end(Signal::TERM, STOP_LIMIT)
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(&self) -> Result<()> {
+        self.end(Signal::KILL, KILL_LIMIT)
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open, nothing is answered.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Node::pause`].
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Stops it in good order and starts it again on the same ports and data.
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let mut process = self.process();
+        process.as_mut().with_context(|| format!("node {} does not run", self.id))?.signal(signal)
+    }
+
+    fn end(&self, signal: Signal, limit: Duration) -> Result<()> {
+        let mut process = self.process();
+        let running = process.as_mut().with_context(|| format!("node {} does not run", self.id))?;
+        running.signal(signal)?;
+        if !running.wait(limit)? {
+            running.signal(Signal::KILL)?;
+            running.wait(KILL_LIMIT)?;
+        }
+        *process = None;
+        Ok(())
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Supervised>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the log is and what it says last, for an error message.
+    fn complaint(&self) -> String {
+        let log = self.log();
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let telling = |line: &&str| line.contains("ERROR") || line.contains("Exception") || line.contains("Error:");
+        let last = text.lines().rev().find(telling).or_else(|| text.lines().last()).unwrap_or("it is empty");
+        format!("log {}: {last}", log.display())
+    }
+}
+
+/// Writes what a node needs before its first start.
+pub(crate) fn prepare(dir: &Path, config: &str, cluster_id: &str, metadata: &Path) -> Result<()> {
+    let data = dir.join("data");
+    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
+    fs::write(dir.join("server.properties"), config)?;
+    fs::copy(metadata, data.join("bootstrap.checkpoint"))?;
+    let id = config.lines().find_map(|l| l.strip_prefix("node.id=")).context("the configuration has no node.id")?;
+    let directory = crate::cluster::random_id();
+    let text = format!("version=1\ncluster.id={cluster_id}\nnode.id={id}\ndirectory.id={directory}\n");
+    fs::write(data.join("meta.properties"), text)?;
+    Ok(())
+}

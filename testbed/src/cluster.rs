@@ -127,7 +127,8 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir_in(&runs)?.keep();
         let swept = if std::env::var_os(KEEP).is_some() { None } else { Some(Swept::new(&dir)?) };
 
-        let ports = (0..options.nodes).map(|_| NodePorts::free(options.proxied)).collect::<Result<Vec<_>>>()?;
+        let ports =
+            (0..options.nodes).map(|_| NodePorts::free(options.proxied)).collect::<Result<Vec<_>>>()?;
         let id = random_id();
         let mut nodes = Vec::new();
         for (n, own) in ports.iter().enumerate() {
@@ -247,7 +248,8 @@ fn server_properties(id: usize, ports: &[NodePorts], data: &Path, extra: &[(Stri
     own.push(("share.coordinator.state.topic.min.isr", min_isr));
 
     let settings = SETTINGS.iter().map(|(k, v)| (*k, (*v).to_owned())).chain(own);
-    let settings: Vec<(&str, String)> = settings.filter(|(k, _)| !extra.iter().any(|(e, _)| e == k)).collect();
+    let settings: Vec<(&str, String)> =
+        settings.filter(|(k, _)| !extra.iter().any(|(e, _)| e == k)).collect();
     let extra = extra.iter().map(|(k, v)| (k.as_str(), v.clone()));
     settings.into_iter().chain(extra).fold(String::new(), |mut text, (name, value)| {
         let _ = writeln!(text, "{name}={value}");

@@ -176,7 +176,9 @@ pub fn compare(left: &Dump, right: &Dump, options: CompareOptions) -> Result<Rep
     let mut place = (0, 0_u64); // partition, and number of the record in it
     loop {
         let pair = (lefts.next().transpose()?, rights.next().transpose()?);
-        let Some(partition) = [&pair.0, &pair.1].into_iter().flatten().map(|r| r.partition).min() else { break };
+        let Some(partition) = [&pair.0, &pair.1].into_iter().flatten().map(|r| r.partition).min() else {
+            break;
+        };
         place = if partition == place.0 { place } else { (partition, 0) };
         if let Some(what) = difference(&pair, options) {
             bail!(
@@ -197,7 +199,8 @@ pub fn compare(left: &Dump, right: &Dump, options: CompareOptions) -> Result<Rep
 pub fn compare_digests(left: &Digest, right: &Digest) -> Result<Report> {
     same_partitions(&left.topic, left.partitions.len(), &right.topic, right.partitions.len())?;
     for (l, r) in left.partitions.iter().zip(&right.partitions) {
-        if (l.summary.records, l.summary.bytes, &l.sha256) != (r.summary.records, r.summary.bytes, &r.sha256) {
+        if (l.summary.records, l.summary.bytes, &l.sha256) != (r.summary.records, r.summary.bytes, &r.sha256)
+        {
             bail!(
                 "{}-{} and {}-{} differ\n  left:  {l:?}\n  right: {r:?}",
                 left.topic,
@@ -226,7 +229,10 @@ fn report(partitions: &[PartitionSummary]) -> Report {
     }
 }
 
-fn difference(pair: &(Option<DumpedRecord>, Option<DumpedRecord>), options: CompareOptions) -> Option<&'static str> {
+fn difference(
+    pair: &(Option<DumpedRecord>, Option<DumpedRecord>),
+    options: CompareOptions,
+) -> Option<&'static str> {
     let (l, r) = match pair {
         (Some(l), Some(r)) if l.partition == r.partition => (l, r),
         (Some(l), Some(r)) if l.partition > r.partition => return Some("left has no such record"),
@@ -247,7 +253,8 @@ fn difference(pair: &(Option<DumpedRecord>, Option<DumpedRecord>), options: Comp
 fn shown(record: Option<&DumpedRecord>) -> String {
     let Some(r) = record else { return "(end)".to_owned() };
     let data = |d: &Option<Data>| d.as_ref().map_or_else(|| "null".to_owned(), ToString::to_string);
-    let headers: Vec<String> = r.headers.iter().map(|(name, value)| format!("{name:?}: {}", data(value))).collect();
+    let headers: Vec<String> =
+        r.headers.iter().map(|(name, value)| format!("{name:?}: {}", data(value))).collect();
     format!(
         "partition {}, offset {}, {} {}, key {}, value {}, headers [{}]",
         r.partition,

@@ -103,7 +103,15 @@ impl Kafka {
             );
             fs::write(&config, text)?;
             let classpath = self.classpath();
-            let args = ["-cp", &classpath, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"];
+            let args = [
+                "-cp",
+                &classpath,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "AAAAAAAAAAAAAAAAAAAAAQ",
+                "-c",
+            ];
             let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
             args.push(config.as_os_str());
             java::run_tool("java", &args, "install a JDK")?;
@@ -116,7 +124,8 @@ impl Kafka {
 
 fn project(version: &str) -> String {
     let server = format!("kafka_{SCALA}");
-    let wanted = [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
+    let wanted =
+        [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
     let dependencies: String = wanted
         .iter()
         .map(|(group, name, version)| {

@@ -179,7 +179,8 @@ impl Node {
     fn complaint(&self) -> String {
         let log = self.log();
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let telling = |line: &&str| line.contains("ERROR") || line.contains("Exception") || line.contains("Error:");
+        let telling =
+            |line: &&str| line.contains("ERROR") || line.contains("Exception") || line.contains("Error:");
         let last = text.lines().rev().find(telling).or_else(|| text.lines().last()).unwrap_or("it is empty");
         format!("log {}: {last}", log.display())
     }
@@ -191,7 +192,10 @@ pub(crate) fn prepare(dir: &Path, config: &str, cluster_id: &str, metadata: &Pat
     fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
     fs::write(dir.join("server.properties"), config)?;
     fs::copy(metadata, data.join("bootstrap.checkpoint"))?;
-    let id = config.lines().find_map(|l| l.strip_prefix("node.id=")).context("the configuration has no node.id")?;
+    let id = config
+        .lines()
+        .find_map(|l| l.strip_prefix("node.id="))
+        .context("the configuration has no node.id")?;
     let directory = crate::cluster::random_id();
     let text = format!("version=1\ncluster.id={cluster_id}\nnode.id={id}\ndirectory.id={directory}\n");
     fs::write(data.join("meta.properties"), text)?;

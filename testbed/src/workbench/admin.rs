@@ -113,7 +113,13 @@ impl Workbench {
     }
 
     /// Creates a topic with so many replicas of each partition, and waits for its leaders.
-    pub fn create_replicated(&self, name: &str, partitions: i32, rf: i16, configs: &[(&str, &str)]) -> Result<()> {
+    pub fn create_replicated(
+        &self,
+        name: &str,
+        partitions: i32,
+        rf: i16,
+        configs: &[(&str, &str)],
+    ) -> Result<()> {
         self.create(name, partitions, Some(rf), configs)
     }
 

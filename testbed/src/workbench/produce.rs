@@ -176,14 +176,22 @@ impl Workbench {
     }
 
     /// The same, with the time after which the broker aborts what is still open.
-    pub fn begin_with_timeout(&self, producer: &str, options: &ProduceOptions, timeout_ms: u32) -> Result<()> {
+    pub fn begin_with_timeout(
+        &self,
+        producer: &str,
+        options: &ProduceOptions,
+        timeout_ms: u32,
+    ) -> Result<()> {
         let args = json!({ "producer": producer, "settings": options.settings(), "timeout_ms": timeout_ms });
         self.order("txn_begin", &args)
     }
 
     /// Writes records in the open transaction of `producer`, and waits for their acknowledgement.
     pub fn send(&self, producer: &str, topic: &str, records: &[Record]) -> Result<Vec<Acked>> {
-        self.call("txn_send", &json!({ "producer": producer, "topic": topic, "records": records, "flush_every": 0 }))
+        self.call(
+            "txn_send",
+            &json!({ "producer": producer, "topic": topic, "records": records, "flush_every": 0 }),
+        )
     }
 
     /// Adds group positions to the open transaction of `producer`.

@@ -62,7 +62,8 @@ fn bytes<S: Serializer>(data: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, 
 }
 
 fn headers<S: Serializer>(list: &[(String, Option<Vec<u8>>)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(list.iter().map(|(name, value)| (name, value.as_ref().map(|v| STANDARD.encode(v)))))
+    serializer
+        .collect_seq(list.iter().map(|(name, value)| (name, value.as_ref().map(|v| STANDARD.encode(v)))))
 }
 
 /// The header of a record batch in a partition's log.

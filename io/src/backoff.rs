@@ -1,0 +1,65 @@
+//! The one retry policy: jittered exponential pauses up to a deadline without progress.
+
+use std::time::{Duration, Instant};
+
+/// Pauses that grow from 50 ms to 2 s, each shortened by up to a half at random so that clients don't move in step.
+#[derive(Debug)]
+pub struct Backoff {
+    next: Duration,
+    give_up_after: Duration,
+    since: Instant,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    /// Gives up when there was no progress for `give_up_after`.
+    pub fn new(give_up_after: Duration) -> Self {
+        Self { next: Self::FIRST, give_up_after, since: Instant::now() }
+    }
+
+    /// Something worked: pauses start small again.
+    pub fn progress(&mut self) {
+        self.next = Self::FIRST;
+        self.since = Instant::now();
+    }
+
+    /// How long to wait before the next try; `None`: the time is up.
+    pub fn pause(&mut self) -> Option<Duration> {
+        if self.since.elapsed() >= self.give_up_after {
+            return None;
+        }
+        let jittered = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.next = (self.next * 2).min(Self::LONGEST);
+        Some(jittered)
+    }
+
+    /// Waits for the next try; `false`: the time is up.
+    pub async fn wait(&mut self) -> bool {
+        match self.pause() {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let mut backoff = Backoff::new(Duration::from_secs(60));
+        let first = backoff.pause().unwrap();
+        assert!(first >= Duration::from_millis(25) && first <= Duration::from_millis(50));
+        let last = (0..10).map(|_| backoff.pause().unwrap()).last().unwrap();
+        assert!(last >= Duration::from_secs(1) && last <= Duration::from_secs(2));
+        backoff.progress();
+        assert!(backoff.pause().unwrap() <= Duration::from_millis(50));
+        assert_eq!(Backoff::new(Duration::ZERO).pause(), None);
+    }
+}

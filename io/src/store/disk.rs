@@ -1,0 +1,407 @@
+//! A store in a folder of a local (or network) file system.
+//!
+//! Last station of a byte on its way into a vault: parts are written past the page cache (O_DIRECT) by blocking threads, off the
+//! task that reads the socket. Every object is written under a temporary name, synced, and then linked to its own name, which fails if that is taken;
+//! then the folder is synced. Where O_DIRECT is refused, pieces of 256 KiB go through the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::{LIST_PAGE, Object, Put, Store, StoreError, Upload};
+use crate::buffers::{Filled, PartBuf};
+
+const TEMP_PREFIX: &str = ".tmp-";
+/// What direct I/O wants lengths, positions and addresses to be multiples of.
+const BLOCK: usize = 4096;
+/// Larger writes through the page cache cost several times the CPU.
+const BUFFERED_PIECE: usize = 256 << 10;
+/// Parts of one upload that are being written at a time.
+const IN_FLIGHT: usize = 3;
+
+/// Whether parts bypass the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectIo {
+    /// Where the file system allows it.
+    Auto,
+    /// Never: the portable path.
+    Off,
+}
+
+/// Objects as files below a folder.
+#[derive(Debug, Clone)]
+pub struct DiskStore {
+    root: Arc<Path>,
+    direct: DirectIo,
+}
+
+impl DiskStore {
+    /// The folder need not exist before the first object is written.
+    pub fn new(root: impl Into<PathBuf>, direct: DirectIo) -> Self {
+        Self { root: root.into().into(), direct }
+    }
+
+    fn file(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// Runs blocking file work on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::io("run a task for", "a file", io::Error::other(error))),
+    }
+}
+
+#[async_trait]
+impl Store for DiskStore {
+    fn url(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn alignment(&self) -> usize {
+        BLOCK
+    }
+
+    async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
+        let (store, path) = (self.clone(), path.to_owned());
+        let temp = blocking(move || Temp::create(&store, &path)).await?;
+        let upload = DiskUpload { temp: Arc::new(temp), position: 0, writes: JoinSet::new() };
+        Ok(Box::new(upload))
+    }
+
+    async fn put_if_absent(&self, path: &str, body: Bytes) -> Result<Put, StoreError> {
+        let (store, path) = (DiskStore { direct: DirectIo::Off, ..self.clone() }, path.to_owned());
+        blocking(move || {
+            if store.file(&path).exists() {
+                return Ok(Put::Exists);
+            }
+            let temp = Temp::create(&store, &path)?;
+            temp.file.write_all_at(&body, 0).map_err(|e| temp.error("write", e))?;
+            temp.publish(body.len() as u64)
+        })
+        .await
+    }
+
+    async fn get(&self, path: &str, limit: u64) -> Result<Bytes, StoreError> {
+        let (file, path) = (self.file(path), path.to_owned());
+        blocking(move || {
+            let error = |e| StoreError::io("read", &path, e);
+            let size = std::fs::metadata(&file).map_err(error)?.len();
+            if size > limit {
+                return Err(StoreError::TooLarge { object: path, size, limit });
+            }
+            Ok(std::fs::read(&file).map_err(error)?.into())
+        })
+        .await
+    }
+
+    async fn read(&self, path: &str, at: u64, len: usize, buf: PartBuf) -> Result<Filled, StoreError> {
+        let (store, path) = (self.clone(), path.to_owned());
+        blocking(move || store.read_range(&path, at, len, buf)).await
+    }
+
+    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        let (file, path) = (self.file(path), path.to_owned());
+        blocking(move || match std::fs::metadata(file) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("look at", &path, error)),
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
+        let (store, prefix, after) = (self.clone(), prefix.to_owned(), after.to_owned());
+        blocking(move || {
+            let mut found = Vec::new();
+            store.walk(prefix.trim_end_matches('/'), &after, &mut found)?;
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        let (file, path) = (self.file(path), path.to_owned());
+        blocking(move || match std::fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("delete", &path, error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+impl DiskStore {
+    fn read_range(&self, path: &str, at: u64, len: usize, mut buf: PartBuf) -> Result<Filled, StoreError> {
+        let error = |e| StoreError::io("read", path, e);
+        let wanted = at.saturating_add(len as u64);
+        let (mut file, mut direct) =
+            open(&self.file(path), OpenOptions::new().read(true), self.direct).map_err(error)?;
+        let lead = (at % BLOCK as u64) as usize;
+        let span = (lead + len).next_multiple_of(BLOCK);
+        let room = buf.get_mut(..span).ok_or_else(|| error(ErrorKind::InvalidInput.into()))?;
+        let mut done = 0;
+        while done < lead + len {
+            let rest = room.get_mut(done..).unwrap_or_default();
+            match file.read_at(rest, at - lead as u64 + done as u64) {
+                Ok(0) => {
+                    return Err(StoreError::Short {
+                        object: path.to_owned(),
+                        size: file.metadata().map_err(error)?.len(),
+                        wanted,
+                    });
+                }
+                // A direct read goes on at block boundaries only; it is short at the end of the file.
+                Ok(n) if direct && n % BLOCK != 0 && done + n < lead + len => {
+                    return Err(StoreError::Short {
+                        object: path.to_owned(),
+                        size: at - lead as u64 + (done + n) as u64,
+                        wanted,
+                    });
+                }
+                Ok(n) => done += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if direct && e.kind() == ErrorKind::InvalidInput => {
+                    (file, direct) = open(&self.file(path), OpenOptions::new().read(true), DirectIo::Off)
+                        .map_err(error)?;
+                }
+                Err(e) => return Err(error(e)),
+            }
+        }
+        Ok(Filled::new(buf, lead, len))
+    }
+
+    /// Depth-first in order of names; adds up to a page.
+    fn walk(&self, folder: &str, after: &str, found: &mut Vec<Object>) -> Result<(), StoreError> {
+        let error = |e| StoreError::io("list", folder, e);
+        let entries = match std::fs::read_dir(self.file(folder)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(error)?,
+        };
+        let mut names: Vec<(String, bool)> = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(error)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.starts_with(TEMP_PREFIX) {
+                names.push((format!("{folder}/{name}"), entry.file_type().map_err(error)?.is_dir()));
+            }
+        }
+        // As paths: a folder sorts as its name with a slash behind it.
+        names.sort_by_cached_key(|(path, is_dir)| if *is_dir { format!("{path}/") } else { path.clone() });
+        for (path, is_dir) in names {
+            if found.len() >= LIST_PAGE {
+                break;
+            }
+            if is_dir {
+                let below = format!("{path}/");
+                // Nothing in a folder that sorts wholly before `after` can follow it.
+                if after.starts_with(&below) || below.as_str() > after {
+                    self.walk(&path, after, found)?;
+                }
+            } else if path.as_str() > after {
+                let size = std::fs::metadata(self.file(&path)).map_err(error)?.len();
+                found.push(Object { path, size });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens with O_DIRECT where it is wanted and allowed; tells whether.
+fn open(path: &Path, options: &mut OpenOptions, direct: DirectIo) -> io::Result<(File, bool)> {
+    #[cfg(target_os = "linux")]
+    if direct == DirectIo::Auto {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut with = options.clone();
+        match with.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32).open(path) {
+            // Refused by the file system, not by its rights or contents. A file that O_EXCL made is reopened below.
+            Err(e) if e.kind() == ErrorKind::InvalidInput => {}
+            result => return result.map(|file| (file, true)),
+        }
+    }
+    let _ = direct;
+    options.open(path).map(|file| (file, false))
+}
+
+/// A file under its temporary name; removed when dropped.
+struct Temp {
+    object: String,
+    path: PathBuf,
+    target: PathBuf,
+    file: File,
+    direct: bool,
+    made: Vec<PathBuf>,
+}
+
+impl Temp {
+    fn create(store: &DiskStore, object: &str) -> Result<Self, StoreError> {
+        let target = store.file(object);
+        let parent = target.parent().unwrap_or(&store.root).to_owned();
+        let made = make_folders(&parent).map_err(|e| StoreError::io("make the folder of", object, e))?;
+        let path = parent.join(format!("{TEMP_PREFIX}{}", ulid::Ulid::generate()));
+        let mut options = OpenOptions::new();
+        let (file, direct) = open(&path, options.write(true).create(true), store.direct)
+            .map_err(|e| StoreError::io("create", object, e))?;
+        Ok(Self { object: object.to_owned(), path, target, file, direct, made })
+    }
+
+    fn error(&self, operation: &'static str, source: io::Error) -> StoreError {
+        StoreError::io(operation, &self.object, source)
+    }
+
+    /// Writes a part at `position`; a part that is no multiple of a block is padded, and the padding cut off at the end.
+    fn write(&self, part: &mut Filled, position: u64) -> Result<(), StoreError> {
+        if self.direct {
+            match self.file.write_all_at(part.padded(BLOCK), position) {
+                Err(e) if e.kind() == ErrorKind::InvalidInput => {}
+                result => return result.map_err(|e| self.error("write", e)),
+            }
+        }
+        let (file, _) = open(&self.path, OpenOptions::new().write(true), DirectIo::Off)
+            .map_err(|e| self.error("write", e))?;
+        for (i, piece) in part.chunks(BUFFERED_PIECE).enumerate() {
+            let at = position + (i * BUFFERED_PIECE) as u64;
+            file.write_all_at(piece, at).map_err(|e| self.error("write", e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name, unless that is taken.
+    fn publish(&self, len: u64) -> Result<Put, StoreError> {
+        self.file.set_len(len).map_err(|e| self.error("set the length of", e))?;
+        // A failed sync is never repeated: the kernel may have dropped the pages and would say yes.
+        self.file.sync_all().map_err(|e| self.error("sync", e))?;
+        match std::fs::hard_link(&self.path, &self.target) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Put::Exists),
+            Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::StorageFull => {
+                return Err(self.error("link", e));
+            }
+            Err(_) => match rename_without_replacing(&self.path, &self.target) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Put::Exists),
+                Err(_) => return Err(StoreError::NoPutIfAbsent(self.target.clone())),
+            },
+        }
+        for folder in self.target.parent().into_iter().chain(self.made.iter().map(PathBuf::as_path)) {
+            sync_folder(folder).map_err(|e| self.error("sync the folder of", e))?;
+        }
+        Ok(Put::Created)
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder)?.sync_all()
+}
+
+/// Makes `folder` and its parents; returns the folders whose entries changed and so want a sync.
+fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|f| !f.as_os_str().is_empty() && !f.exists()).collect();
+    std::fs::create_dir_all(folder)?;
+    Ok(missing.into_iter().filter_map(Path::parent).map(Path::to_owned).collect())
+}
+
+#[cfg(target_os = "linux")]
+fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_without_replacing(_from: &Path, _to: &Path) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+struct DiskUpload {
+    temp: Arc<Temp>,
+    position: u64,
+    writes: JoinSet<Result<(), StoreError>>,
+}
+
+impl DiskUpload {
+    async fn settle(&mut self, left: usize) -> Result<(), StoreError> {
+        while self.writes.len() > left {
+            match self.writes.join_next().await {
+                Some(Ok(result)) => result?,
+                Some(Err(error)) => return Err(self.temp.error("write", io::Error::other(error))),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Upload for DiskUpload {
+    async fn write(&mut self, mut part: Filled) -> Result<(), StoreError> {
+        self.settle(IN_FLIGHT - 1).await?;
+        let (temp, position) = (Arc::clone(&self.temp), self.position);
+        self.position += part.len() as u64;
+        self.writes.spawn_blocking(move || temp.write(&mut part, position));
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.settle(0).await?;
+        let (temp, len) = (Arc::clone(&self.temp), self.position);
+        blocking(move || match temp.publish(len)? {
+            Put::Created => Ok(()),
+            Put::Exists => Err(StoreError::Exists { object: temp.object.clone() }),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn conformance_direct_and_buffered() {
+        for direct in [DirectIo::Auto, DirectIo::Off] {
+            // Below the build's folder: a temporary folder may be a tmpfs, where direct I/O is refused.
+            let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+            let store = DiskStore::new(folder.path().join("deep/vault"), direct);
+            conformance(&store).await.unwrap();
+            let mut left = Vec::new();
+            for entry in std::fs::read_dir(folder.path().join("deep/vault/data")).unwrap() {
+                left.push(entry.unwrap().file_name().into_string().unwrap());
+            }
+            assert!(!left.iter().any(|name| name.starts_with(TEMP_PREFIX)), "{left:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn errors_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        let store = DiskStore::new(folder.path().join("file/vault"), DirectIo::Auto);
+        let error = store.put_if_absent("vault.json", Bytes::new()).await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot make the folder of vault.json: "), "{error}");
+        assert!(!error.is_transient());
+        let full = StoreError::io("write", "data/x", ErrorKind::StorageFull.into());
+        assert!(matches!(full, StoreError::NoSpace { .. }));
+    }
+}

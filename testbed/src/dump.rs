@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{self, BufRead, BufReader, BufWriter, Lines, Write};
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,16 +59,57 @@ impl Dump {
         self.len() == 0
     }
 
+    /// What a reader has who took this dump and later only what lay beyond its end: this dump's records, then those
+    /// of `later` from the offsets at which this one stopped.
+    pub fn then(&self, later: &Self) -> Result<Self> {
+        let file = tempfile::Builder::new().prefix("dump-").suffix(".jsonl").tempfile()?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let (mut old, mut new) = (self.lines()?.peekable(), later.lines()?.peekable());
+        let mut partitions = Vec::new();
+        for right in &later.partitions {
+            let left = self.partitions.iter().find(|l| l.partition == right.partition);
+            let mut merged =
+                left.cloned().unwrap_or(PartitionSummary { records: 0, bytes: 0, ..right.clone() });
+            let from = left.map_or(right.start, |l| l.end);
+            while let Some(line) = next_of(&mut old, right.partition)? {
+                writeln!(out, "{line}")?;
+            }
+            while let Some(line) = next_of(&mut new, right.partition)? {
+                let record: DumpedRecord = serde_json::from_str(&line)?;
+                if record.offset >= from {
+                    merged.records += 1;
+                    merged.bytes += record.data_bytes();
+                    writeln!(out, "{line}")?;
+                }
+            }
+            merged.end = merged.end.max(right.end);
+            partitions.push(merged);
+        }
+        let file = out.into_inner().map_err(|e| e.into_error())?.into_temp_path();
+        Ok(Self::new(&self.topic, &file, partitions).owning(file))
+    }
+
+    fn lines(&self) -> Result<Lines<BufReader<File>>> {
+        let file = File::open(&self.file).with_context(|| format!("open {}", self.file.display()))?;
+        Ok(BufReader::with_capacity(1 << 20, file).lines())
+    }
+
     /// The records one by one.
     pub fn iter(&self) -> Result<Records> {
-        let file = File::open(&self.file).with_context(|| format!("open {}", self.file.display()))?;
-        Ok(Records(BufReader::with_capacity(1 << 20, file).lines()))
+        Ok(Records(self.lines()?))
     }
 
     /// All records.
     pub fn records(&self) -> Result<Vec<DumpedRecord>> {
         self.iter()?.collect()
     }
+}
+
+/// The next line if it is of this partition.
+fn next_of(lines: &mut Peekable<Lines<BufReader<File>>>, partition: i32) -> Result<Option<String>> {
+    let prefix = format!("{{\"partition\":{partition},");
+    let matches = |line: &io::Result<String>| line.as_ref().map_or(true, |l| l.starts_with(&prefix));
+    Ok(lines.next_if(matches).transpose()?)
 }
 
 /// Reads a dump line by line.
@@ -104,6 +146,11 @@ pub struct DumpedRecord {
 }
 
 impl DumpedRecord {
+    /// The bytes of key and value.
+    pub fn data_bytes(&self) -> u64 {
+        [&self.key, &self.value].into_iter().flatten().map(Data::size).sum()
+    }
+
     /// The key as text, for tests whose keys are short text.
     pub fn key_text(&self) -> Option<String> {
         self.key.as_ref().and_then(Data::bytes).map(|b| String::from_utf8_lossy(&b).into_owned())
@@ -131,6 +178,14 @@ pub enum Data {
 }
 
 impl Data {
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Inline(_) => self.bytes().map_or(0, |b| b.len() as u64),
+            Self::Digest { length, .. } => *length,
+        }
+    }
+
     /// The bytes of a short one.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match self {

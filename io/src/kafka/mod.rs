@@ -1,1 +1,16 @@
-//! Kafka
+//! Talking to brokers: connections, the cluster's layout, typed operations.
+
+pub mod address;
+pub mod cluster;
+pub mod connection;
+pub mod error;
+pub mod fetch;
+pub mod groups;
+pub mod offsets;
+pub mod produce;
+pub mod topics;
+
+pub use address::Address;
+pub use cluster::{Cluster, Layout, Partition, Topic, TopicPartition};
+pub use connection::{ClientOptions, Connection};
+pub use error::KafkaError;

@@ -1,0 +1,294 @@
+//! The cluster's layout (brokers, topics, leaders), and the one place where requests find their broker and are retried.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bodley_protocol::messages::metadata_response::MetadataResponseTopic;
+use bodley_protocol::messages::{MetadataRequest, MetadataResponse};
+use bodley_protocol::{ErrorCode, RetryClass, TopicId};
+use kafka_protocol::protocol::{Message, Request};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::address::Address;
+use super::connection::{ClientOptions, Connection};
+use super::error::KafkaError;
+use crate::backoff::Backoff;
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// Name.
+    pub topic: Arc<str>,
+    /// Index.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// From its parts.
+    pub fn new(topic: &Arc<str>, partition: i32) -> Self {
+        Self { topic: Arc::clone(topic), partition }
+    }
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// The cluster as Metadata described it at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    /// `None` before Kafka 0.10.1.
+    pub cluster_id: Option<String>,
+    /// Brokers by id.
+    pub brokers: BTreeMap<i32, Address>,
+    /// All topics that we may see.
+    pub topics: BTreeMap<Arc<str>, Topic>,
+}
+
+/// A topic in a [`Layout`].
+#[derive(Debug, Clone)]
+pub struct Topic {
+    /// Name.
+    pub name: Arc<str>,
+    /// Zeros before Kafka 2.8.
+    pub id: TopicId,
+    /// The broker calls it internal.
+    pub internal: bool,
+    /// By index.
+    pub partitions: Vec<Partition>,
+    /// Of the topic as a whole, e.g. TOPIC_AUTHORIZATION_FAILED.
+    pub error: ErrorCode,
+}
+
+/// A partition in a [`Layout`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    /// Index.
+    pub index: i32,
+    /// Broker id; `None` while there is no leader.
+    pub leader: Option<i32>,
+    /// -1 where the broker does not tell.
+    pub leader_epoch: i32,
+    /// How many replicas it has.
+    pub replicas: usize,
+}
+
+impl Layout {
+    /// The partition, if the topic has it.
+    pub fn partition(&self, of: &TopicPartition) -> Option<&Partition> {
+        self.topics.get(&of.topic)?.partitions.iter().find(|partition| partition.index == of.partition)
+    }
+
+    fn from_response(response: MetadataResponse) -> Self {
+        let broker = |broker: bodley_protocol::messages::metadata_response::MetadataResponseBroker| {
+            let address = Address { host: broker.host.to_string(), port: broker.port as u16 };
+            (broker.node_id.0, address)
+        };
+        Self {
+            cluster_id: response.cluster_id.map(|id| id.to_string()),
+            brokers: response.brokers.into_iter().map(broker).collect(),
+            topics: response
+                .topics
+                .into_iter()
+                .filter_map(topic)
+                .map(|topic| (Arc::clone(&topic.name), topic))
+                .collect(),
+        }
+    }
+}
+
+fn topic(topic: MetadataResponseTopic) -> Option<Topic> {
+    let partitions = topic.partitions.into_iter().map(|partition| Partition {
+        index: partition.partition_index,
+        leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
+        leader_epoch: partition.leader_epoch,
+        replicas: partition.replica_nodes.len(),
+    });
+    let mut partitions: Vec<Partition> = partitions.collect();
+    partitions.sort_by_key(|partition| partition.index);
+    Some(Topic {
+        name: Arc::from(topic.name?.as_str()),
+        id: topic.topic_id.into_bytes(),
+        internal: topic.is_internal,
+        partitions,
+        error: ErrorCode(topic.error_code),
+    })
+}
+
+type Slot = Arc<AsyncMutex<Option<Connection>>>;
+
+/// Where requests go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// Whichever broker answers.
+    Any,
+    /// The broker of this id.
+    Broker(i32),
+}
+
+/// A client of one cluster. Requests of its own share one connection per broker; [`Cluster::connect`] opens others.
+#[derive(Debug)]
+pub struct Cluster {
+    bootstrap: Vec<Address>,
+    options: Arc<ClientOptions>,
+    layout: Mutex<Arc<Layout>>,
+    refreshing: AsyncMutex<()>,
+    slots: Mutex<HashMap<Option<i32>, Slot>>,
+}
+
+impl Cluster {
+    /// Finds a bootstrap server that answers, and the layout. Does not wait for a cluster that is down.
+    pub async fn open(bootstrap: Vec<Address>, options: ClientOptions) -> Result<Arc<Self>, KafkaError> {
+        let cluster = Self {
+            bootstrap,
+            options: Arc::new(options),
+            layout: Mutex::default(),
+            refreshing: AsyncMutex::default(),
+            slots: Mutex::default(),
+        };
+        let layout = cluster.fetch_layout().await?;
+        *lock(&cluster.layout) = Arc::new(layout);
+        Ok(Arc::new(cluster))
+    }
+
+    /// How we connect.
+    pub fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
+    /// The layout as last seen.
+    pub fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&lock(&self.layout))
+    }
+
+    /// A layout newer than `seen`: asks the cluster unless another task has done so since.
+    pub async fn refresh(&self, seen: &Arc<Layout>) -> Result<Arc<Layout>, KafkaError> {
+        let _one_at_a_time = self.refreshing.lock().await;
+        let current = self.layout();
+        if !Arc::ptr_eq(&current, seen) {
+            return Ok(current);
+        }
+        let fresh = Arc::new(self.fetch_layout().await?);
+        *lock(&self.layout) = Arc::clone(&fresh);
+        Ok(fresh)
+    }
+
+    /// Sends a request, again after passing faults of the way there, until it is answered or `give_up_after` is over. The request must bear
+    /// being handled twice. Error codes inside the answer are the caller's.
+    pub async fn call<R: Request + Message + Sync>(
+        &self,
+        to: To,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
+        self.call_capped(to, i16::MAX, request).await
+    }
+
+    /// As [`Cluster::call`], in a version of at most `cap`.
+    pub async fn call_capped<R: Request + Message + Sync>(
+        &self,
+        to: To,
+        cap: i16,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
+        let mut backoff = Backoff::new(self.options.give_up_after);
+        loop {
+            let seen = self.layout();
+            let error = match self.try_call(to, cap, request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            if error.retry_class() == RetryClass::Never {
+                return Err(error);
+            }
+            tracing::debug!("again: {error}");
+            self.pause(&mut backoff, error).await?;
+            // The broker may have moved; that it can't be asked now is what the next round finds out.
+            let _ = self.refresh(&seen).await;
+        }
+    }
+
+    /// Waits before the next try after `error`; gives up when the time is over.
+    pub async fn pause(&self, backoff: &mut Backoff, error: KafkaError) -> Result<(), KafkaError> {
+        if backoff.wait().await {
+            return Ok(());
+        }
+        Err(KafkaError::GaveUp { after: self.options.give_up_after, last: Box::new(error) })
+    }
+
+    /// A connection of the caller's own to a broker.
+    pub async fn connect(&self, broker: i32) -> Result<Connection, KafkaError> {
+        let layout = self.layout();
+        let address = layout.brokers.get(&broker);
+        let address =
+            address.ok_or_else(|| KafkaError::NoRoute(format!("broker {broker} is not in the cluster")))?;
+        Connection::open(address, &self.options).await
+    }
+
+    /// The version that requests of type `R` to a broker use, at most `cap`.
+    pub async fn version<R: Request + Message>(&self, to: To, cap: i16) -> Result<i16, KafkaError> {
+        self.with_connection(to, async |connection| connection.version::<R>(cap)).await
+    }
+
+    async fn try_call<R: Request + Message>(
+        &self,
+        to: To,
+        cap: i16,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
+        self.with_connection(to, async |connection| {
+            let version = connection.version::<R>(cap)?;
+            connection.call_version(version, request).await
+        })
+        .await
+    }
+
+    async fn with_connection<T>(
+        &self,
+        to: To,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
+        let key = match to {
+            To::Any => None,
+            To::Broker(id) => Some(id),
+        };
+        let slot = Arc::clone(lock(&self.slots).entry(key).or_default());
+        let mut slot = slot.lock().await;
+        if slot.as_ref().is_none_or(Connection::is_dead) {
+            *slot = None;
+            *slot = Some(match to {
+                To::Any => self.connect_any().await?,
+                To::Broker(id) => self.connect(id).await?,
+            });
+        }
+        let Some(connection) = slot.as_mut() else { return Err(KafkaError::NoRoute("no connection".into())) };
+        work(connection).await
+    }
+
+    async fn connect_any(&self) -> Result<Connection, KafkaError> {
+        let layout = self.layout();
+        let mut errors: Vec<String> = Vec::new();
+        for address in layout.brokers.values().chain(&self.bootstrap) {
+            match Connection::open(address, &self.options).await {
+                Ok(connection) => return Ok(connection),
+                // With a single address its own error says more than a list of one.
+                Err(error) if self.bootstrap.len() == 1 && layout.brokers.is_empty() => return Err(error),
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        errors.dedup();
+        Err(KafkaError::NoBootstrap(errors.join("; ")))
+    }
+
+    async fn fetch_layout(&self) -> Result<Layout, KafkaError> {
+        // Version 12 can tell topics by id; all we need is in it.
+        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        let response = self.try_call(To::Any, 12, &request).await?;
+        Ok(Layout::from_response(response))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,132 @@
+//! What can go wrong between us and a broker, and what helps.
+
+use std::io;
+use std::time::Duration;
+
+use bodley_protocol::fetch::FetchError;
+use bodley_protocol::frame::FrameError;
+use bodley_protocol::versions::NoCommonVersion;
+use bodley_protocol::{ErrorCode, RetryClass};
+
+/// An error of a broker, or on the way to it. Never holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// No TCP connection.
+    #[error("cannot connect to {broker}: {source}")]
+    Connect {
+        /// Address.
+        broker: String,
+        /// As the system says.
+        source: io::Error,
+    },
+    /// None of the bootstrap servers answers.
+    #[error("no bootstrap server answers: {0}")]
+    NoBootstrap(String),
+    /// No answer in time.
+    #[error("{broker} did not {what} within {} s", after.as_secs())]
+    Timeout {
+        /// Address.
+        broker: String,
+        /// What was awaited.
+        what: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The connection ended.
+    #[error("{broker} closed the connection{}", source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    Closed {
+        /// Address.
+        broker: String,
+        /// As the system says; `None`: an orderly end.
+        source: Option<io::Error>,
+    },
+    /// Whatever listens there does not speak Kafka's protocol, at least not in plain text.
+    #[error("{broker} is no Kafka broker (or no plaintext listener): {hint}")]
+    NotKafka {
+        /// Address.
+        broker: String,
+        /// What it looks like.
+        hint: String,
+    },
+    /// Bytes that make no sense.
+    #[error("{broker} sent a malformed answer: {what}")]
+    Malformed {
+        /// Address.
+        broker: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// An API in no common version.
+    #[error("{broker}: {source}")]
+    Version {
+        /// Address.
+        broker: String,
+        /// Which.
+        source: NoCommonVersion,
+    },
+    /// The broker said no.
+    #[error("{api} for {subject}: {code}{}", message.as_ref().map(|m| format!(": {m}")).unwrap_or_default())]
+    Refused {
+        /// API name.
+        api: &'static str,
+        /// Topic, partition, group or broker.
+        subject: String,
+        /// Its code.
+        code: ErrorCode,
+        /// Its words.
+        message: Option<String>,
+    },
+    /// No leader (or coordinator, or broker of that id) is known.
+    #[error("{0}")]
+    NoRoute(String),
+    /// Tried again until the time was up.
+    #[error("gave up after {} s without progress: {last}", after.as_secs())]
+    GaveUp {
+        /// How long.
+        after: Duration,
+        /// The last error.
+        last: Box<KafkaError>,
+    },
+}
+
+impl KafkaError {
+    /// What helps.
+    pub fn retry_class(&self) -> RetryClass {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::NoRoute(_) => {
+                RetryClass::Route
+            }
+            Self::Malformed { .. } | Self::NoBootstrap(_) => RetryClass::Route,
+            Self::Refused { code, .. } => code.retry_class(),
+            Self::NotKafka { .. } | Self::Version { .. } | Self::GaveUp { .. } => RetryClass::Never,
+        }
+    }
+
+    /// The broker's code, when it is its answer.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::GaveUp { last, .. } => last.code(),
+            _ => None,
+        }
+    }
+
+    /// `Err` of [`KafkaError::Refused`] unless `code` is 0.
+    pub fn check(api: &'static str, subject: impl FnOnce() -> String, code: i16) -> Result<(), Self> {
+        let code = ErrorCode(code);
+        code.check().map_err(|code| Self::Refused { api, subject: subject(), code, message: None })
+    }
+
+    pub(crate) fn io(broker: &str, source: io::Error) -> Self {
+        let source = (source.kind() != io::ErrorKind::UnexpectedEof).then_some(source);
+        Self::Closed { broker: broker.to_owned(), source }
+    }
+
+    pub(crate) fn frame(broker: &str, error: FrameError) -> Self {
+        Self::Malformed { broker: broker.to_owned(), what: error.to_string() }
+    }
+
+    pub(crate) fn fetch(broker: &str, error: FetchError) -> Self {
+        Self::Malformed { broker: broker.to_owned(), what: error.to_string() }
+    }
+}

@@ -1,0 +1,183 @@
+//! A Fetch whose record bytes go from the socket straight to where they stay.
+//!
+//! The few bytes of headers between record sets are read into a small staging buffer; what of a record set came along with
+//! them is copied, the rest is read in place. The way goes on in the sink: the engine's intake.
+
+use bodley_protocol::ErrorCode;
+use bodley_protocol::fetch::{self, Limits, Partition, PartitionHead, ResponseParser, Step};
+use bodley_protocol::versions::FETCH;
+use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::protocol::Request;
+use tokio::io::AsyncReadExt;
+
+use super::connection::Connection;
+use super::error::KafkaError;
+
+/// Large enough for many small partitions per read, small enough that copying from it costs nothing.
+const STAGING: usize = 32 << 10;
+/// A section of the headers that does not fit into this is not Kafka's.
+const MAX_STAGING: usize = 256 << 10;
+/// Largest Fetch answer: brokers stop at fetch.max.bytes (55 MiB by default) but for one batch, whose size is an INT32.
+const MAX_ANSWER: usize = i32::MAX as usize;
+
+/// Takes what a Fetch brings.
+pub trait FetchSink: Send {
+    /// What stops the fetch from this side.
+    type Error: From<KafkaError> + Send;
+
+    /// A place of exactly `head.records_len` bytes (at least 1). May wait; the broker waits with us.
+    fn room(&mut self, head: &PartitionHead) -> impl Future<Output = Result<&mut [u8], Self::Error>> + Send;
+
+    /// A partition's part of the answer is complete, its records stand in the place asked for. `diverging`: epoch and end offset
+    /// where the leader's log parts from ours.
+    fn partition(&mut self, head: &PartitionHead, diverging: Option<(i32, i64)>) -> Result<(), Self::Error>;
+}
+
+/// What an answer says beside its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// How long the broker held it back for a quota, ms. Such an answer may be empty though there is data.
+    pub throttle_ms: i32,
+    /// Error of the whole request.
+    pub error: ErrorCode,
+    /// Bytes of the frame.
+    pub bytes: usize,
+}
+
+impl Connection {
+    /// Whether Fetch addresses topics by id here.
+    pub fn fetches_by_id(&self) -> Result<bool, KafkaError> {
+        Ok(self.fetch_version(true)? >= bodley_protocol::versions::FETCH_TOPIC_ID)
+    }
+
+    fn fetch_version(&self, ids: bool) -> Result<i16, KafkaError> {
+        let mut ours = FETCH;
+        if !ids {
+            ours.max = bodley_protocol::versions::FETCH_TOPIC_ID - 1;
+        }
+        let version = self.versions().common(FetchRequest::KEY, ours);
+        version.map_err(|source| KafkaError::Version { broker: self.broker.clone(), source })
+    }
+
+    /// Sends a Fetch for `partitions` and hands the answer to `sink`. The connection is dead after an error.
+    pub async fn fetch<S: FetchSink>(
+        &mut self,
+        limits: Limits,
+        partitions: &[Partition<'_>],
+        sink: &mut S,
+    ) -> Result<Answer, S::Error> {
+        let ids = partitions.iter().all(|partition| partition.topic_id != [0; 16]);
+        let version = self.fetch_version(ids)?;
+        let (id, head) = self.next_head(version);
+        let request = fetch::encode(head.as_head(), limits, &self.options().rack, partitions);
+        self.send(id, &[&request]).await?;
+        let patience =
+            self.options().request_timeout + std::time::Duration::from_millis(limits.max_wait_ms as u64);
+        self.begin()?;
+        let length = match tokio::time::timeout(patience, self.read_length()).await {
+            Ok(length) => length?,
+            Err(_) => {
+                let what = "answer Fetch".to_owned();
+                return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after: patience }.into());
+            }
+        };
+        if length > MAX_ANSWER {
+            return Err(self.malformed(format!("a frame of {length} bytes")).into());
+        }
+        let answer = self.read_answer(version, length, sink).await?;
+        self.dead = false;
+        Ok(answer)
+    }
+
+    async fn read_answer<S: FetchSink>(
+        &mut self,
+        version: i16,
+        length: usize,
+        sink: &mut S,
+    ) -> Result<Answer, S::Error> {
+        let mut parser = ResponseParser::new(version, length);
+        let mut unread = length;
+        let mut staged = std::mem::take(&mut self.staged);
+        staged.clear();
+        let mut used = 0;
+        let mut checked_id = false;
+        let mut current: Option<PartitionHead> = None;
+        loop {
+            let fresh = staged.get(used..).unwrap_or_default();
+            let (consumed, step) = parser.step(fresh).map_err(|e| KafkaError::fetch(&self.broker, e))?;
+            used += consumed;
+            if consumed > 0 && !checked_id {
+                self.expect(parser.correlation_id())?;
+                checked_id = true;
+            }
+            match step {
+                Step::More => {
+                    staged.drain(..used);
+                    used = 0;
+                    self.stage(&mut staged, &mut unread).await?;
+                }
+                Step::Records(head) if head.records_len == 0 => current = Some(head),
+                Step::Records(head) => {
+                    let room = sink.room(&head).await?;
+                    let ready = staged.get(used..).unwrap_or_default();
+                    let copied = ready.len().min(room.len());
+                    let (start, rest) = room.split_at_mut(copied);
+                    start.copy_from_slice(ready.get(..copied).unwrap_or_default());
+                    used += copied;
+                    unread = unread.saturating_sub(rest.len());
+                    self.read_exact(rest).await?;
+                    current = Some(head);
+                }
+                Step::PartitionEnd(diverging) => {
+                    if let Some(head) = current.take() {
+                        sink.partition(&head, diverging)?;
+                    }
+                }
+                Step::End { throttle_ms, error } => {
+                    self.staged = staged;
+                    return Ok(Answer { throttle_ms, error, bytes: length });
+                }
+            }
+        }
+    }
+
+    /// Reads some more of the answer's headers.
+    async fn stage(&mut self, staged: &mut Vec<u8>, unread: &mut usize) -> Result<(), KafkaError> {
+        if staged.len() >= MAX_STAGING {
+            return Err(self.malformed("a field longer than any of Kafka's".into()));
+        }
+        let mut limited = (&mut self.reader).take((*unread).min(STAGING) as u64);
+        staged.reserve(STAGING);
+        let read = tokio::time::timeout(self.options.request_timeout, limited.read_buf(staged));
+        let n = match read.await {
+            Ok(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
+            Err(_) => return Err(self.stalled()),
+        };
+        if n == 0 {
+            return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
+        }
+        *unread -= n;
+        Ok(())
+    }
+
+    async fn read_exact(&mut self, room: &mut [u8]) -> Result<(), KafkaError> {
+        let mut done = 0;
+        while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
+            let n = match tokio::time::timeout(self.options.request_timeout, self.reader.read(rest)).await {
+                Ok(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
+                Err(_) => return Err(self.stalled()),
+            };
+            if n == 0 {
+                return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn stalled(&self) -> KafkaError {
+        let after = self.options().request_timeout;
+        KafkaError::Timeout { broker: self.broker.clone(), what: "go on with its answer".into(), after }
+    }
+}

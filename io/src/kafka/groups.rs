@@ -1,0 +1,185 @@
+//! Consumer groups: ListGroups on every broker, OffsetFetch at each group's coordinator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bodley_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use bodley_protocol::messages::{FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest};
+use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
+
+use super::cluster::{Cluster, To, TopicPartition};
+use super::error::KafkaError;
+use crate::backoff::Backoff;
+
+/// First OffsetFetch version that takes several groups.
+const MANY_GROUPS: i16 = 8;
+/// Last OffsetFetch version that names topics; the next one takes ids.
+const LAST_WITH_NAMES: i16 = 9;
+const GROUP_KEY: i8 = 0;
+/// How often a pending transactional commit is waited for before the offsets are read as they are.
+const STABLE_TRIES: u32 = 6;
+
+/// A group as a broker lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Name.
+    pub group: String,
+    /// `consumer`, or what another kind of client chose.
+    pub protocol_type: String,
+    /// `classic`, `consumer`, …; empty before ListGroups v5.
+    pub kind: String,
+}
+
+/// A committed offset, as the broker gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Next offset that the group would read.
+    pub offset: i64,
+    /// -1: unknown.
+    pub leader_epoch: i32,
+    /// The client's own words.
+    pub metadata: Option<String>,
+}
+
+/// All offsets of one group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupOffsets {
+    /// By partition.
+    pub offsets: BTreeMap<TopicPartition, Committed>,
+    /// Read while a transactional commit was pending.
+    pub unstable: bool,
+}
+
+impl Cluster {
+    /// Every group of every broker.
+    pub async fn list_groups(&self) -> Result<Vec<Listed>, KafkaError> {
+        let mut all = BTreeMap::new();
+        for broker in self.layout().brokers.keys() {
+            let response = self.retrying(|| self.list_groups_of(*broker)).await?;
+            all.extend(response.into_iter().map(|listed| (listed.group.clone(), listed)));
+        }
+        Ok(all.into_values().collect())
+    }
+
+    async fn list_groups_of(&self, broker: i32) -> Result<Vec<Listed>, KafkaError> {
+        let response = self.call(To::Broker(broker), &ListGroupsRequest::default()).await?;
+        KafkaError::check("ListGroups", || format!("broker {broker}"), response.error_code)?;
+        let listed = response.groups.into_iter().map(|group| Listed {
+            group: group.group_id.to_string(),
+            protocol_type: group.protocol_type.to_string(),
+            kind: group.group_type.to_string(),
+        });
+        Ok(listed.collect())
+    }
+
+    /// The committed offsets of one group for all topics. A pending transactional commit is waited for, a bounded time.
+    pub async fn group_offsets(&self, group: &str) -> Result<GroupOffsets, KafkaError> {
+        let mut tries = 0;
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            let unstable = tries >= STABLE_TRIES;
+            match self.try_group_offsets(group, !unstable).await {
+                Ok(offsets) => return Ok(GroupOffsets { offsets, unstable }),
+                Err(error) if error.code() == Some(ErrorCode::UNSTABLE_OFFSET_COMMIT) => tries += 1,
+                Err(error) if error.retry_class() == RetryClass::Never => return Err(error),
+                Err(error) => self.pause(&mut backoff, error).await?,
+            }
+            if tries > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    async fn try_group_offsets(
+        &self,
+        group: &str,
+        require_stable: bool,
+    ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
+        let coordinator = self.coordinator(group).await?;
+        let id = GroupId(StrBytes::from_string(group.to_owned()));
+        let listed = OffsetFetchRequestGroup::default().with_group_id(id.clone()).with_topics(None);
+        // One request serves both forms: fields that a version lacks must be at their defaults.
+        let many =
+            OffsetFetchRequest::default().with_groups(vec![listed]).with_require_stable(require_stable);
+        let response = match self.call_min(coordinator, MANY_GROUPS, &many).await? {
+            Some(response) => response,
+            None => {
+                let one = OffsetFetchRequest::default().with_group_id(id).with_topics(None);
+                self.call_capped(To::Broker(coordinator), MANY_GROUPS - 1, &one).await?
+            }
+        };
+        KafkaError::check("OffsetFetch", || group.to_owned(), response.error_code)?;
+        let mut offsets = BTreeMap::new();
+        let mut add = |topic: &str, partition: i32, error: i16, committed: Committed| {
+            let tp = TopicPartition::new(&Arc::from(topic), partition);
+            KafkaError::check("OffsetFetch", || format!("{group}, {tp}"), error)?;
+            if committed.offset >= 0 {
+                offsets.insert(tp, committed);
+            }
+            Ok(())
+        };
+        for answered in &response.groups {
+            KafkaError::check("OffsetFetch", || group.to_owned(), answered.error_code)?;
+            for topic in &answered.topics {
+                for p in &topic.partitions {
+                    let metadata = p.metadata.as_ref().map(|m| m.to_string());
+                    let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
+                    let committed = Committed { offset, leader_epoch, metadata };
+                    add(&topic.name, p.partition_index, p.error_code, committed)?;
+                }
+            }
+        }
+        for topic in &response.topics {
+            for p in &topic.partitions {
+                let metadata = p.metadata.as_ref().map(|m| m.to_string());
+                let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
+                let committed = Committed { offset, leader_epoch, metadata };
+                add(&topic.name, p.partition_index, p.error_code, committed)?;
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// As `call_capped` with [`LAST_WITH_NAMES`]; `None` when the broker's version is below `min`.
+    async fn call_min(
+        &self,
+        broker: i32,
+        min: i16,
+        request: &OffsetFetchRequest,
+    ) -> Result<Option<bodley_protocol::messages::OffsetFetchResponse>, KafkaError> {
+        if self.version::<OffsetFetchRequest>(To::Broker(broker), LAST_WITH_NAMES).await? < min {
+            return Ok(None);
+        }
+        self.call_capped(To::Broker(broker), LAST_WITH_NAMES, request).await.map(Some)
+    }
+
+    /// The broker that keeps a group's offsets.
+    pub async fn coordinator(&self, group: &str) -> Result<i32, KafkaError> {
+        self.retrying(|| async {
+            // Version 3 asks for one key, which suffices and works everywhere.
+            let request = FindCoordinatorRequest::default()
+                .with_key(StrBytes::from_string(group.to_owned()))
+                .with_key_type(GROUP_KEY);
+            let response = self.call_capped(To::Any, 3, &request).await?;
+            KafkaError::check("FindCoordinator", || group.to_owned(), response.error_code)?;
+            Ok(response.node_id.0)
+        })
+        .await
+    }
+
+    /// Repeats `operation` after passing errors, until it works or the time is up.
+    async fn retrying<T, F>(&self, operation: impl Fn() -> F) -> Result<T, KafkaError>
+    where
+        F: Future<Output = Result<T, KafkaError>>,
+    {
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            match operation().await {
+                Err(error) if error.retry_class() != RetryClass::Never => {
+                    self.pause(&mut backoff, error).await?
+                }
+                result => return result,
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! ListOffsets and OffsetForLeaderEpoch for many partitions, each asked of its leader.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bodley_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use bodley_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use bodley_protocol::messages::{
+    BrokerId, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, TopicName,
+};
+use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
+use tokio::task::JoinSet;
+
+use super::cluster::{Cluster, Layout, To, TopicPartition};
+use super::error::KafkaError;
+use crate::backoff::Backoff;
+
+/// Which end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The log start offset.
+    Earliest,
+    /// The last stable offset.
+    LastStable,
+    /// The high watermark.
+    HighWatermark,
+}
+
+impl End {
+    fn timestamp(self) -> i64 {
+        if self == Self::Earliest { -2 } else { -1 }
+    }
+
+    fn isolation(self) -> i8 {
+        i8::from(self == Self::LastStable)
+    }
+}
+
+/// An offset and the epoch of the leader that said so (-1: not told).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// As asked for.
+    pub offset: i64,
+    /// Of the record before (or at) it, as the broker tells.
+    pub leader_epoch: i32,
+}
+
+/// What became of each partition.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Answered.
+    pub found: HashMap<TopicPartition, Found>,
+    /// Not answered: why, after all tries.
+    pub failed: BTreeMap<TopicPartition, KafkaError>,
+}
+
+/// A question to the leader of a partition.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    End(End),
+    /// Where does this leader epoch end?
+    EpochEnd(i32),
+}
+
+type Part = (TopicPartition, Result<Found, ErrorCode>);
+
+impl Cluster {
+    /// The offsets of one end of each partition.
+    pub async fn list_offsets(
+        self: &Arc<Self>,
+        of: &[TopicPartition],
+        end: End,
+    ) -> Result<Answers, KafkaError> {
+        self.ask_leaders(of.iter().map(|tp| (tp.clone(), Question::End(end))).collect()).await
+    }
+
+    /// For each partition and leader epoch: the end offset of the largest epoch at or below it (`leader_epoch` -1 with offset -1: the
+    /// leader knows none).
+    pub async fn epoch_ends(self: &Arc<Self>, of: &[(TopicPartition, i32)]) -> Result<Answers, KafkaError> {
+        self.ask_leaders(of.iter().map(|(tp, epoch)| (tp.clone(), Question::EpochEnd(*epoch))).collect())
+            .await
+    }
+
+    /// Asks again whom routing or passing errors kept from answering.
+    async fn ask_leaders(
+        self: &Arc<Self>,
+        questions: Vec<(TopicPartition, Question)>,
+    ) -> Result<Answers, KafkaError> {
+        let mut answers = Answers::default();
+        let mut open: HashMap<TopicPartition, Question> = questions.into_iter().collect();
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            let layout = self.layout();
+            let mut errors = self.ask_once(&layout, &mut open, &mut answers).await?;
+            if open.is_empty() {
+                return Ok(answers);
+            }
+            let last = errors.remove(0);
+            if self.pause(&mut backoff, last).await.is_err() {
+                for (tp, _) in open {
+                    let error = KafkaError::NoRoute(format!("{tp}: no leader answered"));
+                    answers.failed.insert(tp, error);
+                }
+                return Ok(answers);
+            }
+            let _ = self.refresh(&layout).await;
+        }
+    }
+
+    /// One round. What is answered for good leaves `open`; returns an error for each that is not.
+    async fn ask_once(
+        self: &Arc<Self>,
+        layout: &Layout,
+        open: &mut HashMap<TopicPartition, Question>,
+        answers: &mut Answers,
+    ) -> Result<Vec<KafkaError>, KafkaError> {
+        let mut errors = Vec::new();
+        let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, Question, i32)>> = BTreeMap::new();
+        for (tp, question) in open.iter() {
+            match layout.partition(tp).map(|partition| (partition.leader, partition.leader_epoch)) {
+                Some((Some(leader), epoch)) => {
+                    by_leader.entry(leader).or_default().push((tp.clone(), *question, epoch));
+                }
+                Some((None, _)) => errors.push(KafkaError::NoRoute(format!("{tp} has no leader"))),
+                None => errors.push(KafkaError::NoRoute(format!("{tp} is not in the cluster's metadata"))),
+            }
+        }
+        let mut tasks = JoinSet::new();
+        for (leader, mut questions) in by_leader {
+            questions.sort_by(|a, b| a.0.cmp(&b.0));
+            let cluster = Arc::clone(self);
+            tasks.spawn(async move { cluster.ask_leader(leader, questions).await });
+        }
+        while let Some(joined) = tasks.join_next().await {
+            let parts = joined.map_err(|e| KafkaError::NoRoute(e.to_string()))??;
+            for (tp, result) in parts {
+                match result {
+                    Ok(found) => {
+                        open.remove(&tp);
+                        answers.found.insert(tp, found);
+                    }
+                    Err(code) => {
+                        let error = KafkaError::Refused {
+                            api: "ListOffsets",
+                            subject: tp.to_string(),
+                            code,
+                            message: None,
+                        };
+                        if code.retry_class() == RetryClass::Never {
+                            open.remove(&tp);
+                            answers.failed.insert(tp, error);
+                        } else {
+                            errors.push(error);
+                        }
+                    }
+                }
+            }
+        }
+        if errors.is_empty() && !open.is_empty() {
+            errors.push(KafkaError::NoRoute("a leader left partitions out of its answer".into()));
+        }
+        Ok(errors)
+    }
+
+    async fn ask_leader(
+        &self,
+        leader: i32,
+        questions: Vec<(TopicPartition, Question, i32)>,
+    ) -> Result<Vec<Part>, KafkaError> {
+        let (mut ends, mut epochs) = (Vec::new(), Vec::new());
+        let mut asked = None;
+        for (tp, question, leader_epoch) in questions {
+            match question {
+                Question::End(end) => {
+                    asked = Some(end);
+                    ends.push((tp, leader_epoch));
+                }
+                Question::EpochEnd(epoch) => epochs.push((tp, leader_epoch, epoch)),
+            }
+        }
+        let mut parts = Vec::new();
+        if let Some(end) = asked {
+            let request = list_offsets_request(end, &ends);
+            parts.extend(list_offsets_parts(self.call(To::Broker(leader), &request).await?));
+        }
+        if !epochs.is_empty() {
+            let request = epoch_request(&epochs);
+            parts.extend(epoch_parts(self.call(To::Broker(leader), &request).await?));
+        }
+        Ok(parts)
+    }
+}
+
+fn topic_name(name: &Arc<str>) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_string()))
+}
+
+fn list_offsets_request(end: End, of: &[(TopicPartition, i32)]) -> ListOffsetsRequest {
+    let topics = of.chunk_by(|a, b| a.0.topic == b.0.topic).filter_map(|group| {
+        let (first, _) = group.first()?;
+        let partitions = group.iter().map(|(tp, leader_epoch)| {
+            ListOffsetsPartition::default()
+                .with_partition_index(tp.partition)
+                .with_current_leader_epoch(*leader_epoch)
+                .with_timestamp(end.timestamp())
+        });
+        Some(
+            ListOffsetsTopic::default()
+                .with_name(topic_name(&first.topic))
+                .with_partitions(partitions.collect()),
+        )
+    });
+    ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_isolation_level(end.isolation())
+        .with_topics(topics.collect())
+}
+
+fn list_offsets_parts(response: ListOffsetsResponse) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for topic in response.topics {
+        let name: Arc<str> = Arc::from(topic.name.as_str());
+        for partition in topic.partitions {
+            let found = Found { offset: partition.offset, leader_epoch: partition.leader_epoch };
+            let result = ErrorCode(partition.error_code).check().map(|()| found);
+            parts.push((TopicPartition::new(&name, partition.partition_index), result));
+        }
+    }
+    parts
+}
+
+fn epoch_request(of: &[(TopicPartition, i32, i32)]) -> OffsetForLeaderEpochRequest {
+    let topics = of.chunk_by(|a, b| a.0.topic == b.0.topic).filter_map(|group| {
+        let (first, ..) = group.first()?;
+        let partitions = group.iter().map(|(tp, leader_epoch, epoch)| {
+            OffsetForLeaderPartition::default()
+                .with_partition(tp.partition)
+                .with_current_leader_epoch(*leader_epoch)
+                .with_leader_epoch(*epoch)
+        });
+        Some(
+            OffsetForLeaderTopic::default()
+                .with_topic(topic_name(&first.topic))
+                .with_partitions(partitions.collect()),
+        )
+    });
+    OffsetForLeaderEpochRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics.collect())
+}
+
+fn epoch_parts(response: OffsetForLeaderEpochResponse) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for topic in response.topics {
+        let name: Arc<str> = Arc::from(topic.topic.as_str());
+        for partition in topic.partitions {
+            let found = Found { offset: partition.end_offset, leader_epoch: partition.leader_epoch };
+            let result = ErrorCode(partition.error_code).check().map(|()| found);
+            parts.push((TopicPartition::new(&name, partition.partition), result));
+        }
+    }
+    parts
+}

@@ -1,0 +1,118 @@
+//! Produce on a connection of the caller's own: batches are sent from where they lie, several requests may be in flight.
+
+use bodley_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId};
+use bodley_protocol::produce::{self, Target};
+use bodley_protocol::versions::{PRODUCE, PRODUCE_TOPIC_ID};
+use bodley_protocol::{ErrorCode, TopicId, frame};
+use kafka_protocol::protocol::Request;
+
+use super::cluster::{Cluster, To};
+use super::connection::Connection;
+use super::error::KafkaError;
+
+/// Largest answer to Produce.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// What became of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// Name; empty where the version tells the id.
+    pub topic: String,
+    /// Id; zeros where the version tells the name.
+    pub topic_id: TopicId,
+    /// Partition.
+    pub partition: i32,
+    /// 0: stored by all in-sync replicas.
+    pub error: ErrorCode,
+    /// Offset of the batch's first record; -1 with an error.
+    pub base_offset: i64,
+    /// The broker's words.
+    pub message: Option<String>,
+}
+
+/// A producer id and epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerIdentity {
+    /// Producer id.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+}
+
+impl Connection {
+    /// The Produce version spoken here; with `ids` also those that address topics by id.
+    pub fn produce_version(&self, ids: bool) -> Result<i16, KafkaError> {
+        let mut ours = PRODUCE;
+        if !ids {
+            ours.max = PRODUCE_TOPIC_ID - 1;
+        }
+        let version = self.versions().common(ProduceRequest::KEY, ours);
+        version.map_err(|source| KafkaError::Version { broker: self.broker.clone(), source })
+    }
+
+    /// Sends one request with acks=all, without waiting for its answer. Batches stand in the order of the targets.
+    pub async fn send_produce(
+        &mut self,
+        version: i16,
+        targets: &[Target<'_>],
+        batches: &[&[u8]],
+    ) -> Result<(), KafkaError> {
+        let (id, head) = self.next_head(version);
+        let after = self.options().request_timeout;
+        let request = produce::encode(head.as_head(), after.as_millis() as i32, targets);
+        match tokio::time::timeout(after, self.send(id, &request.pieces(batches))).await {
+            Ok(result) => result,
+            Err(_) => Err(KafkaError::Timeout {
+                broker: self.broker.clone(),
+                what: "take a Produce request".into(),
+                after,
+            }),
+        }
+    }
+
+    /// The answer to the oldest Produce in flight.
+    pub async fn receive_produce(&mut self, version: i16) -> Result<Vec<Ack>, KafkaError> {
+        // The broker itself waits for its replicas as long as the request allows.
+        let after = self.options().request_timeout * 2;
+        let answer = match tokio::time::timeout(after, self.receive(MAX_ANSWER)).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                return Err(KafkaError::Timeout {
+                    broker: self.broker.clone(),
+                    what: "answer Produce".into(),
+                    after,
+                });
+            }
+        };
+        let response = frame::decode::<ProduceRequest>(version, answer)
+            .map_err(|e| KafkaError::frame(&self.broker, e))?;
+        let mut acks = Vec::new();
+        for topic in response.responses {
+            for partition in topic.partition_responses {
+                acks.push(Ack {
+                    topic: topic.name.to_string(),
+                    topic_id: topic.topic_id.into_bytes(),
+                    partition: partition.index,
+                    error: ErrorCode(partition.error_code),
+                    base_offset: partition.base_offset,
+                    message: partition.error_message.map(|m| m.to_string()),
+                });
+            }
+        }
+        Ok(acks)
+    }
+}
+
+impl Cluster {
+    /// A fresh producer id without a transactional id.
+    pub async fn init_producer_id(&self) -> Result<ProducerIdentity, KafkaError> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let response = self.call(To::Any, &request).await?;
+        KafkaError::check("InitProducerId", || "the cluster".into(), response.error_code)?;
+        Ok(ProducerIdentity { id: response.producer_id.0, epoch: response.producer_epoch })
+    }
+}

@@ -1,0 +1,192 @@
+//! Topics and their settings: DescribeConfigs, CreateTopics, IncrementalAlterConfigs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bodley_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use bodley_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use bodley_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use bodley_protocol::messages::{
+    CreateTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, TopicName,
+};
+use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
+
+use super::cluster::{Cluster, To};
+use super::error::KafkaError;
+use crate::backoff::Backoff;
+
+const TOPIC_RESOURCE: i8 = 2;
+const SOURCE_DYNAMIC_TOPIC: i8 = 1;
+const OP_SET: i8 = 0;
+const OP_DELETE: i8 = 1;
+/// Topics per request; a controller refuses more than 10,000 records of metadata at once.
+const TOPICS_PER_REQUEST: usize = 500;
+const PARTITIONS_PER_REQUEST: usize = 2000;
+
+/// A setting of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `None` where the broker hides it.
+    pub value: Option<String>,
+    /// Set on the topic itself, not inherited.
+    pub is_own: bool,
+}
+
+/// All settings of a topic that a broker lists, by name.
+pub type Configs = BTreeMap<String, Config>;
+
+/// A topic to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Name.
+    pub name: Arc<str>,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// -1: the cluster's default.
+    pub replication_factor: i16,
+    /// Settings.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// A setting to change: `Some` sets, `None` goes back to what is inherited.
+pub type Change = (String, Option<String>);
+
+fn string(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn refused(api: &'static str, subject: &str, code: i16, message: Option<StrBytes>) -> Result<(), KafkaError> {
+    let (subject, message) = (subject.to_owned(), message.map(|m| m.to_string()).filter(|m| !m.is_empty()));
+    let code = ErrorCode(code);
+    code.check().map_err(|code| KafkaError::Refused { api, subject, code, message })
+}
+
+impl Cluster {
+    /// The settings of each topic.
+    pub async fn describe_configs(
+        &self,
+        topics: &[Arc<str>],
+    ) -> Result<BTreeMap<Arc<str>, Configs>, KafkaError> {
+        let mut all = BTreeMap::new();
+        for names in topics.chunks(TOPICS_PER_REQUEST) {
+            let resources = names.iter().map(|name| {
+                DescribeConfigsResource::default()
+                    .with_resource_type(TOPIC_RESOURCE)
+                    .with_resource_name(string(name))
+                    .with_configuration_keys(None)
+            });
+            let request = DescribeConfigsRequest::default().with_resources(resources.collect());
+            for result in self.call(To::Any, &request).await?.results {
+                refused("DescribeConfigs", &result.resource_name, result.error_code, result.error_message)?;
+                let configs = result.configs.into_iter().map(|config| {
+                    let value = config.value.map(|value| value.to_string());
+                    (
+                        config.name.to_string(),
+                        Config { value, is_own: config.config_source == SOURCE_DYNAMIC_TOPIC },
+                    )
+                });
+                all.insert(Arc::from(result.resource_name.as_str()), configs.collect());
+            }
+        }
+        Ok(all)
+    }
+
+    /// Creates topics; `validate_only` only asks whether it would work. The result of each topic stands at its place.
+    pub async fn create_topics(
+        &self,
+        topics: &[NewTopic],
+        validate_only: bool,
+    ) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
+        let mut results = Vec::with_capacity(topics.len());
+        let mut rest = topics;
+        while !rest.is_empty() {
+            let mut partitions = 0;
+            let fits = |topic: &&NewTopic| {
+                partitions += topic.partitions.max(1) as usize;
+                partitions <= PARTITIONS_PER_REQUEST
+            };
+            let n = rest.iter().take_while(fits).count().clamp(1, TOPICS_PER_REQUEST);
+            let (batch, behind) = rest.split_at(n);
+            results.extend(self.create_batch(batch, validate_only).await?);
+            rest = behind;
+        }
+        Ok(results)
+    }
+
+    async fn create_batch(
+        &self,
+        topics: &[NewTopic],
+        validate_only: bool,
+    ) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            let request = CreateTopicsRequest::default()
+                .with_topics(topics.iter().map(creatable).collect())
+                .with_timeout_ms(self.options().request_timeout.as_millis() as i32)
+                .with_validate_only(validate_only);
+            let response = self.call(To::Any, &request).await?;
+            let by_name: BTreeMap<&str, _> = response.topics.iter().map(|t| (t.name.as_str(), t)).collect();
+            let result = |topic: &NewTopic| match by_name.get(&*topic.name) {
+                Some(t) => refused("CreateTopics", &topic.name, t.error_code, t.error_message.clone()),
+                None => Err(KafkaError::NoRoute(format!("no answer for topic {}", topic.name))),
+            };
+            let results: Vec<_> = topics.iter().map(result).collect();
+            // A request is refused as a whole for a quota or a controller that moves: nothing was created then.
+            let retry =
+                |r: &Result<(), KafkaError>| r.as_ref().is_err_and(|e| e.retry_class() != RetryClass::Never);
+            if !results.iter().all(retry) || !backoff.wait().await {
+                return Ok(results);
+            }
+        }
+    }
+
+    /// Changes settings of topics, several of one topic in one step.
+    pub async fn alter_configs(&self, changes: &[(Arc<str>, Vec<Change>)]) -> Result<(), KafkaError> {
+        for batch in changes.chunks(TOPICS_PER_REQUEST) {
+            let mut backoff = Backoff::new(self.options().give_up_after);
+            while let Err(error) = self.alter_batch(batch).await {
+                if error.retry_class() == RetryClass::Never {
+                    return Err(error);
+                }
+                self.pause(&mut backoff, error).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn alter_batch(&self, changes: &[(Arc<str>, Vec<Change>)]) -> Result<(), KafkaError> {
+        let resources = changes.iter().map(|(topic, configs)| {
+            let configs = configs.iter().map(|(name, value)| {
+                AlterableConfig::default()
+                    .with_name(string(name))
+                    .with_config_operation(if value.is_some() { OP_SET } else { OP_DELETE })
+                    .with_value(value.as_deref().map(string))
+            });
+            AlterConfigsResource::default()
+                .with_resource_type(TOPIC_RESOURCE)
+                .with_resource_name(string(topic))
+                .with_configs(configs.collect())
+        });
+        let request = IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
+        for response in self.call(To::Any, &request).await?.responses {
+            refused(
+                "IncrementalAlterConfigs",
+                &response.resource_name,
+                response.error_code,
+                response.error_message,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn creatable(topic: &NewTopic) -> CreatableTopic {
+    let configs = topic.configs.iter().map(|(name, value)| {
+        CreatableTopicConfig::default().with_name(string(name)).with_value(Some(string(value)))
+    });
+    CreatableTopic::default()
+        .with_name(TopicName(string(&topic.name)))
+        .with_num_partitions(topic.partitions)
+        .with_replication_factor(topic.replication_factor)
+        .with_configs(configs.collect())
+}

@@ -1,0 +1,75 @@
+//! What the subcommands do.
+
+pub(crate) mod demo;
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use bodley_testbed::{Cluster, ClusterOptions, Isolation, Workbench, paths, workloads};
+
+pub(crate) fn up(nodes: usize, version: String) -> Result<ExitCode> {
+    let started = Instant::now();
+    let cluster = Cluster::start(ClusterOptions { nodes, version, ..ClusterOptions::new() })?;
+    println!(
+        "Kafka is up after {:.1} s at:\n\n    {}\n",
+        started.elapsed().as_secs_f64(),
+        cluster.bootstrap()
+    );
+    println!("Data and logs: {}", cluster.dir().display());
+    println!("Press Ctrl-C to stop it and remove its data (set BODLEY_KEEP=1 to keep the data).");
+    // Whatever ends this process ends the servers, too.
+    loop {
+        std::thread::park();
+    }
+}
+
+pub(crate) fn odd(bootstrap: &str, prefix: &str) -> Result<ExitCode> {
+    let bench = Workbench::start(bootstrap)?;
+    for spec in workloads::write_odd_topics(&bench, prefix)? {
+        println!("{:<30} {:>3} partitions", spec.name, spec.partitions);
+    }
+    eprintln!(
+        "The transaction left open in {prefix}transaction-open is aborted by the broker after 15 minutes."
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn dump(
+    bootstrap: &str,
+    topic: &str,
+    isolation: Isolation,
+    out: Option<PathBuf>,
+) -> Result<ExitCode> {
+    let bench = Workbench::start(bootstrap)?;
+    let dump = match &out {
+        Some(file) => bench.dump_to(topic, isolation, file)?,
+        None => bench.dump(topic, isolation)?,
+    };
+    if out.is_none() {
+        io::copy(&mut File::open(dump.file())?, &mut io::stdout().lock())?;
+    }
+    eprintln!("{} records of {} partitions", dump.len(), dump.partitions().len());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn test(soak: bool, extra: &[String]) -> Result<ExitCode> {
+    bodley_testbed::prepare()?;
+    let mut test = cargo();
+    test.args(["test", "--workspace", "--locked"]).args(extra);
+    if soak {
+        test.env("BODLEY_SOAK", "1");
+    }
+    let status = test.status().context("start cargo")?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// The cargo that runs us, in the workspace.
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::workspace_dir());
+    cargo
+}

@@ -77,6 +77,11 @@ impl Kafka {
         &self.version
     }
 
+    /// Where things made from this version are kept.
+    pub(crate) fn cache_dir(&self) -> &Path {
+        &self.cache
+    }
+
     /// All jars, as an argument of `java -cp`.
     pub fn classpath(&self) -> String {
         format!("{}/*", self.libs.display())

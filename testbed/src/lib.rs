@@ -19,6 +19,7 @@ pub mod ports;
 mod probe;
 mod process;
 pub mod proxy;
+mod setup;
 pub mod workbench;
 pub mod workloads;
 
@@ -30,7 +31,7 @@ pub use workbench::{Isolation, Workbench};
 /// Fetches and compiles all that clusters and the workbench need, so that tests start at once.
 pub fn prepare() -> anyhow::Result<()> {
     let kafka = jars::Kafka::ensure(jars::DEFAULT_VERSION)?;
-    kafka.bootstrap_metadata()?;
+    setup::class_archive(&kafka)?;
     java::workbench_classes(&kafka)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One server process of a cluster.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,13 +54,20 @@ pub struct Node {
     ports: NodePorts,
     dir: PathBuf,
     kafka: Kafka,
+    jvm: Vec<String>,
     process: Mutex<Option<Supervised>>,
 }
 
 impl Node {
-    /// `dir` holds `server.properties` and a formatted `data/`.
+    /// `dir` holds `server.properties` and a formatted `data/`, see `setup`.
     pub(crate) fn new(id: usize, ports: NodePorts, dir: PathBuf, kafka: Kafka) -> Self {
-        Self { id, ports, dir, kafka, process: Mutex::new(None) }
+        Self { id, ports, dir, kafka, jvm: Vec::new(), process: Mutex::new(None) }
+    }
+
+    /// Adds flags of the JVM.
+    pub(crate) fn jvm(mut self, flags: impl IntoIterator<Item = String>) -> Self {
+        self.jvm.extend(flags);
+        self
     }
 
     /// The broker id, which is also the node's place in its cluster.
@@ -104,6 +111,7 @@ impl Node {
         }
         *process = None;
         let mut args: Vec<String> = JVM.iter().map(|&a| a.to_owned()).collect();
+        args.extend_from_slice(&self.jvm);
         args.extend(["-cp".into(), self.kafka.classpath(), "kafka.Kafka".into()]);
         args.push(self.dir.join("server.properties").display().to_string());
         *process = Some(Supervised::spawn("java", &args, &self.log())?);
@@ -184,20 +192,4 @@ impl Node {
         let last = text.lines().rev().find(telling).or_else(|| text.lines().last()).unwrap_or("it is empty");
         format!("log {}: {last}", log.display())
     }
-}
-
-/// Writes what a node needs before its first start.
-pub(crate) fn prepare(dir: &Path, config: &str, cluster_id: &str, metadata: &Path) -> Result<()> {
-    let data = dir.join("data");
-    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
-    fs::write(dir.join("server.properties"), config)?;
-    fs::copy(metadata, data.join("bootstrap.checkpoint"))?;
-    let id = config
-        .lines()
-        .find_map(|l| l.strip_prefix("node.id="))
-        .context("the configuration has no node.id")?;
-    let directory = crate::cluster::random_id();
-    let text = format!("version=1\ncluster.id={cluster_id}\nnode.id={id}\ndirectory.id={directory}\n");
-    fs::write(data.join("meta.properties"), text)?;
-    Ok(())
 }

@@ -73,6 +73,9 @@ final class Reader {
             for (PartitionInfo info : consumer.partitionsFor(topic)) {
                 partitions.add(info.partition());
             }
+            if (partitions.isEmpty()) {
+                throw new IllegalArgumentException("there is no topic " + topic);
+            }
             List<TopicPartition> all = partitions.stream().map(p -> new TopicPartition(topic, p)).toList();
             Map<TopicPartition, Long> starts = consumer.beginningOffsets(all);
             Map<TopicPartition, Long> ends = consumer.endOffsets(all);
@@ -127,7 +130,7 @@ final class Reader {
         settings.put("allow.auto.create.topics", false);
         settings.put("fetch.max.bytes", 32 << 20);
         settings.put("max.partition.fetch.bytes", 16 << 20);
-        settings.put("fetch.max.wait.ms", 50);
+        settings.put("fetch.max.wait.ms", 5); // the read-ahead past a partition's end holds up the next one
         settings.put("receive.buffer.bytes", 1 << 20);
         settings.put("max.poll.records", 5000);
         return new KafkaConsumer<>(settings);

@@ -1,0 +1,380 @@
+//! The log of commits: open, create, fold, append. The only place that moves a cursor.
+//!
+//! A commit is created by put-if-absent at the next number. Who loses the race reads what was committed since and either follows it
+//! (disjoint partitions) or stops (a shared one). While the fate of a PUT is unknown only the same bytes are sent again, and a
+//! commit found under our writer id and nonce is ours.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bodley_io::store::{Put, SharedStore, StoreError, list_all};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
+use super::rows::Rows;
+use super::state::{PartKey, State};
+use super::table::Table;
+use super::{VaultError, random_hex, sha256_hex};
+
+const IDENTITY: &str = "vault.json";
+const MAGIC: &str = "bodley-vault";
+const FORMAT: u32 = 1;
+const MAX_IDENTITY: u64 = 64 << 10;
+/// Largest table that is read, bytes.
+const MAX_TABLE: u64 = 1 << 30;
+/// How often a commit is tried at the next number before we say that others are too fast.
+const MAX_RACES: usize = 100;
+
+/// vault.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    magic: String,
+    format: u32,
+    /// 32 hex digits.
+    pub vault_id: String,
+    /// The source cluster.
+    pub cluster_id: String,
+    /// ms.
+    pub created: i64,
+    /// Digest algorithm of chunks, or `none`.
+    pub evidence: String,
+}
+
+/// What a commit adds.
+#[derive(Debug, Default)]
+pub struct Addition {
+    /// Segments, durable already.
+    pub segments: Vec<SegmentRef>,
+    /// Rows.
+    pub rows: Rows,
+}
+
+/// An open vault at its head.
+#[derive(Debug)]
+pub struct Vault {
+    store: SharedStore,
+    identity: Identity,
+    identity_sha256: String,
+    writer: String,
+    head: Head,
+    read_features: Vec<String>,
+    write_features: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Head {
+    receipt: Receipt,
+    time: i64,
+}
+
+/// Now, in ms since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
+
+impl Vault {
+    /// Opens the vault in `store` at its newest commit; [`VaultError::Absent`] when there is none.
+    pub async fn open(store: SharedStore) -> Result<Self, VaultError> {
+        let url = store.url();
+        let bytes = match store.get(IDENTITY, MAX_IDENTITY).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Err(VaultError::Absent { url }),
+            Err(error) => return Err(error.into()),
+        };
+        let foreign = |what: String| VaultError::Foreign { url: url.clone(), what };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| foreign(format!("vault.json is no JSON ({e})")))?;
+        if value.get("magic").and_then(|magic| magic.as_str()) != Some(MAGIC) {
+            return Err(foreign("vault.json has not bodley's magic".into()));
+        }
+        if value.get("format").and_then(serde_json::Value::as_u64) != Some(FORMAT.into()) {
+            return Err(VaultError::Unsupported(format!("vault.json says format {}", value["format"])));
+        }
+        let identity =
+            serde_json::from_value(value).map_err(|e| VaultError::damaged(IDENTITY, e.to_string()))?;
+        let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0 };
+        let mut vault = Self {
+            store,
+            identity,
+            identity_sha256: sha256_hex(&bytes),
+            writer: random_hex()?,
+            head,
+            read_features: Vec::new(),
+            write_features: Vec::new(),
+        };
+        vault.find_head().await?;
+        Ok(vault)
+    }
+
+    /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
+    pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
+        let identity = Identity {
+            magic: MAGIC.into(),
+            format: FORMAT,
+            vault_id: random_hex()?,
+            cluster_id: cluster_id.into(),
+            created: now_ms(),
+            evidence: "none".into(),
+        };
+        let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
+        store.put_if_absent(IDENTITY, bytes.into()).await?;
+        Self::open(store).await
+    }
+
+    /// Who this vault is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where its objects are.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// Our id as a writer.
+    pub fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    /// The newest commit; seq 0 when there is none yet.
+    pub fn receipt(&self) -> &Receipt {
+        &self.head.receipt
+    }
+
+    /// Time of the newest commit, ms.
+    pub fn head_time(&self) -> i64 {
+        self.head.time
+    }
+
+    async fn find_head(&mut self) -> Result<(), VaultError> {
+        let listed = list_all(&*self.store, "log/").await?;
+        let mut seq = listed.iter().filter_map(|object| seq_of_path(&object.path)).max().unwrap_or(0);
+        // A listing may be short.
+        while self.store.size(&commit_path(seq + 1)).await?.is_some() {
+            seq += 1;
+        }
+        if seq == 0 {
+            // A run died between vault.json and the first commit, or the log is gone.
+            let data = self.store.list("data/", "").await?;
+            if !data.is_empty() {
+                return Err(VaultError::damaged(
+                    &commit_path(1),
+                    "it is missing, and segments are there".into(),
+                ));
+            }
+            return self.init().await;
+        }
+        self.move_head(seq).await
+    }
+
+    async fn move_head(&mut self, seq: u64) -> Result<(), VaultError> {
+        let (commit, digest) = self.read_commit(seq).await?;
+        self.head = Head { receipt: Receipt { seq, digest }, time: commit.time };
+        Ok(())
+    }
+
+    async fn init(&mut self) -> Result<(), VaultError> {
+        let mut commit = self.blank(Op::Init)?;
+        commit.vault_sha256 = Some(self.identity_sha256.clone());
+        (commit.read_features, commit.write_features) = (Some(Vec::new()), Some(Vec::new()));
+        let (bytes, _) = commit.encode()?;
+        self.store.put_if_absent(&commit_path(1), bytes.into()).await?;
+        self.move_head(1).await
+    }
+
+    fn blank(&self, op: Op) -> Result<Commit, VaultError> {
+        let seq = self.head.receipt.seq;
+        Ok(Commit {
+            seq: seq + 1,
+            prev: (seq > 0).then(|| self.head.receipt.digest.clone()),
+            nonce: random_hex()?,
+            writer: self.writer.clone(),
+            base: seq,
+            time: now_ms().max(self.head.time + 1),
+            op,
+            tables: Vec::new(),
+            segments: Vec::new(),
+            remove: Vec::new(),
+            condemn: Vec::new(),
+            gone: Vec::new(),
+            read_features: None,
+            write_features: None,
+            vault_sha256: None,
+            tool: concat!("bodley ", env!("CARGO_PKG_VERSION")).into(),
+        })
+    }
+
+    /// Reads commit `seq`; also returns its digest.
+    pub async fn read_commit(&self, seq: u64) -> Result<(Commit, String), VaultError> {
+        let path = commit_path(seq);
+        let bytes = self.store.get(&path, MAX_COMMIT).await.map_err(|error| missing(&path, error))?;
+        Commit::decode(&path, seq, &bytes)
+    }
+
+    /// Reads a table that a commit names.
+    pub async fn read_table(&self, table: &TableRef) -> Result<Rows, VaultError> {
+        let path = table.path();
+        let bytes = self.store.get(&path, MAX_TABLE).await.map_err(|error| missing(&path, error))?;
+        if bytes.len() as u64 != table.bytes || sha256_hex(&bytes) != table.sha256 {
+            return Err(VaultError::damaged(&path, "its size or SHA-256 is not what its commit says".into()));
+        }
+        let read = Table::open(&path, &bytes)?;
+        if read.rows() != table.rows {
+            return Err(VaultError::damaged(&path, "its number of rows is not what its commit says".into()));
+        }
+        Rows::decode(&read)
+    }
+
+    /// Adds up all commits to the head. Stops at the first damage.
+    pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
+        let mut state = State::new(keep_ranges);
+        let mut prev = None;
+        for seq in 1..=self.head.receipt.seq {
+            let (commit, digest) = self.read_commit(seq).await?;
+            self.check_link(&commit, prev.as_ref())?;
+            self.features(&commit)?;
+            state.add_commit(&commit);
+            for table in &commit.tables {
+                state.add_rows(seq, self.read_table(table).await?);
+            }
+            prev = Some(digest);
+        }
+        if let Some(wrong) = state.inconsistencies.first() {
+            let part = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
+            return Err(VaultError::damaged(&commit_path(wrong.seq), format!("{part}: {}", wrong.what)));
+        }
+        Ok(state)
+    }
+
+    /// Checks that a commit follows the one whose digest is `prev`.
+    pub fn check_link(&self, commit: &Commit, prev: Option<&String>) -> Result<(), VaultError> {
+        let path = commit_path(commit.seq);
+        if commit.prev.as_ref() != prev {
+            return Err(VaultError::damaged(&path, "it does not follow the commit before it".into()));
+        }
+        let first = commit.seq == 1;
+        if first != (commit.op == Op::Init)
+            || (first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256))
+        {
+            return Err(VaultError::damaged(&path, "it and vault.json don't belong together".into()));
+        }
+        Ok(())
+    }
+
+    /// Notes features and refuses those that this version does not know.
+    pub fn features(&mut self, commit: &Commit) -> Result<(), VaultError> {
+        if let Some(features) = &commit.read_features {
+            self.read_features.clone_from(features);
+        }
+        if let Some(features) = &commit.write_features {
+            self.write_features.clone_from(features);
+        }
+        match self.read_features.first() {
+            Some(feature) => Err(VaultError::Unsupported(format!("feature `{feature}`"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Commits `addition`, planned on our head. Returns the receipt of what now is the head.
+    pub async fn append(&mut self, mut addition: Addition) -> Result<Receipt, VaultError> {
+        if let Some(feature) = self.write_features.first() {
+            return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
+        }
+        let parts = moved(&addition.rows)?;
+        let mut commit = self.blank(Op::Append)?;
+        commit.segments = std::mem::take(&mut addition.segments);
+        commit.tables = vec![self.put_table(&mut addition.rows).await?];
+        for _ in 0..MAX_RACES {
+            let (bytes, digest) = commit.encode()?;
+            let path = commit_path(commit.seq);
+            let put = self.store.put_if_absent(&path, Bytes::from(bytes)).await?;
+            if put == Put::Exists {
+                let (theirs, found) = self.read_commit(commit.seq).await?;
+                let ours = theirs.writer == commit.writer && theirs.nonce == commit.nonce;
+                if !ours {
+                    self.yield_to(&theirs, &parts).await?;
+                    // Disjoint: our from-cursors hold at their commit as well.
+                    (commit.base, commit.seq) = (theirs.seq, theirs.seq + 1);
+                    (commit.time, commit.prev) = (now_ms().max(theirs.time + 1), Some(found));
+                    continue;
+                }
+            }
+            self.head = Head { receipt: Receipt { seq: commit.seq, digest }, time: commit.time };
+            return Ok(self.head.receipt.clone());
+        }
+        Err(VaultError::LostRace {
+            writer: "(many)".into(),
+            count: 0,
+            example: "every number was taken".into(),
+        })
+    }
+
+    async fn put_table(&self, rows: &mut Rows) -> Result<TableRef, VaultError> {
+        let table = rows.encode()?;
+        let count = table.rows();
+        let bytes = table.finish()?;
+        let id = ulid::Ulid::generate().to_string();
+        let table = TableRef { id, bytes: bytes.len() as u64, rows: count, sha256: sha256_hex(&bytes) };
+        match self.store.put_if_absent(&table.path(), bytes.into()).await? {
+            Put::Created => Ok(table),
+            Put::Exists => Err(VaultError::Internal(format!("{} exists already", table.path()))),
+        }
+    }
+
+    /// Decides whether we may follow `theirs`: a shared partition stops us.
+    async fn yield_to(&mut self, theirs: &Commit, ours: &HashMap<PartKey, i64>) -> Result<(), VaultError> {
+        self.features(theirs)?;
+        if let Some(feature) = self.write_features.first() {
+            return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
+        }
+        let mut shared = Vec::new();
+        for table in &theirs.tables {
+            let rows = self.read_table(table).await?;
+            shared.extend(
+                rows.ranges.iter().map(|r| (r.topic, r.partition)).filter(|key| ours.contains_key(key)),
+            );
+        }
+        shared.sort_unstable();
+        shared.dedup();
+        match shared.first() {
+            None => Ok(()),
+            Some((topic, partition)) => Err(VaultError::LostRace {
+                writer: theirs.writer.clone(),
+                count: shared.len(),
+                example: format!("topic id {}, partition {partition}", super::hex(topic)),
+            }),
+        }
+    }
+}
+
+/// The partitions that rows move, with their from-cursors. Checks that each partition's rows leave no hole: what is committed cannot be
+/// changed later.
+fn moved(rows: &Rows) -> Result<HashMap<PartKey, i64>, VaultError> {
+    let mut parts: HashMap<PartKey, Vec<&super::rows::Range>> = HashMap::new();
+    for range in &rows.ranges {
+        parts.entry((range.topic, range.partition)).or_default().push(range);
+    }
+    let mut from = HashMap::with_capacity(parts.len());
+    for (key, mut ranges) in parts {
+        ranges.sort_by_key(|range| (range.rewind, range.first, range.next));
+        let holes = ranges.windows(2).any(|pair| match pair {
+            [a, b] => a.next != b.first || a.from != b.from || a.rewind != b.rewind,
+            _ => false,
+        });
+        let starts = ranges.first().is_some_and(|first| first.from == -1 || first.from == first.first);
+        if holes || !starts {
+            return Err(VaultError::Internal(format!("rows of partition {} don't join", key.1)));
+        }
+        from.insert(key, ranges.first().map_or(-1, |first| first.from));
+    }
+    Ok(from)
+}
+
+/// An object that a commit names and the store does not have is damage.
+fn missing(path: &str, error: StoreError) -> VaultError {
+    match error {
+        StoreError::NotFound { .. } => VaultError::damaged(path, "it is missing".into()),
+        error => error.into(),
+    }
+}

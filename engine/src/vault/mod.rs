@@ -1,0 +1,91 @@
+//! The vault, format v1 (docs/format.md): immutable segments under an append-only log of commits.
+
+pub mod commit;
+pub mod log;
+pub mod rows;
+pub mod segment;
+pub mod state;
+pub mod table;
+
+use bodley_io::store::StoreError;
+
+pub use commit::{Commit, Op, Receipt, SegmentRef, TableRef};
+pub use log::Vault;
+pub use state::{Cursor, State};
+
+/// A vault that cannot be read or written as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No vault at the URL.
+    #[error("{url} holds no vault: there is no vault.json (a first `bodley backup` makes one)")]
+    Absent {
+        /// Where.
+        url: String,
+    },
+    /// Something else is at the URL.
+    #[error("{url} is no vault: {what}")]
+    Foreign {
+        /// Where.
+        url: String,
+        /// Why.
+        what: String,
+    },
+    /// Written by a version that knows more.
+    #[error("this vault needs a newer version of bodley: {0}")]
+    Unsupported(String),
+    /// An object that is not what it must be.
+    #[error("{object} is damaged: {what}")]
+    Damaged {
+        /// Its path.
+        object: String,
+        /// How.
+        what: String,
+    },
+    /// Another writer moved the same partitions.
+    #[error(
+        "writer {writer} committed {count} of the same partitions meanwhile (e.g. {example}): run again, nothing is lost"
+    )]
+    LostRace {
+        /// The other writer's id.
+        writer: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        example: String,
+    },
+    /// A rule of our own was about to be broken; nothing was committed.
+    #[error("internal error, nothing was committed: {0}")]
+    Internal(String),
+}
+
+impl VaultError {
+    /// Damage of `object`.
+    pub fn damaged(object: &str, what: String) -> Self {
+        Self::Damaged { object: object.to_owned(), what }
+    }
+}
+
+/// 16 random bytes as 32 hex digits.
+pub(crate) fn random_hex() -> Result<String, VaultError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| VaultError::Internal(format!("no random numbers: {e}")))?;
+    Ok(hex(&bytes))
+}
+
+/// Lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+/// SHA-256 as hex.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex(&sha2::Sha256::digest(bytes))
+}

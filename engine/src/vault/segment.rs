@@ -1,0 +1,167 @@
+//! Segments on their way into the store: chunks in part buffers, a footer at the end.
+//!
+//! On the way of a byte: the connection reads records straight into [`SegmentWriter::room`]; what the intake's walk found good is kept by
+//! [`SegmentWriter::keep`], the rest is overwritten by the next records. A full buffer goes to the store's upload as it is, but for an
+//! unaligned end (less than a block), which is carried to the next buffer.
+
+use std::sync::Arc;
+
+use bodley_io::store::{SharedStore, Upload};
+use bodley_io::{BufferPool, Filled, PartBuf};
+use bodley_protocol::checksum::{crc64, crc64_combine};
+
+use super::VaultError;
+use super::commit::{SegmentRef, segment_path};
+use super::rows::{Range, TopicRow, write_ranges, write_topics};
+use super::table::TableWriter;
+
+const MAGIC: &[u8; 8] = b"BDLYSEG1";
+
+/// A segment being written.
+pub struct SegmentWriter {
+    id: ulid::Ulid,
+    alignment: usize,
+    pool: Arc<BufferPool>,
+    upload: Box<dyn Upload>,
+    buf: Option<PartBuf>,
+    filled: usize,
+    /// Bytes of the segment before the buffer.
+    flushed: u64,
+    crc: u64,
+    rows: Vec<Range>,
+}
+
+/// What goes into the footer beside the rows.
+pub struct Footer<'a> {
+    /// The topics of the segment's chunks.
+    pub topics: &'a [TopicRow],
+    /// The writer's id, 32 hex digits.
+    pub writer: &'a str,
+    /// The commit that the run began at.
+    pub base: u64,
+}
+
+impl SegmentWriter {
+    /// Begins a segment in `store`.
+    pub async fn create(store: &SharedStore, pool: &Arc<BufferPool>) -> Result<Self, VaultError> {
+        let id = ulid::Ulid::generate();
+        let upload = store.create(&segment_path(&id.to_string())).await?;
+        Ok(Self {
+            id,
+            alignment: store.alignment(),
+            pool: Arc::clone(pool),
+            upload,
+            buf: None,
+            filled: 0,
+            flushed: 0,
+            crc: 0,
+            rows: Vec::new(),
+        })
+    }
+
+    /// Bytes kept so far.
+    pub fn len(&self) -> u64 {
+        self.flushed + self.filled as u64
+    }
+
+    /// Nothing kept yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The segment's ULID, as rows name it.
+    pub fn id(&self) -> [u8; 16] {
+        self.id.to_bytes()
+    }
+
+    /// `len` bytes behind what is kept, in one piece.
+    pub async fn room(&mut self, len: usize) -> Result<&mut [u8], VaultError> {
+        let fits = self.buf.as_ref().is_some_and(|buf| buf.len() - self.filled >= len);
+        if !fits {
+            self.turn(len).await?;
+        }
+        let from = self.filled;
+        let room = self.buf.as_mut().and_then(|buf| buf.get_mut(from..from + len));
+        room.ok_or_else(|| VaultError::Internal("a part buffer is too short".into()))
+    }
+
+    /// What stands in the room, before it is kept.
+    pub fn pending(&self, len: usize) -> &[u8] {
+        self.buf.as_ref().and_then(|buf| buf.get(self.filled..self.filled + len)).unwrap_or_default()
+    }
+
+    /// Keeps the first `row.stored` bytes of the room as a chunk whose checksum is `row.crc64`. Sets the row's place.
+    pub fn keep(&mut self, mut row: Range) {
+        row.segment = self.id();
+        row.position = self.len();
+        self.crc = crc64_combine(self.crc, row.crc64, row.stored.into());
+        self.filled += row.stored as usize;
+        self.rows.push(row);
+    }
+
+    /// Sends the full buffer on its way and takes another.
+    async fn turn(&mut self, len: usize) -> Result<(), VaultError> {
+        let aligned = self.filled - self.filled % self.alignment;
+        let mut tail = Vec::new();
+        if let Some(buf) = self.buf.take() {
+            tail.extend_from_slice(buf.get(aligned..self.filled).unwrap_or_default());
+            if aligned > 0 {
+                self.upload.write(Filled::new(buf, 0, aligned)).await?;
+            }
+        }
+        // No buffer is held while waiting for one: see the pool.
+        let mut next = self.pool.get(tail.len() + len).await.map_err(bodley_io::store::StoreError::from)?;
+        if let Some(start) = next.get_mut(..tail.len()) {
+            start.copy_from_slice(&tail);
+        }
+        self.flushed += aligned as u64;
+        self.filled = tail.len();
+        self.buf = Some(next);
+        Ok(())
+    }
+
+    /// Writes the footer and makes the segment durable.
+    pub async fn finish(mut self, footer: Footer<'_>) -> Result<(SegmentRef, Vec<Range>), VaultError> {
+        let bytes = self.footer(footer)?;
+        self.crc = crc64_combine(self.crc, crc64(&bytes), bytes.len() as u64);
+        for piece in bytes.chunks(self.pool.part_len() / 2) {
+            self.room(piece.len()).await?.copy_from_slice(piece);
+            self.filled += piece.len();
+        }
+        let (bytes, filled) = (self.len(), self.filled);
+        if let Some(buf) = self.buf.take() {
+            self.upload.write(Filled::new(buf, 0, filled)).await?;
+        }
+        self.upload.finish().await?;
+        let crc64 = format!("{:016x}", self.crc);
+        Ok((SegmentRef { id: self.id.to_string(), bytes, crc64, class: 0 }, self.rows))
+    }
+
+    fn footer(&self, footer: Footer<'_>) -> Result<Vec<u8>, VaultError> {
+        let mut table = TableWriter::default();
+        write_ranges(&mut table.section("ranges", self.rows.len()), &self.rows)?;
+        write_topics(&mut table.section("topics", footer.topics.len()), footer.topics)?;
+        let mut section = table.section("segment", 1);
+        let mut writer = [0u8; 16];
+        for (byte, digits) in writer.iter_mut().zip(footer.writer.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).unwrap_or_default();
+            *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+        }
+        section.fixed("writer", std::iter::once(writer))?;
+        section.fixed("base", std::iter::once(footer.base))?;
+        let mut bytes = table.finish()?;
+        let length = bytes.len() as u64;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(MAGIC);
+        Ok(bytes)
+    }
+}
+
+/// Bytes of the trailer behind the footer: its length and the magic.
+pub const TRAILER_LEN: usize = 16;
+
+/// The length of the footer table, from the last [`TRAILER_LEN`] bytes of a segment.
+pub fn footer_len(trailer: &[u8]) -> Option<u64> {
+    let (length, magic) = trailer.split_first_chunk::<8>()?;
+    (magic == MAGIC).then(|| u64::from_le_bytes(*length))
+}

@@ -1,0 +1,204 @@
+//! What the commits of a vault add up to.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bodley_protocol::TopicId;
+
+use super::commit::{Commit, SegmentRef};
+use super::rows::{AbortedRow, ConfigRow, GroupRow, Kind, Range, Rows, TopicRow};
+
+/// A partition of a topic id.
+pub type PartKey = (TopicId, u32);
+
+/// How far a partition is in the vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// First offset that is not covered.
+    pub next: i64,
+    /// Leader epoch of the last stored batch; -1: none.
+    pub last_epoch: i32,
+    /// Leader epoch when it was last read.
+    pub leader_epoch: i32,
+    /// Rewind epoch.
+    pub rewind: u32,
+}
+
+/// A partition's history.
+#[derive(Debug, Clone, Default)]
+pub struct PartitionState {
+    /// `None` before the first row.
+    pub cursor: Option<Cursor>,
+    /// What is visible, in order, without holes. Empty when the state was folded without rows.
+    pub ranges: Vec<Range>,
+    /// Aborted transactions of the current rewind epoch.
+    pub aborted: Vec<AbortedRow>,
+}
+
+/// One (group, topic) pair: its header, and its offsets by partition.
+#[derive(Debug, Clone)]
+pub struct GroupTopic {
+    /// The header row.
+    pub header: GroupRow,
+    /// By partition.
+    pub offsets: BTreeMap<i32, GroupRow>,
+}
+
+/// What a row or commit has wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inconsistency {
+    /// The commit.
+    pub seq: u64,
+    /// Topic and partition, if it is about one.
+    pub part: Option<PartKey>,
+    /// In words.
+    pub what: String,
+}
+
+/// The fold of all commits up to one.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// By topic id.
+    pub topics: BTreeMap<TopicId, TopicRow>,
+    /// Settings by topic id.
+    pub configs: BTreeMap<TopicId, BTreeMap<String, Option<String>>>,
+    /// By group and topic id.
+    pub groups: BTreeMap<(String, TopicId), GroupTopic>,
+    /// By topic id and partition.
+    pub partitions: BTreeMap<PartKey, PartitionState>,
+    /// By ULID as text.
+    pub segments: HashMap<String, SegmentRef>,
+    /// What does not add up. Empty in a healthy vault.
+    pub inconsistencies: Vec<Inconsistency>,
+    keep_ranges: bool,
+}
+
+impl State {
+    /// Nothing yet. `keep_ranges`: also the rows of each partition, not its cursor alone.
+    pub fn new(keep_ranges: bool) -> Self {
+        Self { keep_ranges, ..Self::default() }
+    }
+
+    /// Adds a commit's segments; its rows follow by [`State::add_rows`].
+    pub fn add_commit(&mut self, commit: &Commit) {
+        for segment in &commit.segments {
+            self.segments.insert(segment.id.clone(), segment.clone());
+        }
+    }
+
+    /// Adds the rows of a table of commit `seq`.
+    pub fn add_rows(&mut self, seq: u64, rows: Rows) {
+        for topic in rows.topics {
+            self.topics.insert(topic.topic, topic);
+        }
+        self.add_configs(rows.configs);
+        self.add_groups(rows.groups);
+        for range in rows.ranges {
+            self.add_range(seq, range);
+        }
+        for row in rows.aborted {
+            let known = &mut self.partitions.entry((row.topic, row.partition)).or_default().aborted;
+            let same = |k: &&mut AbortedRow| {
+                (k.rewind, k.producer_id, k.first) == (row.rewind, row.producer_id, row.first)
+            };
+            match known.iter_mut().find(same) {
+                Some(known) => known.marker = row.marker,
+                None => known.push(row),
+            }
+        }
+    }
+
+    fn add_configs(&mut self, rows: Vec<ConfigRow>) {
+        for of_topic in rows.chunk_by(|a, b| a.topic == b.topic) {
+            let Some(first) = of_topic.first() else { continue };
+            let own = of_topic.iter().filter(|row| !row.name.is_empty());
+            self.configs.insert(first.topic, own.map(|row| (row.name.clone(), row.value.clone())).collect());
+        }
+    }
+
+    fn add_groups(&mut self, rows: Vec<GroupRow>) {
+        for row in rows {
+            let key = (row.group.clone(), row.topic);
+            if row.partition < 0 {
+                self.groups.insert(key, GroupTopic { header: row, offsets: BTreeMap::new() });
+            } else if let Some(pair) = self.groups.get_mut(&key) {
+                pair.offsets.insert(row.partition, row);
+            }
+        }
+    }
+
+    fn add_range(&mut self, seq: u64, range: Range) {
+        let key = (range.topic, range.partition);
+        let partition = self.partitions.entry(key).or_default();
+        let expected = partition.cursor;
+        let rewinds = expected.is_some_and(|cursor| range.rewind > cursor.rewind);
+        let mut wrong =
+            |what: String| self.inconsistencies.push(Inconsistency { seq, part: Some(key), what });
+        if range.next < range.first || range.first < 0 {
+            wrong(format!("a row of offsets {}..{}", range.first, range.next));
+        }
+        match expected {
+            Some(cursor) if range.rewind < cursor.rewind => {
+                wrong(format!("rewind epoch goes back to {}", range.rewind))
+            }
+            Some(cursor) if rewinds && range.first > cursor.next => {
+                wrong(format!("offsets {}..{} are covered by nothing", cursor.next, range.first));
+            }
+            Some(cursor) if !rewinds && range.first != cursor.next => {
+                wrong(format!(
+                    "a row begins at offset {}, the one before it ends at {}",
+                    range.first, cursor.next
+                ));
+            }
+            None if range.from != -1 => {
+                wrong(format!("the first row says that the cursor was {}", range.from))
+            }
+            _ => {}
+        }
+        if rewinds {
+            // A rewritten log hides all of the old one from where it begins.
+            partition.ranges.retain(|old| old.first < range.first);
+            if let Some(cut) = partition.ranges.last_mut().filter(|old| old.next > range.first) {
+                cut.next = range.first;
+            }
+            partition.aborted.retain(|entry| entry.rewind >= range.rewind || entry.first < range.first);
+        }
+        let last_epoch = match range.kind {
+            Kind::Data => range.last_epoch,
+            _ => expected.map_or(-1, |cursor| cursor.last_epoch),
+        };
+        partition.cursor = Some(Cursor {
+            next: range.next,
+            last_epoch,
+            leader_epoch: range.leader_epoch,
+            rewind: range.rewind,
+        });
+        if self.keep_ranges {
+            partition.ranges.push(range);
+        }
+    }
+
+    /// Topic ids of a name, the newest life first.
+    pub fn lives(&self, name: &str) -> Vec<&TopicRow> {
+        let mut lives: Vec<_> = self.topics.values().filter(|topic| topic.name == name).collect();
+        lives.sort_by_key(|topic| std::cmp::Reverse((topic.incarnation, topic.present)));
+        lives
+    }
+
+    /// The newest life of each name.
+    pub fn newest(&self) -> BTreeMap<&str, &TopicRow> {
+        let mut newest: BTreeMap<&str, &TopicRow> = BTreeMap::new();
+        for topic in self.topics.values() {
+            let entry = newest.entry(&topic.name).or_insert(topic);
+            if topic.incarnation > entry.incarnation {
+                *entry = topic;
+            }
+        }
+        newest
+    }
+
+    /// `topic-partition` for messages.
+    pub fn part_name(&self, key: &PartKey) -> String {
+        let topic = self.topics.get(&key.0).map_or_else(|| super::hex(&key.0), |topic| topic.name.clone());
+        format!("{topic}-{}", key.1)
+    }
+}

@@ -1,0 +1,139 @@
+//! What a node needs before its first start: its configuration, formatted storage, and an archive of loaded classes
+//! that halves the time it takes.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::jars::Kafka;
+use crate::node::{Node, NodePorts};
+use crate::paths;
+
+/// Settings that make a server small, its background work prompt and its failover quick. `extra` overrides them.
+const SETTINGS: [(&str, &str); 31] = [
+    ("auto.create.topics.enable", "false"),
+    ("background.threads", "2"),
+    ("broker.heartbeat.interval.ms", "500"),
+    ("broker.session.timeout.ms", "4000"),
+    ("controlled.shutdown.enable", "true"),
+    ("group.initial.rebalance.delay.ms", "0"),
+    ("inter.broker.listener.name", "INTERNAL"),
+    ("controller.listener.names", "CONTROLLER"),
+    ("listener.security.protocol.map", "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"),
+    ("log.cleaner.backoff.ms", "200"),
+    ("log.cleaner.dedupe.buffer.size", "8388608"),
+    ("log.cleaner.min.cleanable.ratio", "0.01"),
+    ("log.initial.task.delay.ms", "500"),
+    ("log.retention.check.interval.ms", "1000"),
+    ("log.segment.delete.delay.ms", "1000"),
+    ("num.io.threads", "4"),
+    ("num.network.threads", "2"),
+    ("offsets.topic.num.partitions", "4"),
+    ("process.roles", "broker,controller"),
+    ("producer.id.expiration.check.interval.ms", "3000"),
+    ("queued.max.requests", "64"),
+    ("replica.fetch.wait.max.ms", "100"),
+    ("share.coordinator.state.topic.num.partitions", "1"),
+    ("socket.request.max.bytes", "268435456"),
+    ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000"),
+    ("transaction.state.log.num.partitions", "4"),
+    ("unclean.leader.election.enable", "false"),
+    ("leader.imbalance.check.interval.seconds", "3600"),
+    ("log.cleaner.threads", "1"),
+    ("socket.send.buffer.bytes", "1048576"),
+    ("socket.receive.buffer.bytes", "1048576"),
+];
+
+/// Writes a node's configuration and formats its storage.
+pub(crate) fn prepare_node(kafka: &Kafka, dir: &Path, config: &str, cluster_id: &str) -> Result<()> {
+    let data = dir.join("data");
+    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
+    fs::write(dir.join("server.properties"), config)?;
+    fs::copy(kafka.bootstrap_metadata()?, data.join("bootstrap.checkpoint"))?;
+    let id = config
+        .lines()
+        .find_map(|l| l.strip_prefix("node.id="))
+        .context("the configuration has no node.id")?;
+    let directory = random_id();
+    let text = format!("version=1\ncluster.id={cluster_id}\nnode.id={id}\ndirectory.id={directory}\n");
+    fs::write(data.join("meta.properties"), text)?;
+    Ok(())
+}
+
+/// The classes that a node loads at its start, as the JVM archives them. Made once per version, by a node that is
+/// started and stopped for it.
+pub(crate) fn class_archive(kafka: &Kafka) -> Result<PathBuf> {
+    let dir = kafka.cache_dir().join("classes");
+    let archive = dir.join("kafka.jsa");
+    paths::once(&dir, |staging| {
+        let ports = NodePorts::free(false)?;
+        let node_dir = staging.join("node-0");
+        let config = server_properties(0, &[ports], &node_dir.join("data"), &[]);
+        prepare_node(kafka, &node_dir, &config, &random_id())?;
+        let made = staging.join("kafka.jsa");
+        let flag = format!("-XX:ArchiveClassesAtExit={}", made.display());
+        let node = Node::new(0, ports, node_dir.clone(), kafka.clone()).jvm([flag]);
+        node.start()?;
+        node.stop()?;
+        fs::remove_dir_all(&node_dir)?;
+        Ok(())
+    })?;
+    Ok(archive)
+}
+
+/// The flag to use the archive, if the JVM was able to make one. A JVM that it does not fit ignores it.
+pub(crate) fn use_archive(archive: &Path) -> Option<String> {
+    archive.exists().then(|| format!("-XX:SharedArchiveFile={}", archive.display()))
+}
+
+/// A random id in Kafka's own form; never one that starts with a dash, which tools take for a flag.
+pub(crate) fn random_id() -> String {
+    let mut bytes = fastrand::u128(..).to_be_bytes();
+    if let Some(first) = bytes.first_mut() {
+        *first &= 0x7f;
+    }
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The text of `server.properties`.
+pub(crate) fn server_properties(
+    id: usize,
+    ports: &[NodePorts],
+    data: &Path,
+    extra: &[(String, String)],
+) -> String {
+    let copies = ports.len().min(3).to_string();
+    let min_isr = ports.len().min(2).to_string();
+    let voters: Vec<String> =
+        ports.iter().enumerate().map(|(n, p)| format!("{n}@127.0.0.1:{}", p.controller)).collect();
+    let mut own = vec![
+        ("node.id", id.to_string()),
+        ("controller.quorum.voters", voters.join(",")),
+        ("log.dirs", data.display().to_string()),
+    ];
+    if let Some(p) = ports.get(id) {
+        let internal = format!("INTERNAL://127.0.0.1:{}", p.internal);
+        let controller = format!("CONTROLLER://127.0.0.1:{}", p.controller);
+        own.push(("listeners", format!("CLIENT://127.0.0.1:{},{internal},{controller}", p.client)));
+        own.push(("advertised.listeners", format!("CLIENT://127.0.0.1:{},{internal}", p.advertised)));
+    }
+    own.push(("offsets.topic.replication.factor", copies.clone()));
+    own.push(("transaction.state.log.replication.factor", copies.clone()));
+    own.push(("share.coordinator.state.topic.replication.factor", copies.clone()));
+    own.push(("default.replication.factor", copies));
+    own.push(("transaction.state.log.min.isr", min_isr.clone()));
+    own.push(("share.coordinator.state.topic.min.isr", min_isr));
+
+    let settings = SETTINGS.iter().map(|(k, v)| (*k, (*v).to_owned())).chain(own);
+    let settings: Vec<(&str, String)> =
+        settings.filter(|(k, _)| !extra.iter().any(|(e, _)| e == k)).collect();
+    let extra = extra.iter().map(|(k, v)| (k.as_str(), v.clone()));
+    settings.into_iter().chain(extra).fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name}={value}");
+        text
+    })
+}

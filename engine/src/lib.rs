@@ -1,3 +1,14 @@
 //! The domain: what a backup is, how it is written, proven and put back. Knows Kafka's operations and a store's port, no HTTP, no flags.
 
+pub mod backup;
+pub mod error;
+pub mod inventory;
+pub mod progress;
+pub mod report;
+pub mod select;
 pub mod vault;
+
+pub use error::EngineError;
+pub use progress::Progress;
+pub use report::{Gap, Issue, Report, TopicReport};
+pub use select::Selection;

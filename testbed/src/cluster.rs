@@ -26,13 +26,17 @@ pub struct ClusterOptions {
     pub version: String,
     /// Server settings that override the testbed's.
     pub extra: Vec<(String, String)>,
+    /// Flags of the JVM that override the testbed's, such as `-Xmx2g` for ten thousand partitions or
+    /// `-XX:TieredStopAtLevel=4` where the server's speed counts and not its start.
+    pub jvm: Vec<String>,
     /// Puts a [`Proxy`] in front of each node, which clients are told instead of the node itself.
     pub proxied: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 1, version: DEFAULT_VERSION.to_owned(), extra: Vec::new(), proxied: false }
+        let (version, extra, jvm) = (DEFAULT_VERSION.to_owned(), Vec::new(), Vec::new());
+        Self { nodes: 1, version, extra, jvm, proxied: false }
     }
 }
 
@@ -53,6 +57,20 @@ impl ClusterOptions {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.extra.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds a flag of the JVM.
+    #[must_use]
+    pub fn jvm(mut self, flag: &str) -> Self {
+        self.jvm.push(flag.to_owned());
+        self
+    }
+
+    /// Sets the version of Apache Kafka.
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.version);
         self
     }
 
@@ -98,7 +116,8 @@ impl Cluster {
             let node_dir = dir.join(format!("node-{n}"));
             let config = setup::server_properties(n, &ports, &node_dir.join("data"), &options.extra);
             setup::prepare_node(&kafka, &node_dir, &config, &id)?;
-            nodes.push(Node::new(n, *own, node_dir, kafka.clone()).jvm(setup::use_archive(&archive)));
+            let flags = setup::use_archive(&archive).into_iter().chain(options.jvm.clone());
+            nodes.push(Node::new(n, *own, node_dir, kafka.clone()).jvm(flags));
         }
         let proxied = ports.iter().filter(|_| options.proxied);
         let proxies = proxied.map(|p| Proxy::start_at(p.advertised, p.client)).collect::<Result<_>>()?;

@@ -321,3 +321,73 @@ fn shown(record: Option<&DumpedRecord>) -> String {
         headers.join(", ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dump of one-letter records: (partition, offset, value).
+    fn dump(records: &[(i32, i64, &str)], ends: &[i64]) -> Dump {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for (partition, offset, value) in records {
+            let value = STANDARD.encode(value);
+            writeln!(
+                file,
+                r#"{{"partition":{partition},"offset":{offset},"timestamp":7,"timestampType":"CreateTime","key":null,"value":"{value}","headers":[["h",null]]}}"#
+            )
+            .unwrap();
+        }
+        let count = |p| records.iter().filter(|r| r.0 == p).count() as u64;
+        let summary = |(p, &end): (i32, &i64)| PartitionSummary {
+            partition: p,
+            start: 0,
+            end,
+            records: count(p),
+            bytes: count(p),
+        };
+        let partitions = (0..).zip(ends).map(summary).collect();
+        let file = file.into_temp_path();
+        Dump::new("t", &file, partitions).owning(file)
+    }
+
+    fn difference_of(left: &Dump, right: &Dump) -> String {
+        compare(left, right, CompareOptions { offsets: true, timestamp_type: true }).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn equal_but_for_offsets() {
+        let left = dump(&[(0, 0, "a"), (0, 5, "b"), (2, 1, "c")], &[6, 0, 2]);
+        let right = dump(&[(0, 0, "a"), (0, 1, "b"), (2, 0, "c")], &[2, 0, 1]);
+        let report = compare(&left, &right, CompareOptions::default()).unwrap();
+        assert_eq!(report, Report { partitions: 3, records: 3, bytes: 3 });
+        let text = difference_of(&left, &right);
+        assert!(text.contains("t-0 and t-0 differ at record 1: offsets"), "{text}");
+    }
+
+    #[test]
+    fn a_difference_says_where_and_what() {
+        let left = dump(&[(0, 0, "a"), (1, 0, "b"), (1, 1, "c")], &[1, 2]);
+        let text = difference_of(&left, &dump(&[(0, 0, "a"), (1, 0, "b"), (1, 1, "x")], &[1, 2]));
+        assert!(text.contains("t-1 and t-1 differ at record 1: values"), "{text}");
+        assert!(text.contains(r#"value "c", headers ["h": null]"#), "{text}");
+
+        let text = difference_of(&left, &dump(&[(0, 0, "a"), (1, 0, "b")], &[1, 1]));
+        assert!(text.contains("differ at record 1: right has no such record"), "{text}");
+        let text = difference_of(&left, &dump(&[(1, 0, "b"), (1, 1, "c")], &[0, 2]));
+        assert!(text.contains("t-0 and t-0 differ at record 0: right has no such record"), "{text}");
+        let text = difference_of(&dump(&[(1, 0, "b"), (1, 1, "c")], &[0, 2]), &left);
+        assert!(text.contains("t-0 and t-0 differ at record 0: left has no such record"), "{text}");
+        assert!(difference_of(&left, &dump(&[], &[0])).contains("t has 2 partitions, t has 1"));
+    }
+
+    #[test]
+    fn later_readings_add_what_is_beyond_the_end() {
+        // Meanwhile the records at 0 and 2 were compacted away, and 4 became visible.
+        let early = dump(&[(0, 0, "a"), (0, 2, "b"), (0, 3, "c")], &[4, 0]);
+        let late = dump(&[(0, 3, "c"), (0, 4, "d"), (1, 0, "e")], &[5, 1]);
+        let both = early.then(&late).unwrap();
+        let expected = dump(&[(0, 0, "a"), (0, 2, "b"), (0, 3, "c"), (0, 4, "d"), (1, 0, "e")], &[5, 1]);
+        compare(&both, &expected, CompareOptions { offsets: true, timestamp_type: true }).unwrap();
+        assert_eq!(both.partitions(), expected.partitions());
+    }
+}

@@ -119,7 +119,8 @@ impl Kafka {
             ];
             let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
             args.push(config.as_os_str());
-            java::run_tool("java", &args, "install a JDK")?;
+            let formatted = java::run_tool("java", &args, "install a JDK");
+            formatted.context("format storage (Kafka 3.3 or newer is needed, one with KRaft)")?;
             fs::rename(staging.join("data").join(BOOTSTRAP), staging.join(BOOTSTRAP))?;
             Ok(())
         })?;

@@ -171,6 +171,7 @@ impl Node {
         let mut process = self.process();
         let running = process.as_mut().with_context(|| format!("node {} does not run", self.id))?;
         running.signal(signal)?;
+        running.signal(Signal::CONT).ok(); // a paused process sees nothing else before this
         if !running.wait(limit)? {
             running.signal(Signal::KILL)?;
             running.wait(KILL_LIMIT)?;

@@ -14,12 +14,13 @@ use crate::node::{Node, NodePorts};
 use crate::paths;
 
 /// Settings that make a server small, its background work prompt and its failover quick. `extra` overrides them.
-const SETTINGS: [(&str, &str); 31] = [
+const SETTINGS: [(&str, &str); 32] = [
     ("auto.create.topics.enable", "false"),
     ("background.threads", "2"),
     ("broker.heartbeat.interval.ms", "500"),
     ("broker.session.timeout.ms", "4000"),
     ("controlled.shutdown.enable", "true"),
+    ("controller.quorum.append.linger.ms", "0"),
     ("group.initial.rebalance.delay.ms", "0"),
     ("inter.broker.listener.name", "INTERNAL"),
     ("controller.listener.names", "CONTROLLER"),

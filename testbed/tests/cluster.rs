@@ -56,3 +56,9 @@ fn through_proxies(cluster: &Cluster, expected: &bodley_testbed::Dump) {
     std::thread::sleep(Duration::from_millis(100));
     assert!(TcpStream::connect(proxy.address()).is_err());
 }
+
+#[test]
+fn a_failed_start_names_the_log() {
+    let error = Cluster::start(ClusterOptions::new().set("num.io.threads", "0")).unwrap_err().to_string();
+    assert!(error.contains("server.log") && error.contains("num.io.threads"), "{error}");
+}

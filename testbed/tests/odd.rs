@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use bodley_testbed::workbench::{BatchInfo, GroupOffset};
+use bodley_testbed::workbench::{BatchInfo, GroupOffset, ProduceOptions, Quota, Record};
 use bodley_testbed::workloads::{Oddity, advance_odd_topics, write_odd_topics};
 use bodley_testbed::{
     Cluster, CompareOptions, Dump, Isolation, Workbench, compare, compare_digests, shared_cluster,
@@ -207,7 +207,22 @@ fn admin(odd: &Odd<'_>) {
     let position = GroupOffset { metadata: "here".to_owned(), ..GroupOffset::new(&name, 1, 3) };
     odd.bench.commit_offsets("group", std::slice::from_ref(&position)).unwrap();
     assert_eq!(odd.bench.group_offsets("group").unwrap(), [position]);
+    odd.bench.begin("with-offsets", &ProduceOptions::default()).unwrap();
+    odd.bench.send("with-offsets", &name, &[Record::new(2).value("v")]).unwrap();
+    odd.bench.send_offsets("with-offsets", "other", &[GroupOffset::new(&name, 0, 2)]).unwrap();
+    odd.bench.commit("with-offsets").unwrap();
+    assert_eq!(odd.bench.groups().unwrap(), ["group", "other"]);
+    odd.bench.delete_group("other").unwrap();
     assert_eq!(odd.bench.groups().unwrap(), ["group"]);
+
+    odd.bench.begin("crashes", &ProduceOptions::default()).unwrap();
+    odd.bench.send("crashes", &name, &[Record::new(2).value("v")]).unwrap();
+    odd.bench.drop_producer("crashes").unwrap();
+    let hanging = &odd.bench.describe(&name).unwrap().partitions[2];
+    assert_eq!(hanging.end, hanging.stable_end + 1);
+
+    odd.bench.set_quota(Quota::Fetch, Some(1 << 20)).unwrap();
+    odd.bench.set_quota(Quota::Fetch, None).unwrap();
 
     odd.bench.delete_topic(&name).unwrap();
     assert!(odd.bench.dump(&name, Isolation::Committed).is_err());

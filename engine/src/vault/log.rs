@@ -88,8 +88,10 @@ impl Vault {
         if value.get("magic").and_then(|magic| magic.as_str()) != Some(MAGIC) {
             return Err(foreign("vault.json has not bodley's magic".into()));
         }
-        if value.get("format").and_then(serde_json::Value::as_u64) != Some(FORMAT.into()) {
-            return Err(VaultError::Unsupported(format!("vault.json says format {}", value["format"])));
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        if format != Some(FORMAT.into()) {
+            let format = format.map_or("unknown".to_owned(), |format| format.to_string());
+            return Err(VaultError::Unsupported(format!("vault.json says format {format}")));
         }
         let identity =
             serde_json::from_value(value).map_err(|e| VaultError::damaged(IDENTITY, e.to_string()))?;

@@ -74,6 +74,12 @@ impl SegmentWriter {
         self.id.to_bytes()
     }
 
+    /// Ids of the topics whose chunks are kept, sorted.
+    pub fn topics(&self) -> Vec<bodley_protocol::TopicId> {
+        let ids: std::collections::BTreeSet<_> = self.rows.iter().map(|row| row.topic).collect();
+        ids.into_iter().collect()
+    }
+
     /// `len` bytes behind what is kept, in one piece.
     pub async fn room(&mut self, len: usize) -> Result<&mut [u8], VaultError> {
         let fits = self.buf.as_ref().is_some_and(|buf| buf.len() - self.filled >= len);

@@ -80,11 +80,17 @@ pub enum Oddity {
     ManyPartitions,
     /// A hundred batches of one record each.
     TinyBatches,
+    /// A name of 200 characters of all the kinds that names may have.
+    Name,
 }
+
+const LONG_NAME: &str = "Name.with_ALL-kinds.0123456789.__.--...\
+    abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_abcdefghijklmnopqrstuvwxyz\
+    ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-abcdefghijklmnopqrstuvwxyzABCDEFGHI";
 
 impl Oddity {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::CodecNone,
         Self::CodecGzip,
         Self::CodecSnappy,
@@ -115,6 +121,7 @@ impl Oddity {
         Self::NotIdempotent,
         Self::ManyPartitions,
         Self::TinyBatches,
+        Self::Name,
     ];
 
     /// The topic's name, without a prefix.
@@ -150,6 +157,7 @@ impl Oddity {
             Self::NotIdempotent => "not-idempotent",
             Self::ManyPartitions => "many-partitions",
             Self::TinyBatches => "tiny-batches",
+            Self::Name => LONG_NAME,
         }
     }
 
@@ -217,7 +225,8 @@ pub fn write_odd_topics(bench: &Workbench, prefix: &str) -> Result<Vec<TopicSpec
     Ok(specs)
 }
 
-/// Appends to each of the topics that [`write_odd_topics`] made. `round` counts the calls from 1.
+/// Appends to each of the topics that [`write_odd_topics`] made, with the same workbench: its transactional producers
+/// live on. `round` counts the calls from 1.
 pub fn advance_odd_topics(bench: &Workbench, prefix: &str, round: u32) -> Result<()> {
     let specs: Vec<TopicSpec> = Oddity::ALL.iter().map(|&oddity| spec(oddity, prefix)).collect();
     fill_all(bench, &specs, round)
@@ -247,7 +256,7 @@ fn fill_all(bench: &Workbench, specs: &[TopicSpec], round: u32) -> Result<()> {
 fn fill(to: &Filling<'_>, oddity: Oddity) -> Result<()> {
     use crate::workbench::Codec;
     match oddity {
-        Oddity::CodecNone => plain::codec(to, Codec::None),
+        Oddity::CodecNone | Oddity::Name => plain::codec(to, Codec::None),
         Oddity::CodecGzip => plain::codec(to, Codec::Gzip),
         Oddity::CodecSnappy => plain::codec(to, Codec::Snappy),
         Oddity::CodecLz4 => plain::codec(to, Codec::Lz4),

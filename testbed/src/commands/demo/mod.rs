@@ -52,7 +52,7 @@ impl Demo {
     /// Plays it all; true when everything came back.
     fn play(&mut self) -> Result<bool> {
         let bench = Arc::clone(&self.bench);
-        self.report.timed("write topics of 31 kinds", || write(&bench, self.bytes))?;
+        self.report.timed("write topics of every kind", || write(&bench, self.bytes))?;
         self.bodley("back up", &["backup"])?;
         let first = self.read("read everything", Isolation::Committed)?;
         self.report.timed("write more to each topic", || append(&bench, self.bytes / 4))?;

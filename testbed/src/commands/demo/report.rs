@@ -59,7 +59,8 @@ impl Report {
         for row in &self.rows {
             let bytes = row.vault_bytes.map_or_else(|| "-".to_owned(), |b| b.to_string());
             let equal = if row.difference.is_none() { "yes" } else { "NO" };
-            println!("{:<28} {:>10} {:>10} {bytes:>14}  {equal}", row.name, row.partitions, row.records);
+            let name: String = row.name.chars().take(28).collect();
+            println!("{name:<28} {:>10} {:>10} {bytes:>14}  {equal}", row.partitions, row.records);
         }
         if let Some((name, positions, wrong)) = &self.group {
             let right = positions - wrong.len();

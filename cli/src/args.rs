@@ -1,0 +1,271 @@
+//! The command line, as typed. Names follow Kafka's own tools.
+
+use std::str::FromStr;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  bodley backup  -b broker:9092 --vault /backups/prod
+  bodley verify  --vault /backups/prod
+  bodley list    --vault /backups/prod
+  bodley restore -b other:9092 --vault /backups/prod --topic 'orders*'
+
+Exit codes: 0 done; 1 failed, nothing lost, run again; 2 usage, or refused before anything was written;
+3 finished, but data that was asked for is missing or damaged; 130 and 143 ended by a signal.";
+
+/// Back up, restore and verify Apache Kafka, and what speaks its protocol.
+#[derive(Debug, Parser)]
+#[command(name = "bodley", version, about, after_help = EXAMPLES, max_term_width = 120)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// For every command.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Common {
+    /// What stdout gets: text for people, or exactly one JSON document (also on failure)
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub output: OutputFormat,
+    /// Say more on stderr; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// No progress on stderr
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// One document, see docs/json.md.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy what is new in a cluster into a vault
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup(Backup),
+    /// Prove that a vault is whole: every commit, object, checksum and offset
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
+    /// Put topics of a vault into a cluster, where they are missing or empty
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore(Restore),
+    /// List a vault's topics with sizes, records, times and gaps
+    List(List),
+    /// Show one topic's partitions, the commits, or the consumer groups of a vault
+    #[command(after_help = SHOW_EXAMPLES)]
+    Show(Show),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  bodley completions bash > /etc/bash_completion.d/bodley")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+const BACKUP_EXAMPLES: &str = "\
+The first run makes the vault and copies everything; every later one copies what is new. A run that was killed is
+simply run again. Offsets that a topic's retention removed before they were copied are recorded as gaps: exit 3.
+
+Examples:
+  bodley backup -b broker:9092 --vault /backups/prod
+  bodley backup -b b1:9092,b2:9092 --vault /backups/prod --topic 'orders*' --exclude '*.tmp'
+  bodley backup -b broker:9092 --vault /backups/prod --limit-read 50M";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  bodley verify --vault /backups/prod              reads everything
+  bodley verify --vault /backups/prod --quick      commits and tables; of segments presence and size
+  bodley verify --vault /backups/prod --expect 12:5f…   also that the commit of this receipt is still there";
+
+const RESTORE_EXAMPLES: &str = "\
+Topics that are missing at the target are created with the source's partitions and settings; topics that are there must be
+empty. Records keep key, value, headers, timestamp and order; offsets are new. While it runs, topics have safe
+temporary settings (no retention); the real ones come back at the end.
+
+Examples:
+  bodley restore -b other:9092 --vault /backups/prod
+  bodley restore -b broker:9092 --vault /backups/prod --topic orders --rename orders=orders-restored
+  bodley restore -b dev:9092 --vault /backups/prod --replication-factor 1 --topic-config retention.ms=86400000";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  bodley show --vault /backups/prod orders
+  bodley show --vault /backups/prod --commits
+  bodley show --vault /backups/prod --groups";
+
+/// Where the vault is.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct VaultArg {
+    /// The vault: a folder, or file:///folder
+    #[arg(long, value_name = "URL")]
+    pub vault: String,
+}
+
+/// Where the cluster is.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ClusterArg {
+    /// Brokers to ask first
+    #[arg(short, long, value_name = "HOST:PORT[,…]")]
+    pub bootstrap_server: String,
+}
+
+/// Which topics.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct TopicArgs {
+    /// A topic, or a glob of * and ?; may be repeated. None: all but internal topics
+    #[arg(long = "topic", value_name = "GLOB")]
+    pub topics: Vec<String>,
+    /// Leave these out; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Globs reach internal topics (__*), too
+    #[arg(long)]
+    pub include_internal: bool,
+}
+
+/// `bodley backup`
+#[derive(Debug, ClapArgs)]
+pub struct Backup {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    #[command(flatten)]
+    pub vault: VaultArg,
+    #[command(flatten)]
+    pub topics: TopicArgs,
+    /// Read at most so many bytes per second from the brokers (K, M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_read: Option<Rate>,
+    /// Write at most so many bytes per second to the vault
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_write: Option<Rate>,
+}
+
+/// `bodley verify`
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    #[command(flatten)]
+    pub vault: VaultArg,
+    /// Don't read segments: only look whether they are there in full length
+    #[arg(long)]
+    pub quick: bool,
+    /// A receipt that a backup printed: its commit must be in the vault
+    #[arg(long, value_name = "SEQ:SHA256")]
+    pub expect: Option<String>,
+    /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_read: Option<Rate>,
+}
+
+/// `bodley restore`
+#[derive(Debug, ClapArgs)]
+pub struct Restore {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    #[command(flatten)]
+    pub vault: VaultArg,
+    #[command(flatten)]
+    pub topics: TopicArgs,
+    /// Restore a topic under another name; may be repeated
+    #[arg(long, value_name = "FROM=TO")]
+    pub rename: Vec<String>,
+    /// Replicas of created topics; the source's by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+    pub replication_factor: Option<i16>,
+    /// A setting of created topics in place of the source's; may be repeated
+    #[arg(long, value_name = "[TOPIC:]KEY=VALUE")]
+    pub topic_config: Vec<String>,
+    /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_read: Option<Rate>,
+    /// Write at most so many bytes per second to the brokers
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_write: Option<Rate>,
+}
+
+/// `bodley list`
+#[derive(Debug, ClapArgs)]
+pub struct List {
+    #[command(flatten)]
+    pub vault: VaultArg,
+}
+
+/// `bodley show`
+#[derive(Debug, ClapArgs)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct Show {
+    #[command(flatten)]
+    pub vault: VaultArg,
+    /// The topic whose partitions to show
+    #[arg(group = "what")]
+    pub topic: Option<String>,
+    /// The log of commits
+    #[arg(long, group = "what")]
+    pub commits: bool,
+    /// Consumer groups and their committed offsets
+    #[arg(long, group = "what")]
+    pub groups: bool,
+}
+
+/// Bytes per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no rate: write bytes per second such as 5000000, 500K, 50M or 1G");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match text.get(digits.len()..).map(str::to_ascii_uppercase).as_deref() {
+            Some("") => 1,
+            Some("K") => 1 << 10,
+            Some("M") => 1 << 20,
+            Some("G") => 1 << 30,
+            _ => return Err(bad()),
+        };
+        let number: u64 = digits.parse().map_err(|_| bad())?;
+        number.checked_mul(unit).filter(|rate| *rate > 0).map(Self).ok_or_else(bad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        clap::CommandFactory::command().debug_assert_with();
+    }
+
+    trait DebugAssert {
+        fn debug_assert_with(self);
+    }
+
+    impl DebugAssert for clap::Command {
+        fn debug_assert_with(self) {
+            self.debug_assert();
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!("50M".parse(), Ok(Rate(50 << 20)));
+        assert_eq!("7k".parse(), Ok(Rate(7 << 10)));
+        assert_eq!("123".parse(), Ok(Rate(123)));
+        for bad in ["", "M", "0", "1.5M", "10X", "-1", "99999999999G"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+    }
+}

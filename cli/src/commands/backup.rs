@@ -1,0 +1,53 @@
+//! `bodley backup`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bodley_engine::backup::{BackupOptions, backup};
+use bodley_engine::{Progress, Report};
+
+use super::{Outcome, finish, open_cluster, open_store, selection, throttle, usage};
+use crate::args::{Backup, Common};
+use crate::output::{bytes, plural};
+use crate::progress::Display;
+use crate::signals::Signals;
+
+pub async fn run(flags: Backup, common: &Common) -> Outcome {
+    let store = open_store(&flags.vault.vault, None, flags.limit_write)?;
+    let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
+    let start = Instant::now();
+    let cluster = open_cluster(&flags.cluster).await?;
+    let options = BackupOptions {
+        selection: selection(flags.topics),
+        limit_read: throttle(flags.limit_read),
+        ..BackupOptions::default()
+    };
+    let progress = Arc::new(Progress::default());
+    let display = Display::start("backup", Arc::clone(&progress), common.quiet);
+    let result = backup(cluster, store, options, progress, signals.stop()).await;
+    drop(display);
+    let report = result?;
+    let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
+    finish(common.output, "backup", code, &report, &summary(&report, start));
+    Ok(code)
+}
+
+fn summary(report: &Report, start: Instant) -> String {
+    let seconds = start.elapsed().as_secs_f64();
+    let partitions: u32 = report.topics.iter().map(|topic| topic.partitions).sum();
+    let what = match report.bytes {
+        0 => "nothing new".to_owned(),
+        new => {
+            let records =
+                report.records.map(|n| format!(", {}", plural(n as usize, "record"))).unwrap_or_default();
+            format!("{} new{records}", bytes(new))
+        }
+    };
+    let cut = if report.interrupted { "ended early: " } else { "" };
+    format!(
+        "{cut}backed up {} ({}), {}: {what} in {seconds:.1} s",
+        plural(report.topics.len(), "topic"),
+        plural(partitions as usize, "partition"),
+        plural(report.groups as usize, "group"),
+    )
+}

@@ -1,0 +1,97 @@
+//! One file per command; here what they share.
+
+mod backup;
+mod list;
+mod show;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodley_engine::Selection;
+use bodley_io::kafka::{Address, ClientOptions, Cluster};
+use bodley_io::store::SharedStore;
+use bodley_io::store::decorators::{Limit, Retry, Throttled};
+use bodley_io::store::disk::{DirectIo, DiskStore};
+use bodley_io::throttle::Throttle;
+
+use crate::args::{Args, ClusterArg, Command, OutputFormat, Rate, TopicArgs};
+use crate::ended::Ended;
+use crate::output;
+
+/// Result of a command: its exit code.
+type Outcome = Result<u8, Box<Ended>>;
+
+/// Store operations at a time; uploads aside.
+const STORE_OPERATIONS: usize = 32;
+const STORE_GIVES_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// Runs a command to its exit code.
+pub async fn run(args: Args) -> u8 {
+    let format = args.common.output;
+    let (name, outcome) = match args.command {
+        Command::Backup(flags) => ("backup", backup::run(flags, &args.common).await),
+        Command::Verify(_) | Command::Restore(_) => ("x", Err(usage("not yet".into()))),
+        Command::List(flags) => ("list", list::run(flags, format).await),
+        Command::Show(flags) => ("show", show::run(flags, format).await),
+        Command::Completions { shell } => ("completions", completions(shell)),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(ended) => {
+            output::print_failure(format, name, &ended);
+            ended.exit_code()
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Outcome {
+    let mut command = <Args as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "bodley", &mut std::io::stdout().lock());
+    Ok(0)
+}
+
+fn throttle(rate: Option<Rate>) -> Option<Arc<Throttle>> {
+    rate.map(|Rate(bytes)| Arc::new(Throttle::new(bytes)))
+}
+
+/// The store that a URL names, with its policies around it.
+fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<SharedStore, Box<Ended>> {
+    let path = match url.split_once("://") {
+        None => url,
+        Some(("file", path)) if path.starts_with('/') => path,
+        Some(("file", _)) => return Err(usage(format!("`{url}`: write file:///absolute/path"))),
+        Some((scheme, _)) => {
+            return Err(usage(format!("`{url}`: this version keeps vaults in folders, not on {scheme}://")));
+        }
+    };
+    if path.is_empty() {
+        return Err(usage("--vault is empty: name a folder".to_owned()));
+    }
+    let mut store: SharedStore = Arc::new(DiskStore::new(path, DirectIo::Auto));
+    if read.is_some() || write.is_some() {
+        store = Arc::new(Throttled::new(store, throttle(read), throttle(write)));
+    }
+    let store: SharedStore = Arc::new(Retry::new(store, STORE_GIVES_UP_AFTER));
+    Ok(Arc::new(Limit::new(store, STORE_OPERATIONS)))
+}
+
+fn usage(message: String) -> Box<Ended> {
+    Box::new(Ended::usage(message))
+}
+
+async fn open_cluster(arg: &ClusterArg) -> Result<Arc<Cluster>, Box<Ended>> {
+    let bootstrap = Address::parse_list(&arg.bootstrap_server).map_err(|e| usage(e.to_string()))?;
+    Ok(Cluster::open(bootstrap, ClientOptions::default()).await?)
+}
+
+fn selection(arg: TopicArgs) -> Selection {
+    Selection { topics: arg.topics, exclude: arg.exclude, include_internal: arg.include_internal }
+}
+
+/// Prints a report in the form asked for.
+fn finish(format: OutputFormat, command: &str, code: u8, report: &bodley_engine::Report, summary: &str) {
+    match format {
+        OutputFormat::Json => output::print_json(command, code, report),
+        OutputFormat::Text => output::print_report(report, summary),
+    }
+}

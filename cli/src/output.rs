@@ -1,0 +1,127 @@
+//! Reports, as text and as the one JSON document. Rows of text are tables with aligned columns.
+
+use std::io::Write;
+
+use bodley_engine::{Issue, Report};
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::args::OutputFormat;
+use crate::ended::Ended;
+
+/// Changes when a field changes its meaning or goes away.
+const SCHEMA: &str = "bodley.report.v1";
+
+#[derive(Serialize)]
+struct Document<'a, T> {
+    schema: &'static str,
+    command: &'a str,
+    version: &'static str,
+    exit_code: u8,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// Prints the document of a command.
+pub fn print_json<T: Serialize>(command: &str, exit_code: u8, body: &T) {
+    let document = Document { schema: SCHEMA, command, version: env!("CARGO_PKG_VERSION"), exit_code, body };
+    if let Ok(text) = serde_json::to_string_pretty(&document) {
+        print(&text);
+    }
+}
+
+/// To stdout; a reader that went away is no error.
+pub fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints how a command failed: to stderr, and where JSON is wanted to stdout as well.
+pub fn print_failure(format: OutputFormat, command: &str, ended: &Ended) {
+    match format {
+        OutputFormat::Text => print_issue(&ended.issue),
+        OutputFormat::Json => {
+            let report = Report { errors: vec![ended.issue.clone()], ..Report::default() };
+            print_json(command, ended.exit_code(), &report);
+        }
+    }
+}
+
+/// One line, and one more with advice.
+fn print_issue(issue: &Issue) {
+    eprintln!("bodley: {}", issue.message);
+    if let Some(hint) = &issue.hint {
+        eprintln!("        {hint}");
+    }
+}
+
+/// The end of a run for people: topics, gaps, errors, and a summary.
+pub fn print_report(report: &Report, summary: &str) {
+    for note in &report.notes {
+        eprintln!("bodley: note: {note}");
+    }
+    for gap in report.gaps.iter().take(MANY) {
+        eprintln!(
+            "bodley: gap: {}-{} offsets {}..{} ({})",
+            gap.topic, gap.partition, gap.first, gap.next, gap.reason
+        );
+    }
+    if report.gaps.len() > MANY {
+        eprintln!("bodley: … and {} gaps more (all are in --output json)", report.gaps.len() - MANY);
+    }
+    report.errors.iter().take(MANY).for_each(print_issue);
+    if report.errors.len() > MANY {
+        eprintln!("bodley: … and {} errors more (all are in --output json)", report.errors.len() - MANY);
+    }
+    print(summary);
+    if let Some(receipt) = &report.receipt {
+        print(&format!("receipt {receipt}"));
+    }
+}
+
+const MANY: usize = 20;
+
+/// Rows with columns padded to their widest cell; numbers (from the second column on) to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `1.50 GiB`
+pub fn bytes(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+/// `2026-01-02T03:04:05Z`, `-` for none.
+pub fn time(ms: Option<i64>) -> String {
+    let timestamp = ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    timestamp.map_or("-".into(), |timestamp| format!("{:.0}", timestamp))
+}
+
+/// `1 topic`, `2 topics`.
+pub fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text() {
+        let rows = [vec!["topic".into(), "n".into()], vec!["a".into(), "100".into()]];
+        assert_eq!(table(&rows), "topic    n\na      100");
+        assert_eq!(time(Some(1_767_323_045_123)), "2026-01-02T03:04:05Z");
+        assert_eq!(time(None), "-");
+        assert_eq!((plural(1, "topic"), plural(0, "topic")), ("1 topic".into(), "0 topics".into()));
+    }
+}

@@ -1,0 +1,120 @@
+//! The snapshot of consumer groups: committed offsets of the run's topics, raw, taken before the run's ends are fixed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bodley_io::kafka::Cluster;
+use bodley_io::kafka::groups::{GroupOffsets, Listed};
+use bodley_protocol::TopicId;
+
+use crate::error::{EngineError, Severity};
+use crate::report::Issue;
+use crate::vault::log::now_ms;
+use crate::vault::rows::{GroupRow, TopicRow};
+use crate::vault::state::{GroupTopic, State};
+
+/// Groups of our own on clusters that are restored to.
+const OWN_PREFIX: &str = "bodley-restore-";
+
+/// What a snapshot found.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Rows for pairs of group and topic that changed.
+    pub rows: Vec<GroupRow>,
+    /// Groups with offsets in the run's topics.
+    pub groups: u64,
+    /// Groups that could not be read.
+    pub issues: Vec<Issue>,
+}
+
+/// Reads all groups and compares them with the vault's.
+pub async fn snapshot(
+    cluster: &Cluster,
+    state: &State,
+    topics: &BTreeMap<TopicId, TopicRow>,
+) -> Result<Snapshot, EngineError> {
+    let by_name: HashMap<&str, TopicId> =
+        topics.values().map(|topic| (topic.name.as_str(), topic.topic)).collect();
+    let mut snapshot = Snapshot::default();
+    let mut seen: BTreeMap<(String, TopicId), ()> = BTreeMap::new();
+    for listed in cluster.list_groups().await? {
+        // Share groups keep no offsets of this kind; connect workers and the like have none at all.
+        if listed.group.starts_with(OWN_PREFIX) || listed.kind == "share" {
+            continue;
+        }
+        let offsets = match cluster.group_offsets(&listed.group).await {
+            Ok(offsets) => offsets,
+            Err(error) => {
+                let message = format!("the offsets of group {} could not be read: {error}", listed.group);
+                snapshot.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
+                // What the vault has of it stays.
+                let known = state.groups.keys().filter(|(group, _)| *group == listed.group);
+                seen.extend(known.map(|key| (key.clone(), ())));
+                continue;
+            }
+        };
+        let pairs = pairs(&listed, &offsets, &by_name);
+        snapshot.groups += u64::from(!pairs.is_empty());
+        for (topic, rows) in pairs {
+            let key = (listed.group.clone(), topic);
+            if !state.groups.get(&key).is_some_and(|known| same(known, &rows)) {
+                snapshot.rows.extend(rows);
+            }
+            seen.insert(key, ());
+        }
+    }
+    let gone = state
+        .groups
+        .iter()
+        .filter(|(key, pair)| pair.header.present && topics.contains_key(&key.1) && !seen.contains_key(*key));
+    snapshot.rows.extend(gone.map(|(_, pair)| GroupRow {
+        present: false,
+        taken: now_ms(),
+        ..pair.header.clone()
+    }));
+    Ok(snapshot)
+}
+
+/// The rows of one group, topic by topic: a header, then its partitions.
+fn pairs(
+    listed: &Listed,
+    offsets: &GroupOffsets,
+    by_name: &HashMap<&str, TopicId>,
+) -> BTreeMap<TopicId, Vec<GroupRow>> {
+    let mut pairs: BTreeMap<TopicId, Vec<GroupRow>> = BTreeMap::new();
+    for (tp, committed) in &offsets.offsets {
+        let Some(topic) = by_name.get(&*tp.topic) else { continue };
+        let header = || GroupRow {
+            group: listed.group.clone(),
+            topic: *topic,
+            partition: -1,
+            present: true,
+            kind: listed.kind.clone(),
+            protocol_type: listed.protocol_type.clone(),
+            unstable: offsets.unstable,
+            taken: now_ms(),
+            offset: -1,
+            leader_epoch: -1,
+            metadata: None,
+        };
+        let rows = pairs.entry(*topic).or_insert_with(|| vec![header()]);
+        rows.push(GroupRow {
+            partition: tp.partition,
+            kind: String::new(),
+            protocol_type: String::new(),
+            unstable: false,
+            taken: 0,
+            offset: committed.offset,
+            leader_epoch: committed.leader_epoch,
+            metadata: committed.metadata.clone(),
+            ..header()
+        });
+    }
+    pairs
+}
+
+/// The vault already says so; when it was read does not matter.
+fn same(known: &GroupTopic, rows: &[GroupRow]) -> bool {
+    let Some((header, offsets)) = rows.split_first() else { return false };
+    let header = GroupRow { taken: known.header.taken, ..header.clone() };
+    known.header == header && known.offsets.values().eq(offsets)
+}

@@ -1,0 +1,158 @@
+//! Backup: metadata, groups, one round of ListOffsets that fixes the end of the run, then Fetch until every partition is there.
+//!
+//! ```text
+//! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
+//! run.rs     hands tasks to workers, gathers what they made durable, commits
+//! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   walk.rs  batches   task.rs  one partition
+//! ```
+
+mod groups;
+mod intake;
+mod plan;
+mod run;
+mod task;
+mod walk;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodley_io::BufferPool;
+use bodley_io::kafka::Cluster;
+use bodley_io::store::SharedStore;
+use bodley_io::throttle::Throttle;
+use tokio::sync::watch;
+
+use crate::error::EngineError;
+use crate::progress::Progress;
+use crate::report::{Report, TopicReport, known_time};
+use crate::select::Selection;
+use crate::vault::log::{Addition, Vault};
+use crate::vault::rows::Rows;
+use crate::vault::{VaultError, hex};
+
+/// Length of a part buffer, bytes.
+pub const PART_LEN: usize = 8 << 20;
+
+/// What a backup is to do and with what means.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// Which topics.
+    pub selection: Selection,
+    /// Bytes of buffers.
+    pub budget: usize,
+    /// Connections that fetch from each broker.
+    pub connections: usize,
+    /// Data is committed at least so often.
+    pub commit_interval: Duration,
+    /// Bound on bytes read from the source.
+    pub limit_read: Option<Arc<Throttle>>,
+}
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            budget: 160 << 20,
+            connections: 4,
+            commit_interval: Duration::from_secs(60),
+            limit_read: None,
+        }
+    }
+}
+
+/// Backs up everything selected, from the vault's cursors to the last stable offsets as they are now. `stop` ends it early: what is durable is committed.
+pub async fn backup(
+    cluster: Arc<Cluster>,
+    store: SharedStore,
+    options: BackupOptions,
+    progress: Arc<Progress>,
+    stop: watch::Receiver<bool>,
+) -> Result<Report, EngineError> {
+    let layout = cluster.layout();
+    let chosen = plan::choose(&layout, &options.selection)?;
+    let cluster_id = layout.cluster_id.clone().unwrap_or_default();
+    let mut vault = open_or_create(store, &cluster_id).await?;
+    let state = vault.fold(false).await?;
+
+    let mut plan = plan::Plan::default();
+    let vault_id = vault.identity().vault_id.clone();
+    plan.catalog(&state, &vault_id, &options.selection, &chosen);
+    plan.settings(&cluster, &state).await?;
+    // Before the ends are fixed: a position taken now lies within what will be read.
+    let snapshot = groups::snapshot(&cluster, &state, &plan.topics).await?;
+    plan.ends(&cluster, &state).await?;
+
+    let mut report = Report { groups: snapshot.groups, ..Report::default() };
+    report.notes = std::mem::take(&mut plan.notes);
+    report.gaps = std::mem::take(&mut plan.gaps);
+    report.errors = std::mem::take(&mut plan.issues);
+    report.errors.extend(snapshot.issues);
+    report.topics = plan.topics.values().map(topic_report).collect();
+    report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let rows = std::mem::take(&mut plan.rows);
+    let pool = BufferPool::new(PART_LEN, options.budget);
+    let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop });
+    let finished = run.finish(rows, snapshot.rows, &mut report).await?;
+    report.receipt = Some(finished.to_string());
+    if !report.gaps.is_empty() {
+        report.errors.push(gap_issue(&report));
+    }
+    Ok(report)
+}
+
+async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {
+    let vault = match Vault::open(Arc::clone(&store)).await {
+        Err(VaultError::Absent { .. }) => Vault::create(store, cluster_id).await?,
+        other => other?,
+    };
+    let theirs = &vault.identity().cluster_id;
+    if theirs != cluster_id {
+        return Err(EngineError::Refused(format!(
+            "this vault holds cluster {theirs}, the brokers say that they are cluster {cluster_id}: use a new vault for another cluster"
+        )));
+    }
+    Ok(vault)
+}
+
+fn topic_report(topic: &crate::vault::rows::TopicRow) -> TopicReport {
+    TopicReport {
+        topic: topic.name.clone(),
+        topic_id: hex(&topic.topic),
+        partitions: topic.partitions,
+        records: Some(0),
+        present: true,
+        incarnation: topic.incarnation,
+        ..TopicReport::default()
+    }
+}
+
+fn gap_issue(report: &Report) -> crate::report::Issue {
+    let lost: i64 = report.gaps.iter().map(|gap| gap.next - gap.first).sum();
+    let message = format!(
+        "{lost} offsets in {} gaps are lost: they were gone or damaged at the source",
+        report.gaps.len()
+    );
+    crate::report::Issue::new("gap", crate::error::Severity::Missing, message)
+        .hint("the gaps are recorded in the vault; back up more often than the topics' retention")
+}
+
+/// Adds rows to a report's topics.
+fn count(report: &mut Report, rows: &Rows) {
+    for range in &rows.ranges {
+        let id = hex(&range.topic);
+        report.bytes += u64::from(range.stored);
+        let Some(topic) = report.topics.iter_mut().find(|topic| topic.topic_id == id) else { continue };
+        topic.bytes += u64::from(range.stored);
+        topic.records = topic.records.filter(|_| range.kept >= 0).map(|records| records + range.kept as u64);
+        let (min, max) = (known_time(range.base_ts), known_time(range.max_ts));
+        topic.min_timestamp = [topic.min_timestamp, min].into_iter().flatten().min();
+        topic.max_timestamp = topic.max_timestamp.max(max);
+    }
+    report.records = report.topics.iter().map(|topic| topic.records).sum();
+}
+
+/// One commit's worth.
+fn addition(segments: Vec<crate::vault::SegmentRef>, rows: Rows) -> Addition {
+    Addition { segments, rows }
+}

@@ -1,0 +1,238 @@
+//! Before a backup reads: which topics, what is new about them, where each partition starts and ends, and which need no Fetch at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bodley_io::kafka::offsets::{End, Found};
+use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
+use bodley_protocol::{ErrorCode, TopicId};
+use sha2::Digest;
+
+use super::task::{Aborted, Task};
+use crate::error::{EngineError, Severity};
+use crate::report::{Gap, Issue};
+use crate::select::Selection;
+use crate::vault::rows::{ConfigRow, Kind, Reason, Rows, TopicRow};
+use crate::vault::state::{Cursor, PartKey, State};
+
+/// What a run will do.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The run's topics by id in the vault.
+    pub topics: BTreeMap<TopicId, TopicRow>,
+    /// Partitions to read.
+    pub tasks: Vec<Task>,
+    /// Rows that need no reading: changed topics and settings, ranges known to be empty or lost.
+    pub rows: Rows,
+    /// Found along the way.
+    pub gaps: Vec<Gap>,
+    /// Partitions that can't be read.
+    pub issues: Vec<Issue>,
+    /// Worth knowing.
+    pub notes: Vec<String>,
+}
+
+const NO_ID: TopicId = [0; 16];
+
+/// Chooses the topics of the run from the cluster's.
+pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, EngineError> {
+    let there = layout.topics.values().filter(|topic| topic.error != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    let names = selection.choose(there.map(|topic| (&*topic.name, topic.internal)), "in the cluster")?;
+    Ok(names.iter().filter_map(|name| layout.topics.get(name.as_str())).cloned().collect())
+}
+
+impl Plan {
+    /// Notes the chosen topics: new ones, changed ones, new lives of old names, and those that are gone.
+    pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
+        for topic in chosen {
+            let row = topic_row(state, vault_id, topic);
+            let known = state.topics.get(&row.topic);
+            if known.is_none() && row.incarnation > 0 {
+                let name = &row.name;
+                self.notes
+                    .push(format!("topic {name} was deleted and created again: stored as a new incarnation"));
+            }
+            if known != Some(&row) {
+                self.rows.topics.push(row.clone());
+            }
+            self.topics.insert(row.topic, row);
+        }
+        for old in state.topics.values().filter(|old| old.present && !self.topics.contains_key(&old.topic)) {
+            if selection.covers(&old.name, old.internal) {
+                if !chosen.iter().any(|topic| *topic.name == old.name) {
+                    self.notes.push(format!(
+                        "topic {} is gone from the cluster; its data stays in the vault",
+                        old.name
+                    ));
+                }
+                self.rows.topics.push(TopicRow { present: false, ..old.clone() });
+            }
+        }
+    }
+
+    /// Notes settings that differ from those in the vault.
+    pub async fn settings(&mut self, cluster: &Cluster, state: &State) -> Result<(), EngineError> {
+        let names: Vec<Arc<str>> = self.topics.values().map(|topic| Arc::from(topic.name.as_str())).collect();
+        let described = cluster.describe_configs(&names).await?;
+        for topic in self.topics.values() {
+            let Some(configs) = described.get(topic.name.as_str()) else { continue };
+            let own = configs.iter().filter(|(_, config)| config.is_own);
+            let own: BTreeMap<String, Option<String>> =
+                own.map(|(name, config)| (name.clone(), config.value.clone())).collect();
+            if state.configs.get(&topic.topic) == Some(&own) {
+                continue;
+            }
+            if own.is_empty() {
+                self.rows.configs.push(ConfigRow { topic: topic.topic, name: String::new(), value: None });
+            }
+            let rows = own.into_iter().map(|(name, value)| ConfigRow { topic: topic.topic, name, value });
+            self.rows.configs.extend(rows);
+        }
+        Ok(())
+    }
+
+    /// Fixes where each partition starts and ends in this run.
+    pub async fn ends(&mut self, cluster: &Arc<Cluster>, state: &State) -> Result<(), EngineError> {
+        let mut parts: BTreeMap<TopicPartition, PartKey> = BTreeMap::new();
+        for topic in self.topics.values() {
+            let name: Arc<str> = Arc::from(topic.name.as_str());
+            for partition in 0..topic.partitions {
+                parts.insert(TopicPartition::new(&name, partition as i32), (topic.topic, partition));
+            }
+        }
+        let all: Vec<TopicPartition> = parts.keys().cloned().collect();
+        let starts = cluster.list_offsets(&all, End::Earliest).await?;
+        let ends = cluster.list_offsets(&all, End::LastStable).await?;
+        let failures: BTreeMap<_, _> = starts.failed.into_iter().chain(ends.failed).collect();
+        for (tp, error) in failures {
+            let issue = Issue::new("partition_unavailable", Severity::Failed, format!("{tp}: {error}"));
+            let issue = issue
+                .at(&tp.topic, tp.partition as u32, None)
+                .hint("run again when the partition has a leader");
+            self.issues.push(issue);
+        }
+        let layout = cluster.layout();
+        let mut suspects = Vec::new();
+        for (tp, key) in parts {
+            let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
+            let topic = layout.topics.get(&tp.topic);
+            let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);
+            let cursor = state.partitions.get(&key).and_then(|partition| partition.cursor);
+            let task = Task {
+                key,
+                tp,
+                fetch_id: topic.map_or(NO_ID, |topic| topic.id),
+                from: cursor.map_or(-1, |cursor| cursor.next),
+                next: cursor.map_or(start.offset, |cursor| cursor.next),
+                end: end.offset,
+                rewind: cursor.map_or(0, |cursor| cursor.rewind),
+                leader_epoch,
+                last_epoch: cursor.map_or(-1, |cursor| cursor.last_epoch),
+                aborted: Aborted::default(),
+                bad_tries: 0,
+                stuck: None,
+            };
+            self.admit(task, cursor, start.offset, &mut suspects);
+        }
+        self.check_epochs(cluster, suspects).await
+    }
+
+    /// Decides about one partition: nothing new, something to read, or a suspicion to check first.
+    fn admit(&mut self, mut task: Task, cursor: Option<Cursor>, start: i64, suspects: &mut Vec<Task>) {
+        if task.next > task.end {
+            let message = format!(
+                "{} ends at offset {} but was backed up to {}: the source's log was truncated (an unclean leader election) or replaced",
+                task.tp, task.end, task.next
+            );
+            self.issues.push(truncated(&task, message));
+            return;
+        }
+        if task.next < start {
+            self.rows.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
+            self.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..start, Reason::Retention));
+            task.next = start;
+            // Nothing that the epoch could tell is left.
+            task.last_epoch = -1;
+        }
+        match cursor {
+            None if task.is_done() => self.rows.ranges.push(task.row(Kind::Empty, task.next)),
+            Some(cursor) if cursor.leader_epoch != task.leader_epoch && task.last_epoch >= 0 => {
+                suspects.push(task)
+            }
+            _ if task.is_done() => {}
+            _ => self.tasks.push(task),
+        }
+    }
+
+    /// A new leader since the last run: does its log still hold what we have? Asked without reading.
+    async fn check_epochs(&mut self, cluster: &Arc<Cluster>, suspects: Vec<Task>) -> Result<(), EngineError> {
+        let questions: Vec<_> = suspects.iter().map(|task| (task.tp.clone(), task.last_epoch)).collect();
+        let answers = cluster.epoch_ends(&questions).await?;
+        for task in suspects {
+            match answers.found.get(&task.tp) {
+                Some(found) if !holds(&task, found) => {
+                    let message = format!(
+                        "{}: the leader's log ends epoch {} at offset {}, but offsets to {} of it were backed up: the source's log was truncated (an unclean leader election)",
+                        task.tp, task.last_epoch, found.offset, task.next
+                    );
+                    self.issues.push(truncated(&task, message));
+                }
+                Some(_) if task.is_done() => {}
+                Some(_) => self.tasks.push(task),
+                None => {
+                    let why = answers.failed.get(&task.tp).map_or("no answer".into(), ToString::to_string);
+                    let issue =
+                        Issue::new("partition_unavailable", Severity::Failed, format!("{}: {why}", task.tp));
+                    self.issues.push(issue.at(&task.tp.topic, task.key.1, Some(task.next)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn holds(task: &Task, found: &Found) -> bool {
+    found.leader_epoch == task.last_epoch && found.offset >= task.next
+}
+
+/// What is said when the source no longer holds what the vault has.
+pub fn truncated(task: &Task, message: String) -> Issue {
+    Issue::new("truncated", Severity::Missing, message).at(&task.tp.topic, task.key.1, Some(task.next)).hint(
+        "this version stops at such partitions and keeps what it has; to go on, back up into a new vault",
+    )
+}
+
+/// The vault's row for a topic as it is now.
+fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
+    let lives = state.lives(&topic.name);
+    let synthetic = topic.id == NO_ID;
+    let newest = lives.first().map(|life| life.incarnation);
+    let (id, incarnation) = if synthetic {
+        let incarnation = newest.unwrap_or(0);
+        (synthetic_id(vault_id, &topic.name, incarnation), incarnation)
+    } else {
+        let same = lives.iter().find(|life| life.topic == topic.id).map(|life| life.incarnation);
+        (topic.id, same.unwrap_or_else(|| newest.map_or(0, |newest| newest + 1)))
+    };
+    TopicRow {
+        topic: id,
+        name: topic.name.to_string(),
+        present: true,
+        partitions: topic.partitions.len() as u32,
+        replication: topic.partitions.first().map_or(0, |partition| partition.replicas as u16),
+        internal: topic.internal,
+        synthetic,
+        incarnation,
+    }
+}
+
+/// The id of a topic whose broker has none: two writers make the same one.
+fn synthetic_id(vault_id: &str, name: &str, incarnation: u32) -> TopicId {
+    let mut hash = sha2::Sha256::new();
+    let id = u128::from_str_radix(vault_id, 16).unwrap_or_default();
+    hash.update(id.to_be_bytes());
+    hash.update(name.as_bytes());
+    hash.update(incarnation.to_be_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.first_chunk().copied().unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! One partition's part of a run: where it stands, where it ends, which aborted transactions it has met.
+
+use std::time::Instant;
+
+use bodley_io::kafka::TopicPartition;
+use bodley_protocol::TopicId;
+use bodley_protocol::fetch::AbortedTransaction;
+
+use crate::vault::rows::{AbortedRow, Kind, NO_TIME, Range};
+use crate::vault::state::PartKey;
+
+/// A partition that is being read.
+#[derive(Debug)]
+pub struct Task {
+    /// Topic id in the vault, and partition.
+    pub key: PartKey,
+    /// As the broker calls it.
+    pub tp: TopicPartition,
+    /// The broker's topic id; zeros where it has none.
+    pub fetch_id: TopicId,
+    /// The cursor at the commit that the run began at; -1: none.
+    pub from: i64,
+    /// Next offset to read. Not the cursor: that is moved by commits only.
+    pub next: i64,
+    /// Where this run ends, exclusive.
+    pub end: i64,
+    /// Rewind epoch.
+    pub rewind: u32,
+    /// Leader epoch from the cluster's metadata.
+    pub leader_epoch: i32,
+    /// Leader epoch of the last batch; -1: none.
+    pub last_epoch: i32,
+    /// Aborted transactions met.
+    pub aborted: Aborted,
+    /// A batch at `next` was bad so often.
+    pub bad_tries: u32,
+    /// Since when there has been no progress; `None`: there is.
+    pub stuck: Option<Instant>,
+}
+
+impl Task {
+    /// Nothing left to read.
+    pub fn is_done(&self) -> bool {
+        self.next >= self.end
+    }
+
+    /// A row for offsets from `next` on; the caller moves `next`.
+    pub fn row(&self, kind: Kind, next: i64) -> Range {
+        Range {
+            topic: self.key.0,
+            partition: self.key.1,
+            kind,
+            rewind: self.rewind,
+            first: self.next,
+            next,
+            last_epoch: -1,
+            leader_epoch: self.leader_epoch,
+            lso: -1,
+            high_watermark: -1,
+            from: self.from,
+            segment: [0; 16],
+            position: 0,
+            stored: 0,
+            records: 0,
+            kept: 0,
+            min_ts: NO_TIME,
+            max_ts: NO_TIME,
+            base_ts: NO_TIME,
+            crc64: 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    producer_id: i64,
+    first: i64,
+    /// `i64::MAX`: not seen.
+    marker: i64,
+    /// Not yet in a commit's rows.
+    dirty: bool,
+}
+
+/// The aborted transactions of one partition: the union of what responses listed, each closed by its marker in the data.
+///
+/// A list is complete for a fetch that starts inside a transaction, so it needs no memory of earlier runs.
+#[derive(Debug, Default)]
+pub struct Aborted {
+    entries: Vec<Entry>,
+}
+
+impl Aborted {
+    /// Adds what a response lists.
+    pub fn learn(&mut self, listed: &[AbortedTransaction]) {
+        for AbortedTransaction { producer_id, first_offset } in listed {
+            let known = |e: &Entry| (e.producer_id, e.first) == (*producer_id, *first_offset);
+            if !self.entries.iter().any(known) {
+                let (producer_id, first) = (*producer_id, *first_offset);
+                self.entries.push(Entry { producer_id, first, marker: i64::MAX, dirty: true });
+            }
+        }
+    }
+
+    /// Whether a transactional data batch is aborted.
+    pub fn covers(&self, producer_id: i64, base_offset: i64, last_offset: i64) -> bool {
+        let hit =
+            |e: &Entry| e.producer_id == producer_id && e.first <= last_offset && e.marker > base_offset;
+        self.entries.iter().any(hit)
+    }
+
+    /// A transaction marker of `producer_id` stands at `offset`: it closes what that producer has open, which is aborted (a commit
+    /// marker can't follow an aborted transaction's data before its abort marker).
+    pub fn close(&mut self, producer_id: i64, offset: i64) {
+        let open = |e: &&mut Entry| e.producer_id == producer_id && e.first <= offset && e.marker == i64::MAX;
+        for entry in self.entries.iter_mut().filter(open) {
+            (entry.marker, entry.dirty) = (offset, true);
+        }
+    }
+
+    /// Rows for what is new since the last call. Closed entries are forgotten: no later fetch can begin inside of them.
+    pub fn take_rows(&mut self, key: PartKey, rewind: u32) -> Vec<AbortedRow> {
+        let dirty = self.entries.iter_mut().filter(|entry| entry.dirty);
+        let rows = dirty.map(|entry| {
+            entry.dirty = false;
+            let Entry { producer_id, first, marker, .. } = *entry;
+            AbortedRow { topic: key.0, partition: key.1, rewind, producer_id, first, marker }
+        });
+        let rows = rows.collect();
+        self.entries.retain(|entry| entry.marker == i64::MAX);
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_transactions_of_one_producer() {
+        let mut aborted = Aborted::default();
+        let listed = |first| AbortedTransaction { producer_id: 7, first_offset: first };
+        aborted.learn(&[listed(10), listed(30), listed(10)]);
+        assert!(aborted.covers(7, 10, 12));
+        assert!(!aborted.covers(8, 10, 12));
+        assert!(!aborted.covers(7, 5, 9));
+        aborted.close(7, 15);
+        // Between the first one's marker and the second one's begin the producer committed something.
+        assert!(!aborted.covers(7, 16, 20));
+        assert!(aborted.covers(7, 12, 14));
+        assert!(aborted.covers(7, 30, 31));
+        let rows = aborted.take_rows(([1; 16], 2), 0);
+        assert_eq!(rows.iter().map(|r| (r.first, r.marker)).collect::<Vec<_>>(), [(10, 15), (30, i64::MAX)]);
+        assert!(aborted.take_rows(([1; 16], 2), 0).is_empty());
+        aborted.close(7, 40);
+        assert_eq!(aborted.take_rows(([1; 16], 2), 0)[0].marker, 40);
+    }
+}

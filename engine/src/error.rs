@@ -1,0 +1,81 @@
+//! Errors of a whole run, with what they mean for its exit code.
+
+use bodley_io::kafka::KafkaError;
+use bodley_io::store::StoreError;
+
+use crate::vault::VaultError;
+
+/// How bad it is, as design and `--help` number it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// 1: it did not work, nothing is lost, run it again.
+    Failed,
+    /// 2: refused before anything was written.
+    Refused,
+    /// 3: data that was asked for is missing or damaged.
+    Missing,
+}
+
+impl Severity {
+    /// The exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Refused => 2,
+            Self::Missing => 3,
+        }
+    }
+}
+
+/// What ended a run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The cluster.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// What was asked for cannot be done; nothing was written.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl EngineError {
+    /// What it means for the exit code.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Kafka(_) | Self::Store(_) => Severity::Failed,
+            Self::Refused(_) => Severity::Refused,
+            Self::Vault(error) => match error {
+                VaultError::Store(_) | VaultError::LostRace { .. } | VaultError::Internal(_) => {
+                    Severity::Failed
+                }
+                VaultError::Absent { .. } | VaultError::Foreign { .. } | VaultError::Unsupported(_) => {
+                    Severity::Refused
+                }
+                VaultError::Damaged { .. } => Severity::Missing,
+            },
+        }
+    }
+
+    /// A stable word for it in reports.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Kafka(KafkaError::Refused { .. }) => "kafka_refused",
+            Self::Kafka(KafkaError::NotKafka { .. }) => "not_kafka",
+            Self::Kafka(_) => "kafka_unreachable",
+            Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
+            Self::Refused(_) => "refused",
+            Self::Vault(VaultError::Absent { .. }) => "vault_absent",
+            Self::Vault(VaultError::Foreign { .. }) => "vault_foreign",
+            Self::Vault(VaultError::Unsupported(_)) => "vault_unsupported",
+            Self::Vault(VaultError::Damaged { .. }) => "vault_damaged",
+            Self::Vault(VaultError::LostRace { .. }) => "lost_race",
+            Self::Vault(VaultError::Internal(_)) => "internal",
+        }
+    }
+}

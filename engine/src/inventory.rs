@@ -1,0 +1,295 @@
+//! What a vault holds, for `list` and `show`. Reads commits and tables, no data.
+
+use std::collections::BTreeMap;
+
+use bodley_io::store::SharedStore;
+use serde::Serialize;
+
+use crate::error::EngineError;
+use crate::report::{Gap, TopicReport, known_time};
+use crate::vault::hex;
+use crate::vault::log::Vault;
+use crate::vault::rows::{Kind, Range, TopicRow};
+use crate::vault::state::{PartitionState, State};
+
+/// A vault's contents.
+#[derive(Debug, Serialize)]
+pub struct Inventory {
+    /// `seq:sha256` of the newest commit.
+    pub receipt: String,
+    /// Its number.
+    pub seq: u64,
+    /// Its time, ms.
+    pub committed: i64,
+    /// The source cluster.
+    pub cluster_id: String,
+    /// The vault.
+    pub vault_id: String,
+    /// By name, the newest incarnation first.
+    pub topics: Vec<ListedTopic>,
+    /// All gaps.
+    pub gaps: Vec<Gap>,
+    /// Consumer groups with offsets.
+    pub groups: u64,
+    /// Bytes of record batches.
+    pub bytes: u64,
+    /// Always empty: what is wrong ends the command.
+    pub errors: Vec<crate::report::Issue>,
+}
+
+/// A topic in an [`Inventory`].
+#[derive(Debug, Serialize)]
+pub struct ListedTopic {
+    /// What there is of it.
+    #[serde(flatten)]
+    pub topic: TopicReport,
+    /// There is a newer topic of the same name.
+    pub superseded: bool,
+}
+
+impl std::ops::Deref for ListedTopic {
+    type Target = TopicReport;
+
+    fn deref(&self) -> &TopicReport {
+        &self.topic
+    }
+}
+
+/// One name's topics in detail.
+#[derive(Debug, Serialize)]
+pub struct TopicDetail {
+    /// The newest first.
+    pub incarnations: Vec<Incarnation>,
+}
+
+/// One topic in detail.
+#[derive(Debug, Serialize)]
+pub struct Incarnation {
+    /// Summed up.
+    #[serde(flatten)]
+    pub topic: TopicReport,
+    /// Settings made on it; null where the broker hid the value.
+    pub configs: BTreeMap<String, Option<String>>,
+    /// Partition by partition.
+    pub partitions: Vec<PartitionDetail>,
+    /// Its gaps.
+    #[serde(rename = "gap_list")]
+    pub gaps: Vec<Gap>,
+}
+
+/// A partition in detail.
+#[derive(Debug, Serialize)]
+pub struct PartitionDetail {
+    /// Index.
+    pub partition: u32,
+    /// First offset that is covered.
+    pub first: i64,
+    /// The cursor: first offset that is not.
+    pub next: i64,
+    /// Records as consumers count them.
+    pub records: Option<u64>,
+    /// Bytes of record batches.
+    pub bytes: u64,
+    /// Least first-record time of a batch, ms.
+    pub min_timestamp: Option<i64>,
+    /// Greatest record time, ms.
+    pub max_timestamp: Option<i64>,
+    /// Gaps in it.
+    pub gaps: u64,
+}
+
+/// The log.
+#[derive(Debug, Serialize)]
+pub struct Commits {
+    /// From the first on.
+    pub commits: Vec<ListedCommit>,
+}
+
+/// A commit in the log.
+#[derive(Debug, Serialize)]
+pub struct ListedCommit {
+    /// Number.
+    pub seq: u64,
+    /// ms.
+    pub time: i64,
+    /// What it does.
+    pub operation: &'static str,
+    /// Segments that it adds.
+    pub segments: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Rows that it adds.
+    pub rows: u64,
+    /// Who wrote it.
+    pub writer: String,
+    /// Its digest.
+    pub digest: String,
+}
+
+/// Committed offsets of consumer groups.
+#[derive(Debug, Serialize)]
+pub struct Groups {
+    /// By group, topic and partition.
+    pub groups: Vec<ListedOffset>,
+}
+
+/// One committed offset.
+#[derive(Debug, Serialize)]
+pub struct ListedOffset {
+    /// Group.
+    pub group: String,
+    /// Topic name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Next offset to read at the source.
+    pub offset: i64,
+    /// The client's own words.
+    pub metadata: Option<String>,
+    /// When it was read, ms.
+    pub taken: i64,
+    /// Read while a transactional commit was pending.
+    pub unstable: bool,
+}
+
+/// Lists the topics of a vault.
+pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
+    let mut vault = Vault::open(store).await?;
+    let state = vault.fold(true).await?;
+    let newest = state.newest();
+    let mut topics: Vec<ListedTopic> = state
+        .topics
+        .values()
+        .map(|row| ListedTopic {
+            topic: summarize(&state, row),
+            superseded: newest.get(row.name.as_str()).is_some_and(|newest| newest.topic != row.topic),
+        })
+        .collect();
+    topics.sort_by(|a, b| (&a.topic.topic, b.incarnation).cmp(&(&b.topic.topic, a.incarnation)));
+    let gaps = state.topics.values().flat_map(|row| gaps(&state, row)).collect();
+    let groups: std::collections::BTreeSet<_> =
+        state.groups.iter().filter(|(_, pair)| pair.header.present).map(|((group, _), _)| group).collect();
+    Ok(Inventory {
+        receipt: vault.receipt().to_string(),
+        seq: vault.receipt().seq,
+        committed: vault.head_time(),
+        cluster_id: vault.identity().cluster_id.clone(),
+        vault_id: vault.identity().vault_id.clone(),
+        bytes: topics.iter().map(|topic| topic.bytes).sum(),
+        groups: groups.len() as u64,
+        gaps,
+        topics,
+        errors: Vec::new(),
+    })
+}
+
+/// Shows all topics of a name.
+pub async fn show_topic(store: SharedStore, name: &str) -> Result<TopicDetail, EngineError> {
+    let state = Vault::open(store).await?.fold(true).await?;
+    let lives = state.lives(name);
+    if lives.is_empty() {
+        return Err(EngineError::Refused(format!("there is no topic `{name}` in the vault")));
+    }
+    let incarnations = lives.into_iter().map(|row| Incarnation {
+        topic: summarize(&state, row),
+        configs: state.configs.get(&row.topic).cloned().unwrap_or_default(),
+        partitions: partitions(&state, row).map(|(partition, state)| detail(partition, state)).collect(),
+        gaps: gaps(&state, row),
+    });
+    Ok(TopicDetail { incarnations: incarnations.collect() })
+}
+
+/// Shows the log.
+pub async fn show_commits(store: SharedStore) -> Result<Commits, EngineError> {
+    let vault = Vault::open(store).await?;
+    let mut commits = Vec::new();
+    for seq in 1..=vault.receipt().seq {
+        let (commit, digest) = vault.read_commit(seq).await?;
+        commits.push(ListedCommit {
+            seq,
+            time: commit.time,
+            operation: commit.op.name(),
+            segments: commit.segments.len(),
+            bytes: commit.segments.iter().map(|segment| segment.bytes).sum(),
+            rows: commit.tables.iter().map(|table| table.rows).sum(),
+            writer: commit.writer,
+            digest,
+        });
+    }
+    Ok(Commits { commits })
+}
+
+/// Shows the newest snapshot of consumer groups.
+pub async fn show_groups(store: SharedStore) -> Result<Groups, EngineError> {
+    let state = Vault::open(store).await?.fold(false).await?;
+    let mut groups = Vec::new();
+    for ((group, id), pair) in state.groups.iter().filter(|(_, pair)| pair.header.present) {
+        let topic = state.topics.get(id).map_or_else(|| hex(id), |topic| topic.name.clone());
+        groups.extend(pair.offsets.values().map(|row| ListedOffset {
+            group: group.clone(),
+            topic: topic.clone(),
+            partition: row.partition,
+            offset: row.offset,
+            metadata: row.metadata.clone().filter(|metadata| !metadata.is_empty()),
+            taken: pair.header.taken,
+            unstable: pair.header.unstable,
+        }));
+    }
+    Ok(Groups { groups })
+}
+
+fn partitions<'a>(state: &'a State, row: &'a TopicRow) -> impl Iterator<Item = (u32, &'a PartitionState)> {
+    let range = (row.topic, 0)..=(row.topic, u32::MAX);
+    state.partitions.range(range).map(|((_, partition), state)| (*partition, state))
+}
+
+/// Adds up a topic's rows.
+pub fn summarize(state: &State, row: &TopicRow) -> TopicReport {
+    let mut report = TopicReport {
+        topic: row.name.clone(),
+        topic_id: hex(&row.topic),
+        partitions: row.partitions,
+        records: Some(0),
+        present: row.present,
+        incarnation: row.incarnation,
+        ..TopicReport::default()
+    };
+    for (_, partition) in partitions(state, row) {
+        let part = detail(0, partition);
+        report.records = report.records.zip(part.records).map(|(a, b)| a + b);
+        report.bytes += part.bytes;
+        report.min_timestamp = [report.min_timestamp, part.min_timestamp].into_iter().flatten().min();
+        report.max_timestamp = report.max_timestamp.max(part.max_timestamp);
+        report.gaps += part.gaps;
+    }
+    report
+}
+
+fn detail(partition: u32, state: &PartitionState) -> PartitionDetail {
+    let ranges = &state.ranges;
+    let data = || ranges.iter().filter(|range| range.kind == Kind::Data);
+    let kept = |range: &Range| u64::try_from(range.kept).ok();
+    PartitionDetail {
+        partition,
+        first: ranges.first().map_or(0, |range| range.first),
+        next: state.cursor.map_or(0, |cursor| cursor.next),
+        records: data().map(kept).sum(),
+        bytes: data().map(|range| u64::from(range.stored)).sum(),
+        min_timestamp: data().filter_map(|range| known_time(range.base_ts)).min(),
+        max_timestamp: data().filter_map(|range| known_time(range.max_ts)).max(),
+        gaps: ranges.iter().filter(|range| matches!(range.kind, Kind::Gap(_))).count() as u64,
+    }
+}
+
+/// A topic's gaps.
+pub fn gaps(state: &State, row: &TopicRow) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for (partition, part) in partitions(state, row) {
+        for range in &part.ranges {
+            if let Kind::Gap(reason) = range.kind {
+                gaps.push(Gap::new(&row.name, partition, range.first..range.next, reason));
+            }
+        }
+    }
+    gaps
+}

@@ -1,0 +1,167 @@
+//! What a run says when it is over: the same for people and, as JSON, for programs.
+
+use serde::Serialize;
+
+use crate::error::{EngineError, Severity};
+use crate::vault::rows::Reason;
+
+/// The result of a command.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// `seq:sha256` of the vault's newest commit.
+    pub receipt: Option<String>,
+    /// Topic by topic, sorted by name.
+    pub topics: Vec<TopicReport>,
+    /// Offsets that are lost. For a backup: found by this run.
+    pub gaps: Vec<Gap>,
+    /// What went wrong.
+    pub errors: Vec<Issue>,
+    /// What is worth knowing but leaves the exit code alone.
+    pub notes: Vec<String>,
+    /// Bytes of record batches moved.
+    pub bytes: u64,
+    /// Records moved, as consumers count them; `None` where that is unknown.
+    pub records: Option<u64>,
+    /// Consumer groups whose offsets are in the vault for the topics concerned.
+    pub groups: u64,
+    /// Objects added to the vault, or checked in it.
+    pub objects: u64,
+    /// Ended by a signal before everything was done.
+    pub interrupted: bool,
+}
+
+/// One topic in a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TopicReport {
+    /// Name, in the vault.
+    pub topic: String,
+    /// Name at the target, if it was renamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// UUID as 32 hex digits.
+    pub topic_id: String,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Records as consumers count them.
+    pub records: Option<u64>,
+    /// Bytes of record batches.
+    pub bytes: u64,
+    /// Least first-record time of a batch, ms.
+    pub min_timestamp: Option<i64>,
+    /// Greatest record time, ms.
+    pub max_timestamp: Option<i64>,
+    /// Gaps in it.
+    pub gaps: u64,
+    /// Still at the source when it was last looked for.
+    pub present: bool,
+    /// Counts topics of the same name from 0.
+    pub incarnation: u32,
+}
+
+/// Offsets `[first, next)` that are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// Topic name.
+    pub topic: String,
+    /// Partition.
+    pub partition: u32,
+    /// First offset, inclusive.
+    pub first: i64,
+    /// Last offset, exclusive.
+    pub next: i64,
+    /// `retention`, `corrupt` or `truncated`.
+    pub reason: &'static str,
+}
+
+impl Gap {
+    /// From a row's parts.
+    pub fn new(topic: &str, partition: u32, offsets: std::ops::Range<i64>, reason: Reason) -> Self {
+        Self {
+            topic: topic.into(),
+            partition,
+            first: offsets.start,
+            next: offsets.end,
+            reason: reason.name(),
+        }
+    }
+}
+
+/// One thing that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Issue {
+    /// A stable word.
+    pub code: String,
+    /// In words.
+    pub message: String,
+    /// Topic it is about.
+    pub topic: Option<String>,
+    /// Partition it is about.
+    pub partition: Option<u32>,
+    /// Offset it is about.
+    pub offset: Option<i64>,
+    /// Object in the vault it is about.
+    pub object: Option<String>,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// What it does to the exit code.
+    #[serde(skip)]
+    pub severity: Severity,
+}
+
+impl Issue {
+    /// Without a place.
+    pub fn new(code: &str, severity: Severity, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            topic: None,
+            partition: None,
+            offset: None,
+            object: None,
+            hint: None,
+            severity,
+        }
+    }
+
+    /// About a partition, at an offset if one is known.
+    pub fn at(mut self, topic: &str, partition: u32, offset: Option<i64>) -> Self {
+        (self.topic, self.partition, self.offset) = (Some(topic.into()), Some(partition), offset);
+        self
+    }
+
+    /// About an object of the vault.
+    pub fn object(mut self, object: impl Into<String>) -> Self {
+        self.object = Some(object.into());
+        self
+    }
+
+    /// With advice.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<&EngineError> for Issue {
+    fn from(error: &EngineError) -> Self {
+        let mut issue = Self::new(error.code(), error.severity(), error.to_string());
+        if let EngineError::Vault(crate::vault::VaultError::Damaged { object, .. }) = error {
+            issue.object = Some(object.clone());
+            issue.hint = Some("run `bodley verify` to see all that is hit".into());
+        }
+        issue
+    }
+}
+
+impl Report {
+    /// 0, or what errors and gaps make of it. A signal is for the caller to add.
+    pub fn exit_code(&self) -> u8 {
+        let worst = self.errors.iter().map(|issue| issue.severity).max();
+        worst.map_or(0, Severity::exit_code)
+    }
+}
+
+/// Times as ms, but for those that say that there is none.
+pub fn known_time(ms: i64) -> Option<i64> {
+    (ms >= 0).then_some(ms)
+}

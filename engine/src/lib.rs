@@ -7,6 +7,7 @@ pub mod progress;
 pub mod report;
 pub mod select;
 pub mod vault;
+pub mod verify;
 
 pub use error::EngineError;
 pub use progress::Progress;

@@ -3,6 +3,7 @@
 mod backup;
 mod list;
 mod show;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub async fn run(args: Args) -> u8 {
     let format = args.common.output;
     let (name, outcome) = match args.command {
         Command::Backup(flags) => ("backup", backup::run(flags, &args.common).await),
-        Command::Verify(_) | Command::Restore(_) => ("x", Err(usage("not yet".into()))),
+        Command::Verify(flags) => ("verify", verify::run(flags, &args.common).await),
+        Command::Restore(_) => ("restore", Err(usage("not yet".into()))),
         Command::List(flags) => ("list", list::run(flags, format).await),
         Command::Show(flags) => ("show", show::run(flags, format).await),
         Command::Completions { shell } => ("completions", completions(shell)),

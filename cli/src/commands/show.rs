@@ -10,13 +10,13 @@ pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
     let store = open_store(&flags.vault.vault, None, None)?;
     if let Some(topic) = &flags.topic {
         let shown = inventory::show_topic(store, topic).await?;
-        print(format, &shown, |shown| topic_rows(shown));
+        print(format, &shown, topic_rows);
     } else if flags.commits {
         let shown = inventory::show_commits(store).await?;
-        print(format, &shown, |shown| commit_rows(shown));
+        print(format, &shown, commit_rows);
     } else {
         let shown = inventory::show_groups(store).await?;
-        print(format, &shown, |shown| group_rows(shown));
+        print(format, &shown, group_rows);
     }
     Ok(0)
 }

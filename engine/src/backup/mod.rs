@@ -10,8 +10,8 @@ mod groups;
 mod intake;
 mod plan;
 mod run;
-mod task;
-mod walk;
+pub mod task;
+pub mod walk;
 mod worker;
 
 use std::sync::Arc;

@@ -90,6 +90,17 @@ pub struct Aborted {
 }
 
 impl Aborted {
+    /// What a vault knows of a partition.
+    pub fn from_rows<'a>(rows: impl Iterator<Item = &'a AbortedRow>) -> Self {
+        let entry = |row: &AbortedRow| Entry {
+            producer_id: row.producer_id,
+            first: row.first,
+            marker: row.marker,
+            dirty: false,
+        };
+        Self { entries: rows.map(entry).collect() }
+    }
+
     /// Adds what a response lists.
     pub fn learn(&mut self, listed: &[AbortedTransaction]) {
         for AbortedTransaction { producer_id, first_offset } in listed {

@@ -1,0 +1,47 @@
+//! `bodley verify`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bodley_engine::verify::{VerifyOptions, verify};
+use bodley_engine::{Progress, Report};
+
+use super::{Outcome, finish, open_store, usage};
+use crate::args::{Common, Verify};
+use crate::output::{bytes, plural};
+use crate::progress::Display;
+use crate::signals::Signals;
+
+pub async fn run(flags: Verify, common: &Common) -> Outcome {
+    let expect = flags.expect.as_deref().map(str::parse).transpose().map_err(usage)?;
+    let store = open_store(&flags.vault.vault, flags.limit_read, None)?;
+    let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
+    let start = Instant::now();
+    let progress = Arc::new(Progress::default());
+    let display = Display::start("verify", Arc::clone(&progress), common.quiet);
+    let options = VerifyOptions { quick: flags.quick, expect };
+    let result = verify(store, options, progress, signals.stop()).await;
+    drop(display);
+    let report = result?;
+    let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
+    finish(common.output, "verify", code, &report, &summary(&report, flags.quick, start));
+    Ok(code)
+}
+
+fn summary(report: &Report, quick: bool, start: Instant) -> String {
+    let seconds = start.elapsed().as_secs_f64();
+    let verdict = match (report.interrupted, report.errors.len()) {
+        (true, _) => "ended early",
+        (false, 0) if quick => "whole, as far as can be seen without reading segments",
+        (false, 0) => "whole",
+        _ => "DAMAGED",
+    };
+    let records = report.records.map(|n| format!(", {}", plural(n as usize, "record"))).unwrap_or_default();
+    format!(
+        "{verdict}: {}{records}, {}, {}; {} read in {seconds:.1} s",
+        plural(report.topics.len(), "topic"),
+        plural(report.gaps.len(), "gap"),
+        plural(report.objects as usize, "object"),
+        bytes(report.bytes),
+    )
+}

@@ -1,0 +1,395 @@
+//! Verify: proves that what the log names is there, unchanged, and covers every offset. Goes on after damage, to name all of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bodley_io::BufferPool;
+use bodley_io::store::{SharedStore, StoreError};
+use bodley_protocol::checksum::{crc64, crc64_combine};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::backup::task::Aborted;
+use crate::backup::walk::walk;
+use crate::error::{EngineError, Severity};
+use crate::inventory;
+use crate::progress::Progress;
+use crate::report::{Issue, Report};
+use crate::vault::VaultError;
+use crate::vault::commit::{Receipt, SegmentRef, commit_path};
+use crate::vault::log::Vault;
+use crate::vault::rows::{Kind, Range, Rows};
+use crate::vault::segment::{TRAILER_LEN, footer_len};
+use crate::vault::state::{PartKey, State};
+use crate::vault::table::Table;
+
+/// Bytes read at a time.
+const SPAN: usize = 8 << 20;
+/// What a read may need beside the bytes asked for: whole blocks at both ends.
+const SLACK: usize = 8 << 10;
+/// Segments that are read at a time.
+const SEGMENTS: usize = 4;
+/// Largest footer that is read, bytes.
+const MAX_FOOTER: u64 = 1 << 30;
+
+/// What to verify.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// Don't read segments.
+    pub quick: bool,
+    /// A commit that must be there.
+    pub expect: Option<Receipt>,
+}
+
+/// Verifies a vault.
+pub async fn verify(
+    store: SharedStore,
+    options: VerifyOptions,
+    progress: Arc<Progress>,
+    stop: watch::Receiver<bool>,
+) -> Result<Report, EngineError> {
+    let mut vault = Vault::open(Arc::clone(&store)).await?;
+    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
+    if let Some(expected) = &options.expect {
+        expect(&vault, expected, &mut report).await?;
+    }
+    let (state, by_segment) = read_log(&mut vault, &mut report).await?;
+    for topic in state.topics.values() {
+        report.topics.push(inventory::summarize(&state, topic));
+        report.gaps.extend(inventory::gaps(&state, topic));
+    }
+    report.topics.sort_by(|a, b| (&a.topic, a.incarnation).cmp(&(&b.topic, b.incarnation)));
+    report.records = report.topics.iter().map(|topic| topic.records).sum();
+    let groups: std::collections::BTreeSet<_> = state.groups.keys().map(|(group, _)| group).collect();
+    report.groups = groups.len() as u64;
+    let bytes = state.segments.values().map(|segment| segment.bytes).sum();
+    progress.plan(state.segments.len() as u64, bytes);
+    let checker = Arc::new(Checker { store, state, quick: options.quick, progress });
+    check_segments(&checker, by_segment, stop, &mut report).await?;
+    report.errors.sort_by(|a, b| {
+        (&a.object, &a.topic, a.partition, a.offset).cmp(&(&b.object, &b.topic, b.partition, b.offset))
+    });
+    Ok(report)
+}
+
+async fn expect(vault: &Vault, expected: &Receipt, report: &mut Report) -> Result<(), EngineError> {
+    let found = match vault.read_commit(expected.seq).await {
+        Ok((_, digest)) if digest == expected.digest => return Ok(()),
+        Ok((_, digest)) => format!("commit {} has the digest {digest}", expected.seq),
+        Err(VaultError::Damaged { .. }) => format!("commit {} is missing or damaged", expected.seq),
+        Err(error) => return Err(error.into()),
+    };
+    let message = format!("the commit of receipt {expected} is not in the vault: {found}");
+    let issue = Issue::new("receipt_missing", Severity::Missing, message).object(commit_path(expected.seq));
+    report.errors.push(issue.hint("the log was cut or replaced: look for another copy of the vault"));
+    Ok(())
+}
+
+/// Damage becomes an issue; anything else ends the run.
+fn damage(error: VaultError, report: &mut Report) -> Result<(), EngineError> {
+    match error {
+        VaultError::Damaged { object, what } => {
+            let issue =
+                Issue::new("vault_damaged", Severity::Missing, format!("{object} is damaged: {what}"));
+            report.errors.push(issue.object(object).hint("restore the object from a copy of the vault"));
+            Ok(())
+        }
+        error => Err(error.into()),
+    }
+}
+
+type BySegment = HashMap<[u8; 16], Vec<Range>>;
+
+/// Reads all commits and tables; what is damaged is left out of the state and reported.
+async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<(State, BySegment), EngineError> {
+    let mut state = State::new(true);
+    let mut by_segment = BySegment::new();
+    let mut prev = None;
+    let mut whole = true;
+    for seq in 1..=vault.receipt().seq {
+        report.objects += 1;
+        let (commit, digest) = match vault.read_commit(seq).await {
+            Ok(read) => read,
+            Err(error) => {
+                damage(error, report)?;
+                (prev, whole) = (None, false);
+                continue;
+            }
+        };
+        // Behind a commit that can't be read no link can be checked.
+        if seq == 1 || prev.is_some() {
+            if let Err(error) = vault.check_link(&commit, prev.as_ref()) {
+                damage(error, report)?;
+            }
+        }
+        prev = Some(digest);
+        vault.features(&commit)?;
+        state.add_commit(&commit);
+        for table in &commit.tables {
+            report.objects += 1;
+            match vault.read_table(table).await {
+                Ok(rows) => {
+                    for range in rows.ranges.iter().filter(|range| range.kind == Kind::Data) {
+                        by_segment.entry(range.segment).or_default().push(range.clone());
+                    }
+                    state.add_rows(seq, rows);
+                }
+                Err(error) => {
+                    damage(error, report)?;
+                    whole = false;
+                }
+            }
+        }
+    }
+    // With rows missing every partition in them would be reported again as a hole; the table says it all.
+    for wrong in state.inconsistencies.iter().filter(|_| whole) {
+        let name = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
+        let mut issue = Issue::new(
+            "not_covered",
+            Severity::Missing,
+            format!("commit {}: {name}: {}", wrong.seq, wrong.what),
+        );
+        if let Some((topic, partition)) = wrong.part {
+            let topic = state.topics.get(&topic).map_or_else(String::new, |topic| topic.name.clone());
+            issue = issue.at(&topic, partition, None);
+        }
+        report.errors.push(issue.object(commit_path(wrong.seq)));
+    }
+    Ok((state, by_segment))
+}
+
+struct Checker {
+    store: SharedStore,
+    state: State,
+    quick: bool,
+    progress: Arc<Progress>,
+}
+
+async fn check_segments(
+    checker: &Arc<Checker>,
+    mut by_segment: BySegment,
+    mut stop: watch::Receiver<bool>,
+    report: &mut Report,
+) -> Result<(), EngineError> {
+    let pool = BufferPool::new(SPAN + (2 << 20), 2 * SEGMENTS * (SPAN + (2 << 20)));
+    let slots = Arc::new(Semaphore::new(SEGMENTS));
+    let mut tasks: JoinSet<Result<Vec<Issue>, EngineError>> = JoinSet::new();
+    let mut segments: Vec<SegmentRef> = checker.state.segments.values().cloned().collect();
+    segments.sort_by(|a, b| a.id.cmp(&b.id));
+    report.objects += segments.len() as u64;
+    for segment in segments {
+        let id = ulid::Ulid::from_string(&segment.id).map(|id| id.to_bytes()).unwrap_or_default();
+        let rows = by_segment.remove(&id).unwrap_or_default();
+        let (checker, pool, slots) = (Arc::clone(checker), Arc::clone(&pool), Arc::clone(&slots));
+        tasks.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let issues = checker.segment(&segment, rows, &pool).await;
+            checker.progress.partition_done();
+            issues
+        });
+    }
+    for (id, rows) in by_segment {
+        let message = format!(
+            "{} chunks are in segment {}, which no commit names",
+            rows.len(),
+            ulid::Ulid::from_bytes(id)
+        );
+        report.errors.push(Issue::new("vault_damaged", Severity::Missing, message));
+    }
+    loop {
+        tokio::select! {
+            joined = tasks.join_next() => match joined {
+                Some(Ok(issues)) => report.errors.extend(issues?),
+                Some(Err(error)) => return Err(EngineError::Refused(format!("a check ended abnormally: {error}"))),
+                None => break,
+            },
+            _ = stop.wait_for(|stop| *stop) => {
+                report.interrupted = true;
+                break;
+            }
+        }
+    }
+    report.bytes = checker.progress.snapshot().bytes;
+    Ok(())
+}
+
+impl Checker {
+    /// Checks one segment; what is wrong with it.
+    async fn segment(
+        &self,
+        segment: &SegmentRef,
+        mut rows: Vec<Range>,
+        pool: &Arc<BufferPool>,
+    ) -> Result<Vec<Issue>, EngineError> {
+        rows.sort_by_key(|row| row.position);
+        let path = segment.path();
+        let found = self.store.size(&path).await?;
+        if found != Some(segment.bytes) {
+            let what = match found {
+                None => "it is missing".to_owned(),
+                Some(size) => format!("it has {size} bytes, its commit says {}", segment.bytes),
+            };
+            return Ok(self.hit(&path, &rows, &what));
+        }
+        if self.quick {
+            return Ok(Vec::new());
+        }
+        match self.read_segment(segment, &rows, pool).await {
+            // It changed under our hands.
+            Err(EngineError::Store(StoreError::NotFound { .. } | StoreError::Short { .. })) => {
+                Ok(self.hit(&path, &rows, "it is cut or missing"))
+            }
+            result => result,
+        }
+    }
+
+    async fn read_segment(
+        &self,
+        segment: &SegmentRef,
+        rows: &[Range],
+        pool: &Arc<BufferPool>,
+    ) -> Result<Vec<Issue>, EngineError> {
+        let path = segment.path();
+        let mut issues = Vec::new();
+        let (mut crc, mut at, mut rest) = (0, 0u64, rows);
+        while let Some(first) = rest.first() {
+            if first.position != at {
+                issues.extend(self.hit(&path, rest, &format!("the chunks do not join at byte {at}")));
+                return Ok(issues);
+            }
+            // Chunks that stand together are read together.
+            let mut len = 0usize;
+            let fits = |row: &&Range| {
+                let joins = row.position == at + len as u64;
+                let take = joins && (len == 0 || len + row.stored as usize <= SPAN);
+                len += if take { row.stored as usize } else { 0 };
+                take
+            };
+            let n = rest.iter().take_while(fits).count();
+            let (span, behind) = rest.split_at(n);
+            let buf = pool.get(len + SLACK).await.map_err(StoreError::from)?;
+            let bytes = self.store.read(&path, at, len, buf).await?;
+            crc = crc64_combine(crc, crc64(&bytes), len as u64);
+            let mut chunk_at = 0;
+            for row in span {
+                let chunk = bytes.get(chunk_at..chunk_at + row.stored as usize).unwrap_or_default();
+                chunk_at += row.stored as usize;
+                issues.extend(self.chunk(&path, row, chunk));
+            }
+            self.progress.advance(len as u64, len as u64);
+            (at, rest) = (at + len as u64, behind);
+        }
+        issues.extend(self.footer(segment, rows, at, crc).await?);
+        Ok(issues)
+    }
+
+    /// Checks a chunk against its row: checksum, batches, offsets, counts.
+    fn chunk(&self, path: &str, row: &Range, chunk: &[u8]) -> Option<Issue> {
+        let key = (row.topic, row.partition);
+        let mut aborted = self.aborted(&key, row.rewind);
+        let walk = walk(chunk, row.first, i64::MAX, &mut aborted);
+        let what = if let Some((bad, _)) = &walk.bad {
+            bad.to_string()
+        } else if crc64(chunk) != row.crc64 {
+            "its CRC-64 does not match".to_owned()
+        } else if walk.len != chunk.len() || walk.next != row.next {
+            format!("its batches end at offset {}, its row says {}", walk.next, row.next)
+        } else if walk.records != row.records || walk.kept != row.kept {
+            format!(
+                "it has {} records ({} kept), its row says {} ({})",
+                walk.records, walk.kept, row.records, row.kept
+            )
+        } else {
+            return None;
+        };
+        self.issue(path, row, &what)
+    }
+
+    fn aborted(&self, key: &PartKey, rewind: u32) -> Aborted {
+        let known =
+            self.state.partitions.get(key).map(|partition| partition.aborted.as_slice()).unwrap_or_default();
+        Aborted::from_rows(known.iter().filter(|row| row.rewind == rewind))
+    }
+
+    /// One issue for each chunk in `rows`.
+    fn hit(&self, path: &str, rows: &[Range], what: &str) -> Vec<Issue> {
+        if rows.is_empty() {
+            let issue = Issue::new("vault_damaged", Severity::Missing, format!("{path} is damaged: {what}"));
+            return vec![issue.object(path)];
+        }
+        // Whole runs of a partition, not chunk by chunk.
+        let mut runs: BTreeMap<PartKey, Range> = BTreeMap::new();
+        for row in rows {
+            let run = runs.entry((row.topic, row.partition)).or_insert_with(|| row.clone());
+            (run.first, run.next) = (run.first.min(row.first), run.next.max(row.next));
+        }
+        runs.values().filter_map(|row| self.issue(path, row, what)).collect()
+    }
+
+    fn issue(&self, path: &str, row: &Range, what: &str) -> Option<Issue> {
+        let key = (row.topic, row.partition);
+        let message = format!(
+            "{path} is damaged: {what}: {} offsets {}..{}",
+            self.state.part_name(&key),
+            row.first,
+            row.next
+        );
+        let topic = self.state.topics.get(&row.topic).map_or_else(String::new, |topic| topic.name.clone());
+        let issue = Issue::new("vault_damaged", Severity::Missing, message).at(
+            &topic,
+            row.partition,
+            Some(row.first),
+        );
+        Some(issue.object(path).hint("restore the object from a copy of the vault"))
+    }
+
+    /// Checks the footer (which serves recovery) and the checksum of the whole.
+    async fn footer(
+        &self,
+        segment: &SegmentRef,
+        rows: &[Range],
+        at: u64,
+        crc: u64,
+    ) -> Result<Option<Issue>, EngineError> {
+        let path = segment.path();
+        let len = segment.bytes.saturating_sub(at);
+        let damaged = |what: &str| {
+            let issue = Issue::new(
+                "vault_damaged",
+                Severity::Missing,
+                format!("{path} is damaged: its footer {what}"),
+            );
+            Ok(Some(issue.object(&path)))
+        };
+        if len > MAX_FOOTER {
+            return damaged("is longer than any footer");
+        }
+        let pool = BufferPool::new(len as usize + SLACK, len as usize + SLACK);
+        let buf = pool.get(1).await.map_err(StoreError::from)?;
+        let bytes = self.store.read(&path, at, len as usize, buf).await?;
+        self.progress.advance(len, len);
+        let whole = crc64_combine(crc, crc64(&bytes), len);
+        let Some((table, trailer)) = bytes.split_last_chunk::<TRAILER_LEN>() else {
+            return damaged("is cut");
+        };
+        if footer_len(trailer) != Some(table.len() as u64) {
+            return damaged("is not where its length says");
+        }
+        let read = Table::open(&path, table).and_then(|table| Rows::decode(&table));
+        let footer_rows = match read {
+            Ok(rows) => rows.ranges,
+            Err(error) => return damaged(&format!("can't be read: {error}")),
+        };
+        let mut expected = rows.to_vec();
+        let mut found = footer_rows;
+        expected.iter_mut().chain(&mut found).for_each(|row| row.from = 0);
+        found.sort_by_key(|row| row.position);
+        if expected != found {
+            return damaged("has other rows than the log");
+        }
+        if format!("{whole:016x}") != segment.crc64 {
+            return damaged("or the whole does not match the CRC-64 in its commit");
+        }
+        Ok(None)
+    }
+}

@@ -186,12 +186,24 @@ pub struct Restore {
     /// A setting of created topics in place of the source's; may be repeated
     #[arg(long, value_name = "[TOPIC:]KEY=VALUE")]
     pub topic_config: Vec<String>,
+    /// Consumer groups: map sets each to the record that it would have read next, none leaves them alone
+    #[arg(long, value_enum, default_value = "map")]
+    pub groups: Groups,
     /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
     #[arg(long, value_name = "BYTES/S")]
     pub limit_read: Option<Rate>,
     /// Write at most so many bytes per second to the brokers
     #[arg(long, value_name = "BYTES/S")]
     pub limit_write: Option<Rate>,
+}
+
+/// What happens to consumer groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Groups {
+    /// Translated.
+    Map,
+    /// Left alone.
+    None,
 }
 
 /// `bodley list`

@@ -39,6 +39,12 @@ pub enum EngineError {
     /// The vault.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The target refused a batch for good.
+    #[error("{0}")]
+    Produce(KafkaError),
+    /// The target is not as our own writes must have left it.
+    #[error("{0}")]
+    Diverged(String),
     /// What was asked for cannot be done; nothing was written.
     #[error("{0}")]
     Refused(String),
@@ -48,7 +54,7 @@ impl EngineError {
     /// What it means for the exit code.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Kafka(_) | Self::Store(_) => Severity::Failed,
+            Self::Kafka(_) | Self::Store(_) | Self::Produce(_) | Self::Diverged(_) => Severity::Failed,
             Self::Refused(_) => Severity::Refused,
             Self::Vault(error) => match error {
                 VaultError::Store(_) | VaultError::LostRace { .. } | VaultError::Internal(_) => {
@@ -69,6 +75,8 @@ impl EngineError {
             Self::Kafka(KafkaError::NotKafka { .. }) => "not_kafka",
             Self::Kafka(_) => "kafka_unreachable",
             Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
+            Self::Produce(_) => "produce_refused",
+            Self::Diverged(_) => "target_diverged",
             Self::Refused(_) => "refused",
             Self::Vault(VaultError::Absent { .. }) => "vault_absent",
             Self::Vault(VaultError::Foreign { .. }) => "vault_foreign",

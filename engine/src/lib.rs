@@ -5,6 +5,7 @@ pub mod error;
 pub mod inventory;
 pub mod progress;
 pub mod report;
+pub mod restore;
 pub mod select;
 pub mod vault;
 pub mod verify;

@@ -117,10 +117,10 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<(State, BySe
             }
         };
         // Behind a commit that can't be read no link can be checked.
-        if seq == 1 || prev.is_some() {
-            if let Err(error) = vault.check_link(&commit, prev.as_ref()) {
-                damage(error, report)?;
-            }
+        if (seq == 1 || prev.is_some())
+            && let Err(error) = vault.check_link(&commit, prev.as_ref())
+        {
+            damage(error, report)?;
         }
         prev = Some(digest);
         vault.features(&commit)?;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod list;
+mod restore;
 mod show;
 mod verify;
 
@@ -32,7 +33,7 @@ pub async fn run(args: Args) -> u8 {
     let (name, outcome) = match args.command {
         Command::Backup(flags) => ("backup", backup::run(flags, &args.common).await),
         Command::Verify(flags) => ("verify", verify::run(flags, &args.common).await),
-        Command::Restore(_) => ("restore", Err(usage("not yet".into()))),
+        Command::Restore(flags) => ("restore", restore::run(flags, &args.common).await),
         Command::List(flags) => ("list", list::run(flags, format).await),
         Command::Show(flags) => ("show", show::run(flags, format).await),
         Command::Completions { shell } => ("completions", completions(shell)),

@@ -1,10 +1,15 @@
-//! Consumer groups: ListGroups on every broker, OffsetFetch at each group's coordinator.
+//! Consumer groups: ListGroups on every broker, OffsetFetch and OffsetCommit at each group's coordinator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bodley_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use bodley_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use bodley_protocol::messages::{FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest};
+use bodley_protocol::messages::{
+    FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest, TopicName,
+};
 use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
 use super::cluster::{Cluster, To, TopicPartition};
@@ -15,6 +20,8 @@ use crate::backoff::Backoff;
 const MANY_GROUPS: i16 = 8;
 /// Last OffsetFetch version that names topics; the next one takes ids.
 const LAST_WITH_NAMES: i16 = 9;
+/// Last OffsetCommit version that names topics.
+const LAST_COMMIT_WITH_NAMES: i16 = 9;
 const GROUP_KEY: i8 = 0;
 /// How often a pending transactional commit is waited for before the offsets are read as they are.
 const STABLE_TRIES: u32 = 6;
@@ -182,4 +189,61 @@ impl Cluster {
             }
         }
     }
+}
+
+/// An offset to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOffset {
+    /// Where.
+    pub tp: TopicPartition,
+    /// Next offset that the group is to read.
+    pub offset: i64,
+    /// The client's own words.
+    pub metadata: Option<String>,
+}
+
+impl Cluster {
+    /// Commits offsets for a group without members, as its coordinator takes them from any admin client. One refused partition fails the whole.
+    pub async fn commit_group_offsets(&self, group: &str, offsets: &[NewOffset]) -> Result<(), KafkaError> {
+        let mut sorted: Vec<&NewOffset> = offsets.iter().collect();
+        sorted.sort_by(|a, b| a.tp.cmp(&b.tp));
+        let topics: Vec<OffsetCommitRequestTopic> = sorted
+            .chunk_by(|a, b| a.tp.topic == b.tp.topic)
+            .filter_map(|of_topic| {
+                let name = TopicName(StrBytes::from_string(of_topic.first()?.tp.topic.to_string()));
+                Some(
+                    OffsetCommitRequestTopic::default()
+                        .with_name(name)
+                        .with_partitions(of_topic.iter().map(|new| committed_partition(new)).collect()),
+                )
+            })
+            .collect();
+        self.retrying(|| async {
+            let request = OffsetCommitRequest::default()
+                .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+                .with_generation_id_or_member_epoch(-1)
+                .with_topics(topics.clone());
+            let coordinator = self.coordinator(group).await?;
+            let response =
+                self.call_capped(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
+            for topic in response.topics {
+                for partition in topic.partitions {
+                    let subject =
+                        || format!("group {group}, {}-{}", topic.name.as_str(), partition.partition_index);
+                    KafkaError::check("OffsetCommit", subject, partition.error_code)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn committed_partition(new: &NewOffset) -> OffsetCommitRequestPartition {
+    // An epoch of the source would make consumers look for a truncation that never was.
+    OffsetCommitRequestPartition::default()
+        .with_partition_index(new.tp.partition)
+        .with_committed_offset(new.offset)
+        .with_committed_leader_epoch(-1)
+        .with_committed_metadata(Some(StrBytes::from_string(new.metadata.clone().unwrap_or_default())))
 }

@@ -27,11 +27,19 @@ pub enum End {
     LastStable,
     /// The high watermark.
     HighWatermark,
+    /// The log end offset of whoever is asked, replicated or not. Followers answer as well, so believe it only beside a
+    /// [`End::HighWatermark`] of the same leader.
+    LogEnd,
 }
 
 impl End {
     fn timestamp(self) -> i64 {
         if self == Self::Earliest { -2 } else { -1 }
+    }
+
+    /// -2 is the debugging consumer, which sees what is not replicated yet.
+    fn replica(self) -> i32 {
+        if self == Self::LogEnd { -2 } else { -1 }
     }
 
     fn isolation(self) -> i8 {
@@ -214,7 +222,7 @@ fn list_offsets_request(end: End, of: &[(TopicPartition, i32)]) -> ListOffsetsRe
         )
     });
     ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(-1))
+        .with_replica_id(BrokerId(end.replica()))
         .with_isolation_level(end.isolation())
         .with_topics(topics.collect())
 }

@@ -67,6 +67,10 @@ impl Cluster {
         &self,
         topics: &[Arc<str>],
     ) -> Result<BTreeMap<Arc<str>, Configs>, KafkaError> {
+        self.describe(To::Any, topics).await
+    }
+
+    async fn describe(&self, to: To, topics: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, Configs>, KafkaError> {
         let mut all = BTreeMap::new();
         for names in topics.chunks(TOPICS_PER_REQUEST) {
             let resources = names.iter().map(|name| {
@@ -76,7 +80,7 @@ impl Cluster {
                     .with_configuration_keys(None)
             });
             let request = DescribeConfigsRequest::default().with_resources(resources.collect());
-            for result in self.call(To::Any, &request).await?.results {
+            for result in self.call(to, &request).await?.results {
                 refused("DescribeConfigs", &result.resource_name, result.error_code, result.error_message)?;
                 let configs = result.configs.into_iter().map(|config| {
                     let value = config.value.map(|value| value.to_string());
@@ -89,6 +93,12 @@ impl Cluster {
             }
         }
         Ok(all)
+    }
+
+    /// The settings of a topic as one broker sees them.
+    pub async fn describe_topic_at(&self, broker: i32, topic: &str) -> Result<Configs, KafkaError> {
+        let mut results = self.describe(To::Broker(broker), &[Arc::from(topic)]).await?;
+        Ok(results.remove(topic).unwrap_or_default())
     }
 
     /// Creates topics; `validate_only` only asks whether it would work. The result of each topic stands at its place.

@@ -1,0 +1,53 @@
+//! `bodley restore`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bodley_engine::restore::{GroupStrategy, RestoreOptions, restore};
+use bodley_engine::{Progress, Report};
+
+use super::{Outcome, finish, open_cluster, open_store, selection, throttle, usage};
+use crate::args::{Common, Groups, Restore};
+use crate::output::{bytes, plural};
+use crate::progress::Display;
+use crate::signals::Signals;
+
+pub async fn run(flags: Restore, common: &Common) -> Outcome {
+    let store = open_store(&flags.vault.vault, flags.limit_read, None)?;
+    let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
+    let start = Instant::now();
+    let options = RestoreOptions {
+        selection: selection(flags.topics),
+        rename: flags.rename,
+        replication_factor: flags.replication_factor,
+        topic_config: flags.topic_config,
+        groups: match flags.groups {
+            Groups::Map => GroupStrategy::Map,
+            Groups::None => GroupStrategy::None,
+        },
+        limit_write: throttle(flags.limit_write),
+        ..RestoreOptions::default()
+    };
+    let cluster = open_cluster(&flags.cluster).await?;
+    let progress = Arc::new(Progress::default());
+    let display = Display::start("restore", Arc::clone(&progress), common.quiet);
+    let result = restore(cluster, store, options, progress, signals.stop()).await;
+    drop(display);
+    let report = result?;
+    let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
+    finish(common.output, "restore", code, &report, &summary(&report, start));
+    Ok(code)
+}
+
+fn summary(report: &Report, start: Instant) -> String {
+    let seconds = start.elapsed().as_secs_f64();
+    let failed = report.errors.iter().any(|issue| issue.code == "incomplete");
+    let cut = if report.interrupted || failed { "INCOMPLETE: " } else { "" };
+    format!(
+        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s",
+        plural(report.topics.len(), "topic"),
+        plural(report.records.unwrap_or(0) as usize, "record"),
+        plural(report.groups as usize, "group"),
+        bytes(report.bytes),
+    )
+}

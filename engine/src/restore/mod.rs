@@ -1,0 +1,238 @@
+//! Restore: plan, create topics, temporary settings, stream batches, real settings, groups, count.
+//!
+//! ```text
+//! plan.rs      what there is, what would be created, what conflicts   settings.rs  temporary and real settings
+//! run.rs       hands partitions to senders, settles what is unclear   groups.rs    positions of consumer groups
+//! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
+//! ```
+
+mod groups;
+mod outgo;
+mod plan;
+mod run;
+mod sender;
+mod settings;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bodley_io::BufferPool;
+use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_io::store::SharedStore;
+use bodley_io::throttle::Throttle;
+use tokio::sync::watch;
+
+use crate::backup::PART_LEN;
+use crate::error::EngineError;
+use crate::progress::Progress;
+use crate::report::{Issue, Report};
+use crate::select::Selection;
+use crate::vault::log::Vault;
+use plan::{Plan, TopicPlan};
+
+/// What happens to the positions of consumer groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GroupStrategy {
+    /// Each becomes that of the record which it would have read next.
+    #[default]
+    Map,
+    /// They are left alone.
+    None,
+}
+
+/// What a restore is to do and with what means.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// Which of the vault's topics.
+    pub selection: Selection,
+    /// `FROM=TO`.
+    pub rename: Vec<String>,
+    /// Replicas of created topics; the source's by default.
+    pub replication_factor: Option<i16>,
+    /// `[TOPIC:]KEY=VALUE`.
+    pub topic_config: Vec<String>,
+    /// Positions of consumer groups.
+    pub groups: GroupStrategy,
+    /// Bytes of buffers.
+    pub budget: usize,
+    /// Connections to each broker.
+    pub connections: usize,
+    /// Bound on bytes written to the target.
+    pub limit_write: Option<Arc<Throttle>>,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            rename: Vec::new(),
+            replication_factor: None,
+            topic_config: Vec::new(),
+            groups: GroupStrategy::Map,
+            budget: 160 << 20,
+            connections: 4,
+            limit_write: None,
+        }
+    }
+}
+
+/// How long the target may take to show created topics with leaders, or changed settings.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Restores the selected topics into a cluster where they are missing or empty.
+pub async fn restore(
+    cluster: Arc<Cluster>,
+    store: SharedStore,
+    options: RestoreOptions,
+    progress: Arc<Progress>,
+    stop: watch::Receiver<bool>,
+) -> Result<Report, EngineError> {
+    let mut vault = Vault::open(Arc::clone(&store)).await?;
+    let state = vault.fold(true).await?;
+    let mut plan = plan::plan(&cluster, &state, &options).await?;
+    drop(state);
+    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
+    report.gaps = std::mem::take(&mut plan.gaps);
+    report.errors = std::mem::take(&mut plan.issues);
+
+    create(&cluster, &mut plan, &options).await?;
+    report.notes = std::mem::take(&mut plan.notes);
+    let settings: Vec<_> =
+        plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.begin())).collect();
+    cluster.alter_configs(&settings).await?;
+    let result =
+        write(&cluster, store, &mut plan, &options, run::Means { progress, stop }, &mut report).await;
+    if let Err(error) = result {
+        report.errors.push(Issue::from(&error));
+    }
+    let unfinished = report.interrupted
+        || report.errors.iter().any(|issue| issue.code != "gap" && !issue.code.starts_with("group"));
+    if unfinished {
+        report.errors.extend((!report.interrupted).then(|| left_over(&plan)));
+        report.notes.extend(report.interrupted.then(|| left_over(&plan).message));
+    } else {
+        finish(&cluster, &plan).await?;
+    }
+    Ok(report)
+}
+
+/// Creates missing topics and waits until all have leaders.
+async fn create(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    options: &RestoreOptions,
+) -> Result<(), EngineError> {
+    let topics = plan::new_topics(plan, options);
+    let results = cluster.create_topics(&topics, true).await?;
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        return Err(EngineError::Refused(format!("nothing was written: {error}")));
+    }
+    for result in cluster.create_topics(&topics, false).await? {
+        result?;
+    }
+    let start = Instant::now();
+    loop {
+        let seen = cluster.layout();
+        let layout = if topics.is_empty() { seen } else { cluster.refresh(&seen).await? };
+        let missing = plan.topics.iter().find(|topic| {
+            let has_leaders = |partition: u32| {
+                let tp = TopicPartition::new(&topic.target, partition as i32);
+                layout.partition(&tp).is_some_and(|partition| partition.leader.is_some())
+            };
+            !(0..topic.source.partitions).all(has_leaders)
+        });
+        match missing {
+            None => break,
+            Some(topic) if start.elapsed() > SETTLE_WITHIN => {
+                let what = format!("topic {} was created but has partitions without leaders", topic.target);
+                return Err(KafkaError::NoRoute(what).into());
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    check_names(cluster, plan).await
+}
+
+/// Where the target had no topic to ask for the names of settings, it has one now.
+async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
+    let unchecked = plan.topics.iter().find(|topic| !topic.settings.is_checked());
+    let Some(any) = unchecked.map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
+    let described = cluster.describe_configs(&[any]).await?;
+    let known: BTreeSet<String> = described.into_values().flat_map(|configs| configs.into_keys()).collect();
+    for topic in &mut plan.topics {
+        topic.settings.restrict(Some(&known), &topic.target, &mut plan.notes);
+    }
+    Ok(())
+}
+
+/// Streams everything, checks the ends, and commits the positions of groups.
+async fn write(
+    cluster: &Arc<Cluster>,
+    store: SharedStore,
+    plan: &mut Plan,
+    options: &RestoreOptions,
+    means: run::Means,
+    report: &mut Report,
+) -> Result<(), EngineError> {
+    settle(cluster, &plan.topics).await?;
+    let producer = cluster.init_producer_id().await?;
+    let pool = BufferPool::new(PART_LEN, options.budget);
+    let source = outgo::Source { store, pool, producer };
+    let partitions = plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)).collect();
+    let done = run::run(cluster, source, partitions, options, &means).await?;
+    report.interrupted = done.interrupted;
+    for topic in &mut plan.topics {
+        let of = |tp: &TopicPartition| tp.topic == topic.target;
+        topic.summary.records =
+            Some(done.records.iter().filter(|(tp, _)| of(tp)).map(|(_, n)| *n as u64).sum());
+        report.topics.push(topic.summary.clone());
+    }
+    report.records = report.topics.iter().map(|topic| topic.records).sum();
+    report.bytes = means.progress.snapshot().bytes;
+    if !report.interrupted {
+        let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
+        groups::commit(cluster, &wanted, &done.positions, report).await;
+    }
+    Ok(())
+}
+
+/// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
+async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
+    let Some(last) = topics.last() else { return Ok(()) };
+    let start = Instant::now();
+    for broker in cluster.layout().brokers.keys() {
+        loop {
+            let configs = cluster.describe_topic_at(*broker, &last.target).await?;
+            let mark = configs.get(settings::TEMPORARY_MARK.0).and_then(|config| config.value.as_deref());
+            if mark == Some(settings::TEMPORARY_MARK.1) {
+                break;
+            }
+            if start.elapsed() > SETTLE_WITHIN {
+                let what =
+                    format!("broker {broker} does not take over the settings of topic {}", last.target);
+                return Err(KafkaError::NoRoute(what).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// The real settings come back.
+async fn finish(cluster: &Arc<Cluster>, plan: &Plan) -> Result<(), EngineError> {
+    let settings: Vec<_> =
+        plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.end())).collect();
+    Ok(cluster.alter_configs(&settings).await?)
+}
+
+fn left_over(plan: &Plan) -> Issue {
+    let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.target).collect();
+    let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };
+    let message = format!(
+        "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
+    );
+    Issue::new("incomplete", crate::error::Severity::Failed, message)
+        .hint("delete these topics, then run the restore again; it is refused while they hold data")
+}

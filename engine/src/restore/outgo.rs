@@ -1,0 +1,254 @@
+//! Chunks on their way back: read by range, checked, patched in place, left out or rewritten where a broker would refuse them.
+//!
+//! On the way of a byte: [`crate::vault`]'s chunk is read into a part buffer; batches leave from there (`sender.rs`) with a patched header
+//! and an untouched payload.
+
+use std::collections::BTreeMap;
+use std::ops::Range as Offsets;
+use std::sync::Arc;
+
+use bodley_io::kafka::produce::ProducerIdentity;
+use bodley_io::store::{SharedStore, StoreError};
+use bodley_io::{BufferPool, Filled};
+use bodley_protocol::batch::{self, Header, Producer};
+use bodley_protocol::checksum::crc64;
+use bodley_protocol::records::Payload;
+use bodley_protocol::rewrite::{Fate, fate, rewrite};
+use tokio::sync::mpsc;
+
+use super::plan::PartitionPlan;
+use crate::backup::task::Aborted;
+use crate::error::EngineError;
+use crate::vault::VaultError;
+use crate::vault::commit::segment_path;
+use crate::vault::rows::Range;
+
+/// What a ranged read may need beside the bytes asked for.
+const SLACK: usize = 8 << 10;
+
+/// A batch ready to be produced.
+#[derive(Debug)]
+pub struct Outgoing {
+    bytes: Bytes,
+    /// Records in it.
+    pub records: i32,
+    /// Source offset of the stored batch's first record, for messages.
+    pub source: i64,
+    /// Offset that its first record gets at the target.
+    pub target: i64,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// A part of a chunk that lies in a part buffer.
+    Stored(Arc<Filled>, Offsets<usize>),
+    /// Made anew.
+    New(Vec<u8>),
+}
+
+impl Outgoing {
+    /// The batch.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Stored(chunk, range) => chunk.get(range.clone()).unwrap_or_default(),
+            Bytes::New(bytes) => bytes,
+        }
+    }
+}
+
+/// What a partition's preparation hands over.
+#[derive(Debug)]
+pub enum Handed {
+    /// The batches of one chunk, and the bytes of it.
+    Chunk(Vec<Outgoing>, u64),
+    /// All is handed over: translated group positions, source offset to target offset.
+    End(BTreeMap<i64, i64>),
+}
+
+/// Where chunks come from and who produces them.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The vault's objects.
+    pub store: SharedStore,
+    /// Part buffers.
+    pub pool: Arc<BufferPool>,
+    /// The restore's producer.
+    pub producer: ProducerIdentity,
+}
+
+/// Starts to prepare a partition; at most one chunk waits to be taken.
+pub fn start(source: Source, plan: PartitionPlan) -> mpsc::Receiver<Result<Handed, EngineError>> {
+    let (handed, outbox) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut preparer = Preparer::new(source, plan);
+        while let Some(result) = preparer.next().await {
+            let ended = result.is_err();
+            if handed.send(result).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    outbox
+}
+
+struct Preparer {
+    source: Source,
+    plan: PartitionPlan,
+    aborted: Aborted,
+    next_range: usize,
+    /// Records handed over so far.
+    sent: i64,
+    next_mark: usize,
+    positions: BTreeMap<i64, i64>,
+    ended: bool,
+}
+
+impl Preparer {
+    fn new(source: Source, plan: PartitionPlan) -> Self {
+        let aborted = Aborted::from_rows(plan.aborted.iter());
+        Self {
+            source,
+            plan,
+            aborted,
+            next_range: 0,
+            sent: 0,
+            next_mark: 0,
+            positions: BTreeMap::new(),
+            ended: false,
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<Handed, EngineError>> {
+        if let Some(range) = self.plan.ranges.get(self.next_range).cloned() {
+            self.next_range += 1;
+            return Some(self.chunk(&range).await);
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        // A position at or past the end is the log's end.
+        self.pass_marks(i64::MAX, |_| 0);
+        Some(Ok(Handed::End(std::mem::take(&mut self.positions))))
+    }
+
+    async fn chunk(&mut self, range: &Range) -> Result<Handed, EngineError> {
+        let path = segment_path(&ulid::Ulid::from_bytes(range.segment).to_string());
+        let len = range.stored as usize;
+        let buf = self.source.pool.get(len + SLACK).await.map_err(StoreError::from)?;
+        let mut chunk = match self.source.store.read(&path, range.position, len, buf).await {
+            Ok(chunk) => chunk,
+            Err(StoreError::NotFound { .. }) => {
+                return Err(self.damaged(&path, range, "the segment is missing"));
+            }
+            Err(StoreError::Short { .. }) => return Err(self.damaged(&path, range, "the segment is cut")),
+            Err(error) => return Err(error.into()),
+        };
+        if crc64(&chunk) != range.crc64 {
+            return Err(self.damaged(&path, range, "the CRC-64 of the chunk does not match"));
+        }
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < chunk.len() {
+            let rest = chunk.get_mut(at..).unwrap_or_default();
+            let (size, piece) = self.batch(rest, range).map_err(|what| self.damaged(&path, range, &what))?;
+            pieces.extend(piece.map(|piece| (at..at + size, piece)));
+            at += size;
+        }
+        let chunk = Arc::new(chunk);
+        let outgoing = pieces.into_iter().map(|(place, Piece { new, records, source, target })| {
+            let bytes = new.map_or_else(|| Bytes::Stored(Arc::clone(&chunk), place), Bytes::New);
+            Outgoing { bytes, records, source, target }
+        });
+        Ok(Handed::Chunk(outgoing.collect(), u64::from(range.stored)))
+    }
+
+    /// Deals with the batch at the head of `rest`: its size, and what leaves of it. An error says in words how it is damaged.
+    fn batch(&mut self, rest: &mut [u8], range: &Range) -> Result<(usize, Option<Piece>), String> {
+        let header = batch::view_checked(rest).map_err(|e| e.to_string())?;
+        let header = header.ok_or_else(|| "a batch is cut".to_owned())?;
+        let offsets = range.first..range.next;
+        let fate = if self.is_hidden(&header) { Fate::Skip } else { fate(&header, &offsets) };
+        let behind = header.last_offset().saturating_add(1);
+        let producer = self.producer();
+        let batch = rest.get_mut(..header.size).unwrap_or_default();
+        let (new, records) = match fate {
+            Fate::Skip => {
+                self.pass_marks(behind, |_| 0);
+                return Ok((header.size, None));
+            }
+            Fate::Verbatim => {
+                self.pass_marks(behind, |mark| (mark - header.base_offset).max(0));
+                batch::patch_for_produce(batch, &header, producer);
+                (None, header.record_count)
+            }
+            Fate::Rewrite => {
+                if self.marks_before(behind) {
+                    let kept = kept_offsets(&header, batch, &offsets)?;
+                    self.pass_marks(behind, |mark| {
+                        kept.iter().filter(|offset| **offset < mark).count() as i64
+                    });
+                }
+                let Some((mut bytes, records)) =
+                    rewrite(&header, batch, &offsets).map_err(|e| e.to_string())?
+                else {
+                    return Ok((header.size, None));
+                };
+                if let Ok(Some(new)) = batch::view(&bytes) {
+                    batch::patch_for_produce(&mut bytes, &new, producer);
+                }
+                (Some(bytes), records)
+            }
+        };
+        let piece = Piece { new, records, source: header.base_offset, target: self.plan.base + self.sent };
+        self.sent += i64::from(records);
+        Ok((header.size, Some(piece)))
+    }
+
+    /// No consumer with isolation read_committed sees it.
+    fn is_hidden(&self, header: &Header) -> bool {
+        header.is_control()
+            || header.is_transactional()
+                && self.aborted.covers(header.producer_id, header.base_offset, header.last_offset())
+    }
+
+    fn marks_before(&self, offset: i64) -> bool {
+        self.plan.marks.get(self.next_mark).is_some_and(|mark| *mark < offset)
+    }
+
+    /// Translates the group positions below source offset `behind`; `within` counts the current batch's records before a position.
+    fn pass_marks(&mut self, behind: i64, within: impl Fn(i64) -> i64) {
+        while let Some(mark) = self.plan.marks.get(self.next_mark).copied().filter(|mark| *mark < behind) {
+            self.positions.insert(mark, self.plan.base + self.sent + within(mark));
+            self.next_mark += 1;
+        }
+    }
+
+    fn damaged(&self, path: &str, range: &Range, what: &str) -> EngineError {
+        let what = format!("{what}: {} offsets {}..{}", self.plan.tp, range.first, range.next);
+        VaultError::damaged(path, what).into()
+    }
+
+    /// The sequence of the next record: the number of records before it, which wraps to 0 behind the greatest INT32.
+    fn producer(&self) -> Producer {
+        let ProducerIdentity { id, epoch } = self.source.producer;
+        Producer { id, epoch, sequence: (self.sent % (i64::from(i32::MAX) + 1)) as i32 }
+    }
+}
+
+/// A batch that leaves: made anew, or (`None`) from where it lies.
+struct Piece {
+    new: Option<Vec<u8>>,
+    records: i32,
+    source: i64,
+    target: i64,
+}
+
+/// The offsets of the records that a rewrite keeps.
+fn kept_offsets(header: &Header, batch: &[u8], offsets: &Offsets<i64>) -> Result<Vec<i64>, String> {
+    let payload = Payload::unpack(header, batch).map_err(|e| e.to_string())?;
+    let kept = payload.records().filter_map(|record| match record {
+        Ok(record) => offsets.contains(&record.offset).then_some(Ok(record.offset)),
+        Err(error) => Some(Err(error.to_string())),
+    });
+    kept.collect()
+}

@@ -1,0 +1,444 @@
+//! One connection to one broker of the target: keeps Produce requests in flight, and matches answers with what was sent.
+//!
+//! Per partition one batch is in flight until the first is acknowledged, then up to five (a leader remembers five). Several
+//! partitions share a request. After an error nothing more of that partition is sent from here: it goes back to the run, which asks the leader what is stored.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bodley_io::kafka::produce::Ack;
+use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::throttle::Throttle;
+use bodley_protocol::produce::Target;
+use bodley_protocol::{ErrorCode, RetryClass, TopicId};
+use tokio::sync::{mpsc, watch};
+
+use super::outgo::{self, Handed, Outgoing, Source};
+use super::plan::PartitionPlan;
+use crate::error::EngineError;
+use crate::progress::Progress;
+use crate::vault::VaultError;
+
+/// Requests in flight on a connection, and batches of one partition.
+const IN_FLIGHT: usize = 5;
+/// Bytes of batches in one request, unless the first alone is larger.
+const REQUEST_BYTES: usize = 1 << 20;
+/// Partitions in one request.
+const REQUEST_BATCHES: usize = 64;
+/// Partitions that are worked on at a time.
+const ACTIVE: usize = 8;
+/// Answers are awaited so long after a signal.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What an idempotent producer meets when an earlier answer was lost.
+const SEQUENCE_ERRORS: [ErrorCode; 3] =
+    [ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode::DUPLICATE_SEQUENCE_NUMBER, ErrorCode(59)];
+
+type Inbox = mpsc::Receiver<Result<Handed, EngineError>>;
+
+/// A partition that is being restored.
+#[derive(Debug)]
+pub struct Job {
+    /// What to restore.
+    pub plan: PartitionPlan,
+    /// The target's topic id; zeros where it has none.
+    pub topic_id: TopicId,
+    /// Prepared batches; `None` before it is begun.
+    inbox: Option<Inbox>,
+    /// To be sent, in order.
+    ready: VecDeque<Outgoing>,
+    /// Sent, not acknowledged, in order.
+    unacked: VecDeque<Outgoing>,
+    /// Requests with a batch of it that are not answered.
+    outstanding: usize,
+    /// A batch has been acknowledged since the partition came here.
+    acked: bool,
+    /// Nothing more will be prepared.
+    exhausted: bool,
+    failed: Option<KafkaError>,
+    /// Records acknowledged.
+    pub records: i64,
+    /// Translated group positions.
+    pub positions: std::collections::BTreeMap<i64, i64>,
+    /// Since when there has been no progress.
+    pub stuck: Option<Instant>,
+}
+
+impl Job {
+    /// Not begun yet.
+    pub fn new(plan: PartitionPlan, topic_id: TopicId) -> Self {
+        Self {
+            plan,
+            topic_id,
+            inbox: None,
+            ready: VecDeque::new(),
+            unacked: VecDeque::new(),
+            outstanding: 0,
+            acked: false,
+            exhausted: false,
+            failed: None,
+            records: 0,
+            positions: std::collections::BTreeMap::new(),
+            stuck: None,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.exhausted && self.ready.is_empty() && self.unacked.is_empty()
+    }
+
+    /// Offset behind the last acknowledged record.
+    pub fn acknowledged(&self) -> i64 {
+        self.plan.base + self.records
+    }
+
+    /// Takes the target's log end for the truth about what was sent: what is stored counts as acknowledged, the rest is sent again,
+    /// with the same sequences. `Err`: the end is not one that our batches can have made.
+    pub fn settle(&mut self, log_end: i64) -> Result<(), String> {
+        while let Some(first) = self.unacked.front() {
+            if first.target + i64::from(first.records) > log_end {
+                break;
+            }
+            if let Some(stored) = self.unacked.pop_front() {
+                self.records += i64::from(stored.records);
+                self.stuck = None;
+            }
+        }
+        if self.acknowledged() != log_end {
+            return Err(format!(
+                "the log at the target ends at offset {log_end}, ours would end at {}: somebody else writes to the topic",
+                self.acknowledged()
+            ));
+        }
+        while let Some(last) = self.unacked.pop_back() {
+            self.ready.push_front(last);
+        }
+        (self.acked, self.failed, self.outstanding) = (false, None, 0);
+        Ok(())
+    }
+
+    fn may_send(&self) -> bool {
+        let window = if self.acked { IN_FLIGHT } else { 1 };
+        self.failed.is_none() && !self.ready.is_empty() && self.unacked.len() < window
+    }
+}
+
+/// What a sender tells.
+#[derive(Debug)]
+pub enum Event {
+    /// All of a partition is acknowledged.
+    Done(Box<Job>),
+    /// It is not known what is stored of it, or its leader is elsewhere.
+    Back(Box<Job>, KafkaError),
+    /// The restore cannot go on.
+    Fatal(EngineError),
+    /// After a signal: nothing is in flight any more.
+    Stopped,
+}
+
+/// What all senders share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The target.
+    pub cluster: Arc<Cluster>,
+    /// Where batches come from.
+    pub source: Source,
+    /// Counters.
+    pub progress: Arc<Progress>,
+    /// Turns true when the run is to end.
+    pub stop: watch::Receiver<bool>,
+    /// Bound on bytes written to the target.
+    pub limit: Option<Arc<Throttle>>,
+}
+
+/// Sends partitions whose leader is `broker`.
+pub struct Sender {
+    shared: Arc<Shared>,
+    broker: i32,
+    connection: Option<Connection>,
+    version: i16,
+    waiting: VecDeque<Job>,
+    active: Vec<Job>,
+    /// Who comes first in the next request.
+    turn: usize,
+    orders: mpsc::UnboundedReceiver<Vec<Job>>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Sender {
+    /// Starts a sender; its end of orders ends it.
+    pub fn start(
+        shared: Arc<Shared>,
+        broker: i32,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> mpsc::UnboundedSender<Vec<Job>> {
+        let (inlet, orders) = mpsc::unbounded_channel();
+        let sender = Self {
+            shared,
+            broker,
+            connection: None,
+            version: 0,
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            turn: 0,
+            orders,
+            events,
+        };
+        tokio::spawn(sender.run());
+        inlet
+    }
+
+    async fn run(mut self) {
+        let mut stop = self.shared.stop.clone();
+        loop {
+            if *stop.borrow() {
+                self.drain().await;
+                let _ = self.events.send(Event::Stopped);
+                return;
+            }
+            while let Ok(jobs) = self.orders.try_recv() {
+                self.waiting.extend(jobs);
+            }
+            if self.waiting.is_empty() && self.active.is_empty() {
+                tokio::select! {
+                    jobs = self.orders.recv() => match jobs {
+                        Some(jobs) => self.waiting.extend(jobs),
+                        None => return,
+                    },
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
+                continue;
+            }
+            if let Err(error) = self.step(&mut stop).await {
+                match error {
+                    EngineError::Kafka(error) => self.give_all_back(&error),
+                    error => {
+                        let _ = self.events.send(Event::Fatal(error));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one request, or takes one answer, or waits for something to send.
+    async fn step(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), EngineError> {
+        if self.connection.as_ref().is_none_or(Connection::is_dead) {
+            let connection = self.shared.cluster.connect(self.broker).await?;
+            let ids = self.waiting.iter().chain(&self.active).all(|job| job.topic_id != [0; 16]);
+            self.version = connection.produce_version(ids)?;
+            self.connection = Some(connection);
+        }
+        while self.active.len() < ACTIVE {
+            let Some(mut job) = self.waiting.pop_front() else { break };
+            if job.inbox.is_none() {
+                job.inbox = Some(outgo::start(self.shared.source.clone(), job.plan.take_work()));
+            }
+            self.active.push(job);
+        }
+        self.take_ready()?;
+        self.retire();
+        let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
+        let picks = if in_flight < IN_FLIGHT { self.pick() } else { Vec::new() };
+        if !picks.is_empty() {
+            self.send(&picks).await
+        } else if in_flight > 0 {
+            self.receive().await
+        } else if self.active.is_empty() {
+            Ok(())
+        } else {
+            tokio::select! {
+                result = next_ready(&mut self.active, &self.shared.progress) => result,
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        }
+    }
+
+    /// Takes what is prepared, without waiting.
+    fn take_ready(&mut self) -> Result<(), EngineError> {
+        for job in self.active.iter_mut().filter(|job| job.ready.is_empty() && !job.exhausted) {
+            if let Some(handed) = job.inbox.as_mut().and_then(|inbox| inbox.try_recv().ok()) {
+                take(job, handed?, &self.shared.progress);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of partitions that are done, and of failed ones of which nothing is in flight.
+    fn retire(&mut self) {
+        let mut at = 0;
+        while let Some(job) = self.active.get(at) {
+            let gone = job.is_done() || (job.failed.is_some() && job.outstanding == 0);
+            if !gone {
+                at += 1;
+                continue;
+            }
+            let mut job = self.active.swap_remove(at);
+            let event = match job.failed.take() {
+                Some(error) => Event::Back(Box::new(job), error),
+                None => Event::Done(Box::new(job)),
+            };
+            let _ = self.events.send(event);
+        }
+    }
+
+    /// Partitions with a batch for the next request, each once, beginning with another one each time.
+    fn pick(&mut self) -> Vec<usize> {
+        let n = self.active.len().max(1);
+        self.turn = (self.turn + 1) % n;
+        let mut bytes = 0;
+        let mut picks = Vec::new();
+        for at in (0..n).map(|i| (self.turn + i) % n) {
+            let Some(job) = self.active.get(at).filter(|job| job.may_send()) else { continue };
+            let len = job.ready.front().map_or(0, |batch| batch.bytes().len());
+            if !picks.is_empty() && (bytes + len > REQUEST_BYTES || picks.len() >= REQUEST_BATCHES) {
+                continue;
+            }
+            bytes += len;
+            picks.push(at);
+        }
+        // Partitions of one topic stand together.
+        picks.sort_by(|a, b| self.tp(*a).cmp(&self.tp(*b)));
+        picks
+    }
+
+    fn tp(&self, at: usize) -> Option<&bodley_io::kafka::TopicPartition> {
+        self.active.get(at).map(|job| &job.plan.tp)
+    }
+
+    async fn send(&mut self, picks: &[usize]) -> Result<(), EngineError> {
+        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
+        // Counted as sent before it is: what a broken connection may have carried is unclear.
+        for at in picks {
+            let Some(job) = self.active.get_mut(*at) else { continue };
+            if let Some(batch) = job.ready.pop_front() {
+                job.unacked.push_back(batch);
+                job.outstanding += 1;
+            }
+        }
+        let sent: Vec<(&Job, &[u8])> = picks
+            .iter()
+            .filter_map(|at| self.active.get(*at))
+            .filter_map(|job| Some((job, job.unacked.back()?.bytes())))
+            .collect();
+        let targets: Vec<Target<'_>> = sent
+            .iter()
+            .map(|(job, batch)| Target {
+                topic: &job.plan.tp.topic,
+                topic_id: job.topic_id,
+                partition: job.plan.tp.partition,
+                batch_len: batch.len(),
+            })
+            .collect();
+        let batches: Vec<&[u8]> = sent.iter().map(|(_, batch)| *batch).collect();
+        let bytes: usize = batches.iter().map(|batch| batch.len()).sum();
+        if let Some(limit) = &self.shared.limit {
+            limit.take(bytes as u64).await;
+        }
+        Ok(connection.send_produce(self.version, &targets, &batches).await?)
+    }
+
+    async fn receive(&mut self) -> Result<(), EngineError> {
+        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
+        for ack in connection.receive_produce(self.version).await? {
+            self.acknowledge(&ack)?;
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: &Ack) -> Result<(), EngineError> {
+        let answers = |job: &&mut Job| {
+            let topic = if ack.topic.is_empty() {
+                job.topic_id == ack.topic_id
+            } else {
+                *job.plan.tp.topic == ack.topic
+            };
+            topic && job.plan.tp.partition == ack.partition
+        };
+        let Some(job) = self.active.iter_mut().find(answers) else { return Ok(()) };
+        job.outstanding = job.outstanding.saturating_sub(1);
+        if job.failed.is_some() {
+            // What became of batches behind a failed one is asked of the leader.
+            return Ok(());
+        }
+        if ack.error == ErrorCode::NONE {
+            let Some(batch) = job.unacked.pop_front() else { return Ok(()) };
+            if ack.base_offset != batch.target {
+                return Err(EngineError::Diverged(format!(
+                    "{}: the batch of source offset {} was stored at offset {}, expected was {}: somebody else writes to the topic; nothing more is sent",
+                    job.plan.tp, batch.source, ack.base_offset, batch.target
+                )));
+            }
+            job.records += i64::from(batch.records);
+            (job.acked, job.stuck) = (true, None);
+            return Ok(());
+        }
+        let source = job.unacked.front().map_or(-1, |batch| batch.source);
+        let subject = format!("{} (source offset {source})", job.plan.tp);
+        let error =
+            KafkaError::Refused { api: "Produce", subject, code: ack.error, message: ack.message.clone() };
+        if ack.error.retry_class() == RetryClass::Never && !SEQUENCE_ERRORS.contains(&ack.error) {
+            return Err(EngineError::Produce(error));
+        }
+        job.failed = Some(error);
+        Ok(())
+    }
+
+    fn give_all_back(&mut self, error: &KafkaError) {
+        tracing::info!("broker {}: {error}", self.broker);
+        self.connection = None;
+        for job in self.active.drain(..).chain(self.waiting.drain(..)) {
+            let error = KafkaError::NoRoute(error.to_string());
+            let _ = self.events.send(Event::Back(Box::new(job), error));
+        }
+    }
+
+    /// Waits for the answers to what is in flight, a bounded time.
+    async fn drain(&mut self) {
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        while self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| !connection.is_dead() && connection.in_flight() > 0)
+        {
+            match tokio::time::timeout_at(deadline, self.receive()).await {
+                Ok(Ok(())) => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+fn take(job: &mut Job, handed: Handed, progress: &Progress) {
+    match handed {
+        Handed::Chunk(batches, bytes) => {
+            progress.advance(bytes, bytes);
+            job.ready.extend(batches);
+        }
+        Handed::End(positions) => (job.positions, job.exhausted) = (positions, true),
+    }
+}
+
+/// Waits until a partition has something prepared.
+async fn next_ready(jobs: &mut [Job], progress: &Progress) -> Result<(), EngineError> {
+    std::future::poll_fn(|context| {
+        for job in jobs.iter_mut().filter(|job| job.ready.is_empty() && !job.exhausted) {
+            let Some(inbox) = job.inbox.as_mut() else { continue };
+            match inbox.poll_recv(context) {
+                Poll::Ready(Some(Ok(handed))) => {
+                    take(job, handed, progress);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => {
+                    let what = format!("the preparation of {} ended early", job.plan.tp);
+                    return Poll::Ready(Err(VaultError::Internal(what).into()));
+                }
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,188 @@
+//! A topic's settings on the way back: safe temporary ones while records are written, the real ones after.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bodley_io::kafka::topics::{Change, Configs};
+
+use crate::error::EngineError;
+
+/// A value that no one sets by chance, so that a topic whose restore was cut is recognised: 100,000 days and 61 ms.
+pub const TEMPORARY_MARK: (&str, &str) = ("segment.ms", "8640000000061");
+const FOREVER: &str = "9223372036854775807";
+/// What the broker itself adds to a stored chunk never exceeds this.
+const BATCH_SLACK: u64 = 1 << 20;
+const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
+
+/// Settings of one topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// After the restore.
+    real: BTreeMap<String, String>,
+    /// While it runs.
+    temporary: BTreeMap<String, String>,
+    /// Whether names were checked against the target.
+    checked: bool,
+}
+
+/// `[TOPIC:]KEY=VALUE` of --topic-config.
+#[derive(Debug, Default)]
+pub struct Overrides(Vec<(Option<String>, String, String)>);
+
+impl Overrides {
+    /// Reads the flags.
+    pub fn parse(flags: &[String]) -> Result<Self, EngineError> {
+        let parse = |flag: &String| {
+            let bad = || {
+                EngineError::Refused(format!("--topic-config `{flag}`: write KEY=VALUE or TOPIC:KEY=VALUE"))
+            };
+            let (left, value) = flag.split_once('=').ok_or_else(bad)?;
+            let (topic, key) = match left.split_once(':') {
+                Some((topic, key)) => (Some(topic.to_owned()), key),
+                None => (None, left),
+            };
+            if key.is_empty() || topic.as_deref() == Some("") {
+                return Err(bad());
+            }
+            Ok((topic, key.to_owned(), value.to_owned()))
+        };
+        flags.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// A topic named in a flag must be one of the targets.
+    pub fn check_topics<'a>(&self, targets: impl Iterator<Item = &'a str>) -> Result<(), EngineError> {
+        let targets: BTreeSet<&str> = targets.collect();
+        for (topic, key, _) in &self.0 {
+            if let Some(topic) = topic.as_deref().filter(|topic| !targets.contains(topic)) {
+                return Err(EngineError::Refused(format!(
+                    "--topic-config `{topic}:{key}`: topic `{topic}` is not among those to restore (name it as it is called at the target)"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// From the source's own settings and the user's overrides. `largest` bounds the size of the largest stored batch, bytes.
+    pub fn of_source(
+        own: BTreeMap<String, Option<String>>,
+        overrides: &Overrides,
+        target: &str,
+        largest: u64,
+    ) -> Self {
+        let mut real: BTreeMap<String, String> =
+            own.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        // They hold the source's broker ids.
+        real.retain(|name, _| !name.ends_with(".replication.throttled.replicas"));
+        for (topic, key, value) in &overrides.0 {
+            if topic.as_deref().is_none_or(|topic| topic == target) {
+                real.insert(key.clone(), value.clone());
+            }
+        }
+        let max_message =
+            real.get("max.message.bytes").and_then(|v| v.parse().ok()).unwrap_or(DEFAULT_MAX_MESSAGE);
+        let max_message = max_message.max(largest + BATCH_SLACK).min(i32::MAX as u64);
+        let temporary = [
+            ("cleanup.policy", "delete"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "-1"),
+            TEMPORARY_MARK,
+            ("compression.type", "producer"),
+            ("message.timestamp.type", "CreateTime"),
+            ("message.timestamp.before.max.ms", FOREVER),
+            ("message.timestamp.after.max.ms", FOREVER),
+            ("message.timestamp.difference.max.ms", FOREVER),
+        ];
+        let mut temporary: BTreeMap<String, String> =
+            temporary.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        temporary.insert("max.message.bytes".into(), max_message.to_string());
+        Self { real, temporary, checked: false }
+    }
+
+    /// Leaves out what the target does not know, and says so. Unknown temporary ones are for other versions and go silently.
+    pub fn restrict(&mut self, known: Option<&BTreeSet<String>>, target: &str, notes: &mut Vec<String>) {
+        let Some(known) = known else { return };
+        self.checked = true;
+        self.temporary.retain(|name, _| known.contains(name));
+        let unknown: Vec<String> = self.real.keys().filter(|name| !known.contains(*name)).cloned().collect();
+        for name in unknown {
+            if let Some(value) = self.real.remove(&name) {
+                notes.push(format!(
+                    "topic {target}: the target does not know the setting {name} (was {value}); left out"
+                ));
+            }
+        }
+    }
+
+    /// Names have been checked against the target's.
+    pub fn is_checked(&self) -> bool {
+        self.checked
+    }
+
+    /// The target's topic exists: its own settings are the real ones.
+    pub fn keep_targets_own(&mut self, configs: &Configs) {
+        let own = configs.iter().filter(|(_, config)| config.is_own);
+        self.real = own.filter_map(|(name, config)| Some((name.clone(), config.value.clone()?))).collect();
+    }
+
+    /// For CreateTopics: the real ones. Unchecked ones wait until the topic can be asked which names it knows.
+    pub fn at_creation(&self) -> BTreeMap<String, String> {
+        if !self.checked {
+            return BTreeMap::new();
+        }
+        let mut configs = self.real.clone();
+        // A tiered topic cannot be un-tiered for the time of writing: tiering begins when all is there.
+        configs.retain(|name, value| !(name == "remote.storage.enable" && value == "true"));
+        configs
+    }
+
+    /// Changes from the real settings to the temporary ones.
+    pub fn begin(&self) -> Vec<Change> {
+        self.temporary.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect()
+    }
+
+    /// Changes from the temporary settings back to the real ones: what is not set for real is inherited again.
+    pub fn end(&self) -> Vec<Change> {
+        let mut changes: BTreeMap<String, Option<String>> =
+            self.temporary.keys().map(|name| (name.clone(), None)).collect();
+        changes.extend(self.real.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
+        changes.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), Some((*v).to_owned()))).collect()
+    }
+
+    #[test]
+    fn there_and_back() {
+        let own = map(&[
+            ("retention.ms", "1000"),
+            ("x.future", "1"),
+            ("leader.replication.throttled.replicas", "0:1"),
+        ]);
+        let overrides =
+            Overrides::parse(&["retention.ms=5".into(), "b:cleanup.policy=compact".into()]).unwrap();
+        let mut settings = Settings::of_source(own, &overrides, "a", 5 << 20);
+        let mut notes = Vec::new();
+        let known = ["retention.ms", "cleanup.policy", "segment.ms", "max.message.bytes"];
+        settings.restrict(Some(&known.iter().map(|s| (*s).to_owned()).collect()), "a", &mut notes);
+        assert_eq!(notes, ["topic a: the target does not know the setting x.future (was 1); left out"]);
+        assert_eq!(settings.at_creation(), [("retention.ms".to_owned(), "5".to_owned())].into());
+        let begin: BTreeMap<_, _> = settings.begin().into_iter().collect();
+        assert_eq!(begin["retention.ms"].as_deref(), Some("-1"));
+        assert_eq!(begin["max.message.bytes"].as_deref(), Some("6291456"));
+        assert!(!begin.contains_key("compression.type"), "the target does not know it");
+        let end: BTreeMap<_, _> = settings.end().into_iter().collect();
+        assert_eq!((end["retention.ms"].as_deref(), &end["segment.ms"]), (Some("5"), &None));
+        assert!(overrides.check_topics(["a"].into_iter()).is_err());
+        assert!(overrides.check_topics(["a", "b"].into_iter()).is_ok());
+        for bad in ["x", "=1", ":k=v", "t:=v"] {
+            assert!(Overrides::parse(&[bad.into()]).is_err(), "{bad}");
+        }
+    }
+}

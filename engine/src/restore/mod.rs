@@ -101,8 +101,8 @@ pub async fn restore(
     let settings: Vec<_> =
         plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.begin())).collect();
     cluster.alter_configs(&settings).await?;
-    let result =
-        write(&cluster, store, &mut plan, &options, run::Means { progress, stop }, &mut report).await;
+    let means = run::Means { store, options, progress, stop };
+    let result = write(&cluster, &mut plan, means, &mut report).await;
     if let Err(error) = result {
         report.errors.push(Issue::from(&error));
     }
@@ -169,18 +169,16 @@ async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), Engi
 /// Streams everything, checks the ends, and commits the positions of groups.
 async fn write(
     cluster: &Arc<Cluster>,
-    store: SharedStore,
     plan: &mut Plan,
-    options: &RestoreOptions,
     means: run::Means,
     report: &mut Report,
 ) -> Result<(), EngineError> {
     settle(cluster, &plan.topics).await?;
     let producer = cluster.init_producer_id().await?;
-    let pool = BufferPool::new(PART_LEN, options.budget);
-    let source = outgo::Source { store, pool, producer };
+    let pool = BufferPool::new(PART_LEN, means.options.budget);
+    let source = outgo::Source { store: Arc::clone(&means.store), pool, producer };
     let partitions = plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)).collect();
-    let done = run::run(cluster, source, partitions, options, &means).await?;
+    let done = run::run(cluster, source, partitions, &means).await?;
     report.interrupted = done.interrupted;
     for topic in &mut plan.topics {
         let of = |tp: &TopicPartition| tp.topic == topic.target;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_io::store::SharedStore;
 use tokio::sync::{mpsc, watch};
 
 use super::RestoreOptions;
@@ -21,6 +22,10 @@ const REST: Duration = Duration::from_millis(250);
 
 /// What a run works with.
 pub struct Means {
+    /// The vault's objects.
+    pub store: SharedStore,
+    /// What was asked for.
+    pub options: RestoreOptions,
     /// Counters.
     pub progress: Arc<Progress>,
     /// Turns true when the run is to end.
@@ -55,7 +60,6 @@ pub async fn run(
     cluster: &Arc<Cluster>,
     source: Source,
     partitions: Vec<PartitionPlan>,
-    options: &RestoreOptions,
     means: &Means,
 ) -> Result<Done, EngineError> {
     let (events, mut inbox) = mpsc::unbounded_channel();
@@ -64,13 +68,13 @@ pub async fn run(
         source,
         progress: Arc::clone(&means.progress),
         stop: means.stop.clone(),
-        limit: options.limit_write.clone(),
+        limit: means.options.limit_write.clone(),
     });
     means.progress.plan(partitions.len() as u64, partitions.iter().map(PartitionPlan::bytes).sum());
     let mut run = Run {
         cluster,
         shared,
-        connections: options.connections,
+        connections: means.options.connections,
         senders: BTreeMap::new(),
         events,
         active: 0,

@@ -103,11 +103,10 @@ pub async fn restore(
     cluster.alter_configs(&settings).await?;
     let means = run::Means { store, options, progress, stop };
     let result = write(&cluster, &mut plan, means, &mut report).await;
+    let unfinished = report.interrupted || result.is_err();
     if let Err(error) = result {
         report.errors.push(Issue::from(&error));
     }
-    let unfinished = report.interrupted
-        || report.errors.iter().any(|issue| issue.code != "gap" && !issue.code.starts_with("group"));
     if unfinished {
         report.errors.extend((!report.interrupted).then(|| left_over(&plan)));
         report.notes.extend(report.interrupted.then(|| left_over(&plan).message));

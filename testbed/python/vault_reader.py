@@ -290,16 +290,15 @@ def ulid_text(raw):
 
 
 def visible(rows):
-    """(first, next, row) of what is to be read, by offset: where rewind epochs overlap the higher one wins."""
-    spans, pieces = {}, []
+    """(first, next, row) of what is to be read, by offset: a rewind epoch hides all of lower ones from where it begins."""
+    begins = {}
     for row in rows:
-        spans[row["rewind"]] = (spans.get(row["rewind"], (row["first"],))[0], row["next"])
+        begins.setdefault(row["rewind"], row["first"])
+    pieces = []
     for row in (row for row in rows if row["kind"] == DATA):
-        parts = [(row["first"], row["next"])]
-        for start, end in (span for rewind, span in spans.items() if rewind > row["rewind"]):
-            parts = [part for a, b in parts for part in ((a, min(b, start)), (max(a, end), b)) if part[0] < part[1]]
-        pieces += [(*part, row) for part in parts]
-    return sorted(pieces, key=lambda piece: piece[:2])
+        cuts = [begin for rewind, begin in begins.items() if rewind > row["rewind"]]
+        pieces.append((row["first"], min([row["next"], *cuts]), row))
+    return sorted((piece for piece in pieces if piece[0] < piece[1]), key=lambda piece: piece[:2])
 
 
 class Vault:

@@ -1,0 +1,220 @@
+//! What the tests here share: bodley as a user runs it, vaults on disk, and the judgement of Apache's own client.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure ends the test")]
+
+pub mod judge;
+pub mod site;
+pub mod vault;
+
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A run that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(150);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Bodley with these arguments, not started yet.
+pub fn command<S: AsRef<str>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bodley"));
+    command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_remove("BODLEY_LOG").env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Runs bodley to its end.
+pub fn bodley<S: AsRef<str>>(args: &[S]) -> Ran {
+    start(args).wait()
+}
+
+/// Starts bodley.
+pub fn start<S: AsRef<str>>(args: &[S]) -> Running {
+    let shown = args.iter().map(|arg| format!(" {}", arg.as_ref())).collect::<String>();
+    let mut child = command(args).spawn().expect("start bodley");
+    let (out, err) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    Running { child, shown: format!("bodley{shown}"), started: Instant::now(), peak: 0, out, err }
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    let mut pipe = pipe.expect("a pipe");
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8(bytes).expect("output is UTF-8")
+    })
+}
+
+/// A run under way.
+pub struct Running {
+    child: Child,
+    shown: String,
+    started: Instant,
+    peak: u64,
+    out: JoinHandle<String>,
+    err: JoinHandle<String>,
+}
+
+impl Running {
+    /// Whether it still runs; notes its memory on the way.
+    pub fn is_running(&mut self) -> bool {
+        self.peak = self.peak.max(peak_memory(self.child.id()));
+        self.child.try_wait().expect("wait for bodley").is_none()
+    }
+
+    /// Gives it so much time, or less if it ends.
+    pub fn leave_alone(&mut self, time: Duration) -> &mut Self {
+        let until = Instant::now() + time;
+        while Instant::now() < until && self.is_running() {
+            thread::sleep(POLL);
+        }
+        self
+    }
+
+    /// Sends a signal by name, unless it has ended.
+    pub fn signal(&mut self, name: &str) {
+        if self.is_running() {
+            let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
+            assert!(kill.expect("start sh").success(), "signal {name} could not be sent");
+        }
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(mut self) -> Ran {
+        let _ = self.child.kill();
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Ran {
+        self.leave_alone(LIMIT);
+        let hangs = self.is_running();
+        if hangs {
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait().expect("wait for bodley");
+        let (took, peak) = (self.started.elapsed(), self.peak);
+        let (out, err) = (self.out.join().expect("stdout"), self.err.join().expect("stderr"));
+        let ran = Ran { shown: self.shown, code: status.code(), out, err, took, peak };
+        assert!(!hangs, "still running after {LIMIT:?}: {ran}");
+        for trace in ["panicked at", "RUST_BACKTRACE"] {
+            assert!(!ran.err.contains(trace), "a panic: {ran}");
+        }
+        ran
+    }
+}
+
+/// The most memory that a process has had, bytes; 0 when it has ended.
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// A run that is over.
+pub struct Ran {
+    /// As typed.
+    shown: String,
+    /// The exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub out: String,
+    /// What it said.
+    pub err: String,
+    /// How long it took.
+    pub took: Duration,
+    /// The most memory it had, bytes.
+    pub peak: u64,
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shown, code, out, err, took, .. } = self;
+        write!(f, "{shown}\nended with {code:?} after {took:?}\n--- stdout\n{out}\n--- stderr\n{err}\n---")
+    }
+}
+
+impl Ran {
+    /// Insists on an exit code. With `--output json` also on the one document and what it says of it.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        if self.shown.contains("--output json") {
+            self.json();
+        }
+        self
+    }
+
+    /// Insists that stderr or the JSON document says this.
+    #[track_caller]
+    pub fn says(self, what: &str) -> Self {
+        assert!(self.err.contains(what) || self.out.contains(what), "`{what}` is not said: {self}");
+        self
+    }
+
+    /// Insists on an end within so many seconds.
+    #[track_caller]
+    pub fn within(self, seconds: u64) -> Self {
+        assert!(self.took < Duration::from_secs(seconds), "not within {seconds} s: {self}");
+        self
+    }
+
+    /// The one JSON document on stdout, which must agree with the process.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let document: Value =
+            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("not one JSON document ({e}): {self}"));
+        assert!(document["schema"].is_string() && document["version"].is_string(), "{self}");
+        assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{self}");
+        let failed = ![Some(0), Some(130), Some(143)].contains(&self.code);
+        assert!(!failed || !list(&document, "errors").is_empty(), "exit without a reason: {self}");
+        for error in list(&document, "errors") {
+            let told = |field: &str| error[field].as_str().is_some_and(|text| !text.is_empty());
+            assert!(told("code") && told("message"), "{self}");
+        }
+        document
+    }
+}
+
+/// The array in a field of a document.
+#[track_caller]
+pub fn list<'a>(document: &'a Value, field: &str) -> &'a [Value] {
+    document[field].as_array().map(Vec::as_slice).unwrap_or_else(|| panic!("no list `{field}` in {document:#}"))
+}
+
+/// The topics of a document with this name, the newest first in a listing.
+pub fn topics<'a>(document: &'a Value, name: &str) -> Vec<&'a Value> {
+    list(document, "topics").iter().filter(|topic| topic["topic"] == name).collect()
+}
+
+/// Seeded randomness (SplitMix64); it prints its seed, so that a failure can be played again.
+pub struct Rng(u64);
+
+impl Rng {
+    /// From a seed.
+    pub fn new(what: &str, seed: u64) -> Self {
+        eprintln!("{what}: seed {seed}");
+        Self(seed)
+    }
+
+    /// A number below `below`.
+    pub fn below(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
+
+    /// A time below so many milliseconds.
+    pub fn millis(&mut self, below: u64) -> Duration {
+        Duration::from_millis(self.below(below))
+    }
+}

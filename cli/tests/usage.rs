@@ -13,16 +13,17 @@ use std::thread;
 use std::time::Duration;
 
 use common::vault::Vault;
-use common::{Ran, bodley, command, list};
+use common::{Ran, bodley, command, list, start};
 
 /// Runs it for people and for programs; both must fail alike, with one line (and maybe one of advice) on stderr or one document on
 /// stdout. Returns the message.
 #[track_caller]
 fn fails(args: &[&str], code: i32) -> String {
-    let for_people = bodley(args).exits(code).within(20);
+    let (for_people, for_programs) = (start(args), start(&[args, &["--output", "json"]].concat()));
+    let for_people = for_people.wait().exits(code).within(20);
     assert_eq!(for_people.out, "", "{for_people}");
     let message = the_line(&for_people);
-    let for_programs = bodley(&[args, &["--output", "json"]].concat()).exits(code).within(20);
+    let for_programs = for_programs.wait().exits(code).within(20);
     let document = for_programs.json();
     assert_eq!(document["command"], args.first().copied().unwrap_or_default(), "{for_programs}");
     let told = list(&document, "errors")[0]["message"].as_str().unwrap();
@@ -87,7 +88,8 @@ fn nobody_listens() {
 fn a_web_server() {
     let address = server(|stream| {
         read_some(stream);
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ =
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     });
     no_broker(&address, &[&address, "no Kafka broker"]);
 }
@@ -165,7 +167,9 @@ fn wrong_flags() {
         }
         fails(&[&["verify"], &to[..], &[&format!("--limit-read={rate}")]].concat(), 2);
     }
-    for address in ["localhost", "localhost:", ":9092", "localhost:x", "localhost:0", "localhost:70000", "", ","] {
+    for address in
+        ["localhost", "localhost:", ":9092", "localhost:x", "localhost:0", "localhost:70000", "", ","]
+    {
         let message = fails(&["backup", &format!("--bootstrap-server={address}"), "--vault", vault.url()], 2);
         says(&message, &[address.trim_matches(',')]);
     }
@@ -267,7 +271,18 @@ fn wrong_receipts() {
     let vault = Vault::new();
     let digest = "5f".repeat(32);
     let upper = digest.to_uppercase();
-    for receipt in ["", "1", "x", ":", "1:", "1:xyz", &digest, &format!("-1:{digest}"), &format!("x:{digest}"), &format!("1:{upper}Z")] {
+    for receipt in [
+        "",
+        "1",
+        "x",
+        ":",
+        "1:",
+        "1:xyz",
+        &digest,
+        &format!("-1:{digest}"),
+        &format!("x:{digest}"),
+        &format!("1:{upper}Z"),
+    ] {
         fails(&["verify", "--vault", vault.url(), &format!("--expect={receipt}")], 2);
     }
 }
@@ -302,7 +317,12 @@ fn help_and_version() {
 /// `bodley … | head -1`: a reader that goes away is no error, at least not one of ours.
 #[test]
 fn a_reader_that_goes_away() {
-    for args in [&["completions", "bash"][..], &["--help"], &["backup", "--help"], &["list", "--vault", "/no/such", "--output", "json"]] {
+    for args in [
+        &["completions", "bash"][..],
+        &["--help"],
+        &["backup", "--help"],
+        &["list", "--vault", "/no/such", "--output", "json"],
+    ] {
         let mut child = command(args).spawn().unwrap();
         drop(child.stdout.take());
         let mut err = String::new();

@@ -32,7 +32,12 @@ pub fn prefix(expected: &Dump, found: &Dump) {
     let (expected, found) = (by_partition(expected), by_partition(found));
     for (partition, records) in found.iter().enumerate() {
         let known = expected.get(partition).map(Vec::as_slice).unwrap_or_default();
-        assert!(records.len() <= known.len(), "partition {partition}: {} records of {}", records.len(), known.len());
+        assert!(
+            records.len() <= known.len(),
+            "partition {partition}: {} records of {}",
+            records.len(),
+            known.len()
+        );
         for (n, (record, known)) in records.iter().zip(known).enumerate() {
             let same = (record.timestamp, &record.key, &record.value, &record.headers)
                 == (known.timestamp, &known.key, &known.value, &known.headers);
@@ -86,7 +91,11 @@ impl Python {
         if let Some((n, (f, e))) = found.iter().zip(&expected).enumerate().find(|(_, (f, e))| f != e) {
             panic!("{topic}: record {n}: the vault has {f:?}, the consumer saw {e:?}");
         }
-        assert_eq!(found.len(), expected.len(), "{topic}: records in the vault, and those that the consumer saw");
+        assert_eq!(
+            found.len(),
+            expected.len(),
+            "{topic}: records in the vault, and those that the consumer saw"
+        );
     }
 }
 

@@ -69,20 +69,13 @@ pub async fn backup(
     progress: Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, EngineError> {
-    let layout = cluster.layout();
-    let chosen = plan::choose(&layout, &options.selection)?;
-    let cluster_id = layout.cluster_id.clone().unwrap_or_default();
-    let mut vault = open_or_create(store, &cluster_id).await?;
-    let state = vault.fold(false).await?;
-
-    let mut plan = plan::Plan::default();
-    let vault_id = vault.identity().vault_id.clone();
-    plan.catalog(&state, &vault_id, &options.selection, &chosen);
-    plan.settings(&cluster, &state).await?;
-    // Before the ends are fixed: a position taken now lies within what will be read.
-    let snapshot = groups::snapshot(&cluster, &state, &plan.topics).await?;
-    plan.ends(&cluster, &state).await?;
-
+    let mut asked_to_stop = stop.clone();
+    let prepared = tokio::select! {
+        prepared = prepare(&cluster, store, &options) => prepared?,
+        // Nothing has been read: there is nothing to keep.
+        _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
+    };
+    let Prepared { vault, mut plan, snapshot } = prepared;
     let mut report = Report { groups: snapshot.groups, ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
     report.gaps = std::mem::take(&mut plan.gaps);
@@ -99,6 +92,32 @@ pub async fn backup(
         report.errors.push(gap_issue(&report));
     }
     Ok(report)
+}
+
+struct Prepared {
+    vault: Vault,
+    plan: plan::Plan,
+    snapshot: groups::Snapshot,
+}
+
+/// Everything that comes before the first Fetch.
+async fn prepare(
+    cluster: &Arc<Cluster>,
+    store: SharedStore,
+    options: &BackupOptions,
+) -> Result<Prepared, EngineError> {
+    let layout = cluster.layout();
+    let chosen = plan::choose(&layout, &options.selection)?;
+    let cluster_id = layout.cluster_id.clone().unwrap_or_default();
+    let mut vault = open_or_create(store, &cluster_id).await?;
+    let state = vault.fold(false).await?;
+    let mut plan = plan::Plan::default();
+    plan.catalog(&state, &vault.identity().vault_id, &options.selection, &chosen);
+    plan.settings(cluster, &state).await?;
+    // Before the ends are fixed: a position taken now lies within what will be read.
+    let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
+    plan.ends(cluster, &state).await?;
+    Ok(Prepared { vault, plan, snapshot })
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {

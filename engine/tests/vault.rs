@@ -1,5 +1,8 @@
 //! The vault over the memory store: what is written reads back, two writers settle their race, damage is found and named.
 
+// Helpers of tests, which clippy does not count as tests.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::sync::Arc;
 
 use bodley_engine::error::Severity;
@@ -34,7 +37,7 @@ fn records(base_offset: i64, count: i32) -> Vec<u8> {
         base_sequence: -1,
         record_count: count,
     };
-    batch::encode(&header, &vec![base_offset as u8; 50])
+    batch::encode(&header, &[base_offset as u8; 50])
 }
 
 fn row(partition: u32, offsets: std::ops::Range<i64>, from: i64) -> Range {
@@ -179,6 +182,20 @@ async fn two_writers_disjoint_and_overlapping() {
     assert_eq!((report.exit_code(), report.records), (0, Some(60)));
 }
 
+/// A writer with several commits must not forget what it followed on the way.
+#[tokio::test]
+async fn a_commit_that_was_followed_still_counts_later() {
+    let (_, store, _) = sample().await;
+    let mut ours = Vault::open(Arc::clone(&store)).await.unwrap();
+    let mut theirs = Vault::open(Arc::clone(&store)).await.unwrap();
+    append(&mut theirs, &[(1, 120, 120)]).await.unwrap();
+    append(&mut ours, &[(0, 20, 20)]).await.unwrap();
+    let late = append(&mut ours, &[(1, 120, 120)]).await;
+    assert!(matches!(late, Err(VaultError::LostRace { .. })), "{late:?}");
+    append(&mut ours, &[(0, 30, 30)]).await.unwrap();
+    assert_eq!(verified(&store, false, None).await.unwrap().exit_code(), 0);
+}
+
 #[tokio::test]
 async fn many_writers_never_lose_or_double() {
     for seed in 0..20 {
@@ -299,7 +316,9 @@ async fn what_is_no_vault_or_a_newer_one() {
     memory.objects().clear();
     Vault::create(Arc::clone(&store), "cluster").await.unwrap();
     memory.objects().retain(|path, _| path == "vault.json");
-    assert_eq!(Vault::open(Arc::clone(&store)).await.unwrap().receipt().seq, 1);
+    assert_eq!(Vault::open(Arc::clone(&store)).await.unwrap().receipt().seq, 0);
+    assert_eq!(memory.objects().len(), 1, "opening writes nothing");
+    assert_eq!(Vault::open_for_writing(Arc::clone(&store)).await.unwrap().receipt().seq, 1);
     // With data around, the log is lost.
     memory.objects().retain(|path, _| path == "vault.json");
     memory.objects().insert("data/x.seg".into(), vec![1].into());

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::{ApiKey, ApiVersionsResponse};
+use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Message, Request, VersionRange};
+
+use crate::ErrorCode;
+use crate::wire::{Length, Reader, WireError};
 
 /// Fetch versions that [`crate::fetch`] speaks.
 pub const FETCH: VersionRange = VersionRange { min: 4, max: 18 };
@@ -34,14 +37,22 @@ pub struct NoCommonVersion {
 pub struct BrokerVersions(BTreeMap<i16, VersionRange>);
 
 impl BrokerVersions {
-    /// From an answer to ApiVersions.
-    pub fn from_response(response: &ApiVersionsResponse) -> Self {
-        let ranges = response.api_keys.iter();
-        Self(
-            ranges
-                .map(|api| (api.api_key, VersionRange { min: api.min_version, max: api.max_version }))
-                .collect(),
-        )
+    /// Reads an answer to ApiVersions, from behind its correlation id on: the error code, and the ranges. By hand, as it comes before we know
+    /// whom we talk to: lengths from there allocate nothing.
+    pub fn parse(version: i16, body: &[u8]) -> Result<(ErrorCode, Self), WireError> {
+        let flexible = version >= 3;
+        let mut reader = Reader::new(body);
+        let error = ErrorCode(reader.i16()?);
+        let count = reader.length(Length::of(flexible))?.unwrap_or(0);
+        let mut ranges = BTreeMap::new();
+        for _ in 0..count {
+            let key = reader.i16()?;
+            ranges.insert(key, VersionRange { min: reader.i16()?, max: reader.i16()? });
+            if flexible && reader.uvarint()? != 0 {
+                return Err(WireError::Malformed("tagged field of an API"));
+            }
+        }
+        Ok((error, Self(ranges)))
     }
 
     /// The version to use for requests of type `R` through the kafka-protocol crate, at most `cap`.
@@ -70,7 +81,8 @@ impl BrokerVersions {
 mod tests {
     use super::*;
     use kafka_protocol::messages::api_versions_response::ApiVersion;
-    use kafka_protocol::messages::{FetchRequest, MetadataRequest};
+    use kafka_protocol::messages::{ApiVersionsResponse, FetchRequest, MetadataRequest};
+    use kafka_protocol::protocol::Encodable;
 
     #[test]
     fn highest_common_version() {
@@ -78,7 +90,21 @@ mod tests {
             ApiVersion::default().with_api_key(key as i16).with_min_version(min).with_max_version(max)
         };
         let apis = vec![api(ApiKey::Fetch, 0, 11), api(ApiKey::Metadata, 14, 20)];
-        let versions = BrokerVersions::from_response(&ApiVersionsResponse::default().with_api_keys(apis));
+        let response = ApiVersionsResponse::default().with_api_keys(apis).with_throttle_time_ms(7);
+        let parse = |version| {
+            let mut body = bytes::BytesMut::new();
+            response.encode(&mut body, version).unwrap();
+            let (error, versions) = BrokerVersions::parse(version, &body).unwrap();
+            assert_eq!(error, ErrorCode::NONE);
+            for cut in 0..body.len().min(12) {
+                assert!(BrokerVersions::parse(version, &body[..cut]).is_err());
+            }
+            versions
+        };
+        let versions = parse(3);
+        assert_eq!(parse(0).0, versions.0);
+        // A count of two thousand millions allocates nothing.
+        assert!(BrokerVersions::parse(3, &[0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
         assert_eq!(versions.common(FetchRequest::KEY, FETCH), Ok(11));
         assert_eq!(versions.of::<FetchRequest>(7), Ok(7));
         let error = versions.of::<MetadataRequest>(i16::MAX).unwrap_err();

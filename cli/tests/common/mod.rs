@@ -158,6 +158,14 @@ impl Ran {
         self
     }
 
+    /// The same for a run that was ended before it could print its document.
+    #[track_caller]
+    pub fn exits_without_a_document(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        assert_eq!(self.out, "", "{self}");
+        self
+    }
+
     /// Insists that stderr or the JSON document says this.
     #[track_caller]
     pub fn says(self, what: &str) -> Self {

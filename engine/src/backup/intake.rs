@@ -25,6 +25,8 @@ pub enum Outcome {
     Progress,
     /// No batch, no error; the last stable offset that came with it.
     Empty(i64),
+    /// The next batch lies at or beyond the run's end: the broker has nothing below.
+    Ended,
     /// Bytes came, but not one whole batch.
     Cut,
     /// The broker's error.
@@ -70,9 +72,9 @@ impl Intake {
 
     /// Takes a task on.
     pub fn add(&mut self, task: Task) {
-        if task.fetch_id == [0; 16] {
-            self.names.insert(Arc::clone(&task.tp.topic), task.key.0);
-        } else {
+        // Older Fetch versions name topics that have an id all the same.
+        self.names.insert(Arc::clone(&task.tp.topic), task.key.0);
+        if task.fetch_id != [0; 16] {
             self.ids.insert(task.fetch_id, task.key.0);
         }
         self.tasks.insert(task.key, task);
@@ -81,10 +83,7 @@ impl Intake {
     fn key(&self, head: &PartitionHead) -> Option<PartKey> {
         let topic = match head.topic.as_str() {
             "" => self.ids.get(&head.topic_id)?,
-            name => self.names.get(name).or_else(|| {
-                // Older Fetch versions name topics that have an id all the same.
-                self.tasks.values().find(|task| &*task.tp.topic == name).map(|task| &task.key.0)
-            })?,
+            name => self.names.get(name)?,
         };
         Some((*topic, u32::try_from(head.partition).ok()?))
     }
@@ -93,7 +92,7 @@ impl Intake {
         let (Some(task), Some(segment)) = (self.tasks.get_mut(&key), self.segment.as_mut()) else {
             return Outcome::Empty(-1);
         };
-        task.aborted.learn(&head.aborted);
+        task.aborted.learn(&head.aborted, task.next);
         let walk = walk(segment.pending(head.records_len), task.next, task.end, &mut task.aborted);
         if walk.len > 0 {
             let mut row = task.row(Kind::Data, walk.next);
@@ -110,6 +109,7 @@ impl Intake {
         }
         match walk.bad {
             Some((bad, behind)) => Outcome::Bad(bad, behind),
+            None if walk.beyond_end && task.next < task.end => Outcome::Ended,
             None if walk.len > 0 => Outcome::Progress,
             None => Outcome::Cut,
         }

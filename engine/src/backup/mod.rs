@@ -121,7 +121,7 @@ async fn prepare(
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {
-    let vault = match Vault::open(Arc::clone(&store)).await {
+    let vault = match Vault::open_for_writing(Arc::clone(&store)).await {
         Err(VaultError::Absent { .. }) => Vault::create(store, cluster_id).await?,
         other => other?,
     };

@@ -12,7 +12,7 @@ use super::task::{Aborted, Task};
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::select::Selection;
-use crate::vault::rows::{ConfigRow, Kind, Reason, Rows, TopicRow};
+use crate::vault::rows::{AbortedRow, ConfigRow, Kind, Reason, Rows, TopicRow};
 use crate::vault::state::{Cursor, PartKey, State};
 
 /// What a run will do.
@@ -128,7 +128,7 @@ impl Plan {
                 rewind: cursor.map_or(0, |cursor| cursor.rewind),
                 leader_epoch,
                 last_epoch: cursor.map_or(-1, |cursor| cursor.last_epoch),
-                aborted: Aborted::default(),
+                aborted: Aborted::from_rows(open_transactions(state, &key)),
                 bad_tries: 0,
                 stuck: None,
             };
@@ -150,9 +150,10 @@ impl Plan {
         if task.next < start {
             self.rows.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
             self.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..start, Reason::Retention));
-            task.next = start;
-            // Nothing that the epoch could tell is left.
-            task.last_epoch = -1;
+            task.jump(start);
+            if task.is_done() {
+                self.rows.aborted.extend(task.aborted.take_rows(task.key, task.rewind));
+            }
         }
         match cursor {
             None if task.is_done() => self.rows.ranges.push(task.row(Kind::Empty, task.next)),
@@ -189,6 +190,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Aborted transactions whose markers the vault has not seen.
+fn open_transactions<'a>(state: &'a State, key: &PartKey) -> impl Iterator<Item = &'a AbortedRow> {
+    let known = state.partitions.get(key).map(|partition| partition.aborted.as_slice()).unwrap_or_default();
+    known.iter().filter(|row| row.marker == i64::MAX)
 }
 
 fn holds(task: &Task, found: &Found) -> bool {

@@ -23,6 +23,7 @@ use crate::report::{Gap, Issue, Report};
 use crate::vault::commit::Receipt;
 use crate::vault::log::Vault;
 use crate::vault::rows::{GroupRow, Kind, Reason, Rows};
+use crate::vault::state::PartKey;
 
 /// Data is committed when so much is not yet.
 const COMMIT_BYTES: u64 = 8 << 30;
@@ -57,6 +58,8 @@ pub struct Run {
     parked: Vec<(Instant, Task)>,
     new: Vec<Task>,
     pending: Rows,
+    /// Cursors as committed, of partitions that this run moves; who is not in it stands where its rows say.
+    cursors: HashMap<PartKey, i64>,
     committed_at: Instant,
     committed_bytes: u64,
 }
@@ -94,6 +97,7 @@ impl Run {
             parked: Vec::new(),
             new: plan.tasks,
             pending: Rows::default(),
+            cursors: HashMap::new(),
             committed_at: Instant::now(),
             committed_bytes: 0,
         }
@@ -306,9 +310,9 @@ impl Run {
             (Some(start), _) if start > task.next => {
                 self.pending.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
                 report.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..start, Reason::Retention));
-                task.next = start;
-                task.last_epoch = -1;
+                task.jump(start);
                 if task.is_done() {
+                    self.pending.aborted.extend(task.aborted.take_rows(task.key, task.rewind));
                     self.means.progress.partition_done();
                 } else {
                     self.dispatch(vec![task], report);
@@ -369,8 +373,18 @@ impl Run {
         rows.groups = groups;
         if !rows.is_empty() || !segments.is_empty() {
             merge_aborted(&mut rows);
+            for range in &mut rows.ranges {
+                // Tasks know the cursor that the run began at; earlier commits of this run have moved it.
+                range.from = self.cursors.get(&(range.topic, range.partition)).copied().unwrap_or(range.from);
+            }
             count(report, &rows);
+            let moved: Vec<(PartKey, i64)> =
+                rows.ranges.iter().map(|r| ((r.topic, r.partition), r.next)).collect();
             let receipt = self.vault.append(addition(segments, rows)).await?;
+            for (key, next) in moved {
+                let cursor = self.cursors.entry(key).or_insert(next);
+                *cursor = next.max(*cursor);
+            }
             report.objects += 2;
             tracing::info!("commit {}", receipt.seq);
         }

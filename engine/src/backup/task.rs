@@ -44,6 +44,13 @@ impl Task {
         self.next >= self.end
     }
 
+    /// Goes on at `next`, behind offsets that are lost.
+    pub fn jump(&mut self, next: i64) {
+        self.aborted.close_all(next - 1);
+        // What the epoch of the batch before would tell is lost as well.
+        (self.next, self.last_epoch, self.bad_tries) = (next, -1, 0);
+    }
+
     /// A row for offsets from `next` on; the caller moves `next`.
     pub fn row(&self, kind: Kind, next: i64) -> Range {
         Range {
@@ -101,14 +108,27 @@ impl Aborted {
         Self { entries: rows.map(entry).collect() }
     }
 
-    /// Adds what a response lists.
-    pub fn learn(&mut self, listed: &[AbortedTransaction]) {
+    /// Adds what the response to a fetch at `offset` lists: transactions whose marker is not below `offset`.
+    pub fn learn(&mut self, listed: &[AbortedTransaction], offset: i64) {
         for AbortedTransaction { producer_id, first_offset } in listed {
-            let known = |e: &Entry| (e.producer_id, e.first) == (*producer_id, *first_offset);
-            if !self.entries.iter().any(known) {
-                let (producer_id, first) = (*producer_id, *first_offset);
-                self.entries.push(Entry { producer_id, first, marker: i64::MAX, dirty: true });
+            let known = |e: &&mut Entry| (e.producer_id, e.first) == (*producer_id, *first_offset);
+            match self.entries.iter_mut().find(known) {
+                // Closed by a gap too early: its marker is still to come.
+                Some(entry) if entry.marker < offset => (entry.marker, entry.dirty) = (i64::MAX, true),
+                Some(_) => {}
+                None => {
+                    let (producer_id, first) = (*producer_id, *first_offset);
+                    self.entries.push(Entry { producer_id, first, marker: i64::MAX, dirty: true });
+                }
             }
+        }
+    }
+
+    /// Offsets up to `offset` are lost, and perhaps markers with them: what is open ends there. A transaction that goes on behind it is listed
+    /// again by the next response.
+    pub fn close_all(&mut self, offset: i64) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.marker == i64::MAX) {
+            (entry.marker, entry.dirty) = (offset, true);
         }
     }
 
@@ -150,7 +170,7 @@ mod tests {
     fn two_transactions_of_one_producer() {
         let mut aborted = Aborted::default();
         let listed = |first| AbortedTransaction { producer_id: 7, first_offset: first };
-        aborted.learn(&[listed(10), listed(30), listed(10)]);
+        aborted.learn(&[listed(10), listed(30), listed(10)], 10);
         assert!(aborted.covers(7, 10, 12));
         assert!(!aborted.covers(8, 10, 12));
         assert!(!aborted.covers(7, 5, 9));
@@ -162,6 +182,11 @@ mod tests {
         let rows = aborted.take_rows(([1; 16], 2), 0);
         assert_eq!(rows.iter().map(|r| (r.first, r.marker)).collect::<Vec<_>>(), [(10, 15), (30, i64::MAX)]);
         assert!(aborted.take_rows(([1; 16], 2), 0).is_empty());
+        // A gap to 35 may hold the marker; a later response says that it does not.
+        aborted.close_all(35);
+        assert!(!aborted.covers(7, 36, 37));
+        aborted.learn(&[listed(30)], 36);
+        assert!(aborted.covers(7, 36, 37));
         aborted.close(7, 40);
         assert_eq!(aborted.take_rows(([1; 16], 2), 0)[0].marker, 40);
     }

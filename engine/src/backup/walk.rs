@@ -29,6 +29,8 @@ pub struct Walk {
     pub base_ts: i64,
     /// CRC-64 of the accepted batches.
     pub crc64: u64,
+    /// A batch at or beyond the end was seen: nothing lies between `next` and the end.
+    pub beyond_end: bool,
     /// The batch at `next` is bad: why, and the offset behind it if its header can be believed.
     pub bad: Option<(Bad, Option<i64>)>,
 }
@@ -63,6 +65,7 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
         max_ts: NO_TIME,
         base_ts: NO_TIME,
         crc64: 0,
+        beyond_end: false,
         bad: None,
     };
     let mut crc = Crc64::new();
@@ -77,6 +80,7 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
             }
         };
         if header.base_offset >= end {
+            walk.beyond_end = true;
             break;
         }
         // The first batch may begin below the offset asked for, but must reach it; every other one follows.
@@ -176,7 +180,10 @@ mod tests {
         assert_eq!(whole.crc64, bodley_protocol::checksum::crc64(&log));
         let cut = walk(&log[..log.len() - 1], 12, 100, &mut Aborted::default());
         assert_eq!((cut.next, cut.bad), (16, None));
-        assert_eq!(walk(&log, 12, 16, &mut Aborted::default()).next, 16);
+        let ended = walk(&log, 12, 18, &mut Aborted::default());
+        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, true, false));
+        let nothing = walk(&log[cut.len..], 16, 18, &mut Aborted::default());
+        assert_eq!((nothing.len, nothing.next, nothing.beyond_end, nothing.bad), (0, 16, true, None));
         assert_eq!(walk(&log, 15, 100, &mut Aborted::default()).bad.unwrap().1, None);
     }
 
@@ -201,7 +208,7 @@ mod tests {
             batch(11, 1, CONTROL, 8),
         ];
         let mut aborted = Aborted::default();
-        aborted.learn(&[AbortedTransaction { producer_id: 7, first_offset: 0 }]);
+        aborted.learn(&[AbortedTransaction { producer_id: 7, first_offset: 0 }], 0);
         let walk = walk(&log.concat(), 0, 100, &mut aborted);
         assert_eq!((walk.records, walk.kept), (12, 7));
         let rows = aborted.take_rows(([0; 16], 0), 0);

@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bodley_io::kafka::fetch::Answer;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
 use bodley_io::throttle::Throttle;
 use bodley_protocol::fetch::{Limits, Partition};
@@ -27,6 +29,8 @@ const PARTITIONS_PER_FETCH: usize = 400;
 const MAX_WAIT_MS: i32 = 500;
 /// A segment is closed at this size even without a commit.
 const SEGMENT_BYTES: u64 = 1 << 30;
+/// A quota's pause is cut to this, so that a commit does not wait for it.
+const LONGEST_THROTTLE: Duration = Duration::from_secs(5);
 /// How often a bad batch is fetched before it is a gap.
 const BAD_TRIES: u32 = 3;
 
@@ -124,7 +128,7 @@ impl Worker {
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        let mut stop = self.shared.stop.clone();
+        let stop = self.shared.stop.clone();
         loop {
             let idle = self.queue.is_empty() || *stop.borrow();
             let order = if idle { inbox.recv().await } else { inbox.try_recv().ok() };
@@ -138,16 +142,8 @@ impl Worker {
                 }
                 Some(Order::Roll) => self.roll().await,
                 None if idle => return,
-                None => {
-                    tokio::select! {
-                        result = self.round() => result,
-                        // The answer is dropped half-way: what was not kept is not part of the segment.
-                        _ = stop.wait_for(|stop| *stop) => {
-                            self.connection = None;
-                            Ok(())
-                        }
-                    }
-                }
+                // Never dropped half-way: it may be handing a buffer to the store. Its waits end by themselves on a signal.
+                None => self.round().await,
             };
             if let Err(error) = result {
                 let _ = self.events.send(Event::Fatal(error));
@@ -159,8 +155,16 @@ impl Worker {
     /// One Fetch.
     async fn round(&mut self) -> Result<(), EngineError> {
         if self.connection.as_ref().is_none_or(Connection::is_dead) {
-            match self.shared.cluster.connect(self.broker).await {
-                Ok(connection) => self.connection = Some(connection),
+            let mut stop = self.shared.stop.clone();
+            let connected = tokio::select! {
+                connected = self.shared.cluster.connect(self.broker) => connected,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            match connected {
+                Ok(mut connection) => {
+                    connection.stop_when(stop);
+                    self.connection = Some(connection);
+                }
                 Err(error) => return self.give_all_back(&error),
             }
         }
@@ -170,6 +174,10 @@ impl Worker {
         let outcomes = std::mem::take(&mut self.intake.outcomes);
         let answer = match answer {
             Ok(answer) => answer,
+            Err(EngineError::Kafka(KafkaError::Stopped)) => {
+                self.connection = None;
+                return self.settle(outcomes, false);
+            }
             Err(EngineError::Kafka(error)) => {
                 self.connection = None;
                 self.settle(outcomes, false)?;
@@ -183,20 +191,25 @@ impl Worker {
             return self.give_all_back(&KafkaError::Refused { api: "Fetch", subject, code, message: None });
         }
         // Empty can mean that a quota or the other partitions left no room; only an answer without any bytes says more.
-        self.settle(outcomes, received == 0 && answer.throttle_ms == 0)?;
+        let conclusive = received == 0 && answer.throttle_ms == 0;
+        if conclusive {
+            // Nothing at all: whoever is not at its end now is stuck, unless it turns out below to be empty.
+            for (key, _) in &outcomes {
+                if let Some(task) = self.intake.tasks.get_mut(key) {
+                    task.stuck.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        self.settle(outcomes, conclusive)?;
+        self.give_up_on_the_stuck();
         if self.intake.segment.as_ref().is_some_and(|segment| segment.len() >= SEGMENT_BYTES) {
             self.close_segment().await?;
         }
-        if let Some(limit) = &self.shared.limit {
-            limit.take(answer.bytes as u64).await;
-        }
-        if answer.throttle_ms > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(answer.throttle_ms as u64)).await;
-        }
+        pause(&self.shared, &answer).await;
         Ok(())
     }
 
-    async fn fetch(&mut self, asked: &[PartKey]) -> Result<bodley_io::kafka::fetch::Answer, EngineError> {
+    async fn fetch(&mut self, asked: &[PartKey]) -> Result<Answer, EngineError> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(KafkaError::NoRoute(format!("no connection to broker {}", self.broker)).into());
         };
@@ -237,10 +250,12 @@ impl Worker {
                 Outcome::Cut => None,
                 Outcome::Empty(lso) => {
                     if conclusive && lso >= task.end {
-                        let row = task.row(Kind::Empty, task.end);
-                        self.rolled.ranges.push(row);
-                        task.next = task.end;
+                        skip_to_end(task, &mut self.rolled.ranges);
                     }
+                    None
+                }
+                Outcome::Ended => {
+                    skip_to_end(task, &mut self.rolled.ranges);
                     None
                 }
                 Outcome::Code(ErrorCode::OFFSET_OUT_OF_RANGE) => Some(Trouble::OutOfRange),
@@ -268,6 +283,18 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them.
+    fn give_up_on_the_stuck(&mut self) {
+        let patience = self.shared.cluster.options().give_up_after;
+        let stuck = |task: &&Task| task.stuck.is_some_and(|since| since.elapsed() > patience);
+        let stuck: Vec<PartKey> = self.intake.tasks.values().filter(stuck).map(|task| task.key).collect();
+        for key in stuck {
+            let error =
+                KafkaError::NoRoute("the leader has no data below the end that it told before".into());
+            self.give_back(key, Trouble::Route(error));
+        }
     }
 
     fn finish(&mut self, key: PartKey) {
@@ -325,6 +352,28 @@ impl Worker {
     }
 }
 
+/// Waits as the user's limit and the broker's quota demand, unless the run is to end.
+async fn pause(shared: &Shared, answer: &Answer) {
+    let mut stop = shared.stop.clone();
+    let pause = async {
+        if let Some(limit) = &shared.limit {
+            limit.take(answer.bytes as u64).await;
+        }
+        let throttle = Duration::from_millis(answer.throttle_ms.max(0) as u64);
+        tokio::time::sleep(throttle.min(LONGEST_THROTTLE)).await;
+    };
+    tokio::select! {
+        () = pause => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+/// The broker has no batch from `next` to the run's end.
+fn skip_to_end(task: &mut Task, ranges: &mut Vec<Range>) {
+    ranges.push(task.row(Kind::Empty, task.end));
+    (task.next, task.last_epoch) = (task.end, -1);
+}
+
 /// A bad batch is fetched again; what stays bad becomes a gap, if its end can be told.
 fn bad_batch(task: &mut Task, bad: &str, behind: Option<i64>, ranges: &mut Vec<Range>) -> Option<Trouble> {
     task.bad_tries += 1;
@@ -336,6 +385,6 @@ fn bad_batch(task: &mut Task, bad: &str, behind: Option<i64>, ranges: &mut Vec<R
         return Some(Trouble::BadBatch(bad.to_owned()));
     };
     ranges.push(task.row(Kind::Gap(Reason::Corrupt), behind));
-    (task.next, task.bad_tries) = (behind, 0);
+    task.jump(behind);
     None
 }

@@ -96,12 +96,14 @@ pub async fn restore(
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);
 
+    // Before anything is made: a cluster that can't give one yet is waited for.
+    let producer = cluster.init_producer_id().await?;
     create(&cluster, &mut plan, &options).await?;
     report.notes = std::mem::take(&mut plan.notes);
     let settings: Vec<_> =
         plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.begin())).collect();
     cluster.alter_configs(&settings).await?;
-    let means = run::Means { store, options, progress, stop };
+    let means = run::Means { store, producer, options, progress, stop };
     let result = write(&cluster, &mut plan, means, &mut report).await;
     let unfinished = report.interrupted || result.is_err();
     if let Err(error) = result {
@@ -173,9 +175,8 @@ async fn write(
     report: &mut Report,
 ) -> Result<(), EngineError> {
     settle(cluster, &plan.topics).await?;
-    let producer = cluster.init_producer_id().await?;
     let pool = BufferPool::new(PART_LEN, means.options.budget);
-    let source = outgo::Source { store: Arc::clone(&means.store), pool, producer };
+    let source = outgo::Source { store: Arc::clone(&means.store), pool, producer: means.producer };
     let partitions = plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)).collect();
     let done = run::run(cluster, source, partitions, &means).await?;
     report.interrupted = done.interrupted;

@@ -81,9 +81,12 @@ pub fn start(source: Source, plan: PartitionPlan) -> mpsc::Receiver<Result<Hande
     let (handed, outbox) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut preparer = Preparer::new(source, plan);
-        while let Some(result) = preparer.next().await {
+        // A place for it first, then a buffer: what waits to be taken holds one buffer, not two.
+        while let Ok(place) = handed.reserve().await {
+            let Some(result) = preparer.next().await else { return };
             let ended = result.is_err();
-            if handed.send(result).await.is_err() || ended {
+            place.send(result);
+            if ended {
                 return;
             }
         }

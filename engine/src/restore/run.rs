@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::offsets::End;
+use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_io::store::SharedStore;
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,8 @@ const REST: Duration = Duration::from_millis(250);
 pub struct Means {
     /// The vault's objects.
     pub store: SharedStore,
+    /// The restore's producer.
+    pub producer: ProducerIdentity,
     /// What was asked for.
     pub options: RestoreOptions,
     /// Counters.

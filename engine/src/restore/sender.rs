@@ -210,7 +210,18 @@ impl Sender {
                 }
                 continue;
             }
-            if let Err(error) = self.step(&mut stop).await {
+            let overdue = async {
+                let _ = stop.wait_for(|stop| *stop).await;
+                tokio::time::sleep(STOP_WITHIN).await;
+            };
+            let result = tokio::select! {
+                result = self.step() => result,
+                () = overdue => {
+                    let _ = self.events.send(Event::Stopped);
+                    return;
+                }
+            };
+            if let Err(error) = result {
                 match error {
                     EngineError::Kafka(error) => self.give_all_back(&error),
                     error => {
@@ -223,20 +234,15 @@ impl Sender {
     }
 
     /// Sends one request, or takes one answer, or waits for something to send.
-    async fn step(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), EngineError> {
+    async fn step(&mut self) -> Result<(), EngineError> {
         if self.connection.as_ref().is_none_or(Connection::is_dead) {
             let connection = self.shared.cluster.connect(self.broker).await?;
             let ids = self.waiting.iter().chain(&self.active).all(|job| job.topic_id != [0; 16]);
             self.version = connection.produce_version(ids)?;
             self.connection = Some(connection);
         }
-        while self.active.len() < ACTIVE {
-            let Some(mut job) = self.waiting.pop_front() else { break };
-            if job.inbox.is_none() {
-                job.inbox = Some(outgo::start(self.shared.source.clone(), job.plan.take_work()));
-            }
-            self.active.push(job);
-        }
+        self.activate();
+        self.fail_the_unanswered();
         self.take_ready()?;
         self.retire();
         let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
@@ -248,10 +254,33 @@ impl Sender {
         } else if self.active.is_empty() {
             Ok(())
         } else {
-            tokio::select! {
-                result = next_ready(&mut self.active, &self.shared.progress) => result,
-                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            next_ready(&mut self.active, &self.shared.progress).await
+        }
+    }
+
+    /// Begins partitions up to a number. Those begun elsewhere hold buffers, which they give back only by being sent: they never wait.
+    fn activate(&mut self) {
+        let (begun, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|job| job.inbox.is_some());
+        self.active.extend(begun);
+        self.waiting.extend(waiting);
+        while self.active.len() < ACTIVE {
+            let Some(mut job) = self.waiting.pop_front() else { break };
+            if job.inbox.is_none() {
+                job.inbox = Some(outgo::start(self.shared.source.clone(), job.plan.take_work()));
             }
+            self.active.push(job);
+        }
+    }
+
+    /// An answer that left a partition out says nothing of it: the leader is asked.
+    fn fail_the_unanswered(&mut self) {
+        if self.connection.as_ref().is_some_and(|connection| connection.in_flight() > 0) {
+            return;
+        }
+        for job in self.active.iter_mut().filter(|job| job.outstanding > 0) {
+            job.outstanding = 0;
+            let what = format!("a Produce answer left {} out", job.plan.tp);
+            job.failed.get_or_insert(KafkaError::NoRoute(what));
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Vault {
     identity_sha256: String,
     writer: String,
     head: Head,
+    /// Partitions that others moved in commits that we followed, and who: our plans for them are void.
+    foreign: HashMap<PartKey, String>,
     read_features: Vec<String>,
     write_features: Vec<String>,
 }
@@ -74,7 +76,8 @@ pub fn now_ms() -> i64 {
 }
 
 impl Vault {
-    /// Opens the vault in `store` at its newest commit; [`VaultError::Absent`] when there is none.
+    /// Opens the vault in `store` at its newest commit (seq 0 when a first run died before that), without writing. [`VaultError::Absent`] when
+    /// there is none.
     pub async fn open(store: SharedStore) -> Result<Self, VaultError> {
         let url = store.url();
         let bytes = match store.get(IDENTITY, MAX_IDENTITY).await {
@@ -102,6 +105,7 @@ impl Vault {
             identity_sha256: sha256_hex(&bytes),
             writer: random_hex()?,
             head,
+            foreign: HashMap::new(),
             read_features: Vec::new(),
             write_features: Vec::new(),
         };
@@ -121,7 +125,16 @@ impl Vault {
         };
         let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
         store.put_if_absent(IDENTITY, bytes.into()).await?;
-        Self::open(store).await
+        Self::open_for_writing(store).await
+    }
+
+    /// As [`Vault::open`]; writes the first commit if a run died before it could.
+    pub async fn open_for_writing(store: SharedStore) -> Result<Self, VaultError> {
+        let mut vault = Self::open(store).await?;
+        if vault.head.receipt.seq == 0 {
+            vault.init().await?;
+        }
+        Ok(vault)
     }
 
     /// Who this vault is.
@@ -165,7 +178,7 @@ impl Vault {
                     "it is missing, and segments are there".into(),
                 ));
             }
-            return self.init().await;
+            return Ok(());
         }
         self.move_head(seq).await
     }
@@ -232,6 +245,7 @@ impl Vault {
     pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
         let mut state = State::new(keep_ranges);
         let mut prev = None;
+        self.foreign.clear();
         for seq in 1..=self.head.receipt.seq {
             let (commit, digest) = self.read_commit(seq).await?;
             self.check_link(&commit, prev.as_ref())?;
@@ -284,6 +298,7 @@ impl Vault {
             return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
         }
         let parts = moved(&addition.rows)?;
+        self.check_foreign(&parts)?;
         let mut commit = self.blank(Op::Append)?;
         commit.segments = std::mem::take(&mut addition.segments);
         commit.tables = vec![self.put_table(&mut addition.rows).await?];
@@ -295,7 +310,8 @@ impl Vault {
                 let (theirs, found) = self.read_commit(commit.seq).await?;
                 let ours = theirs.writer == commit.writer && theirs.nonce == commit.nonce;
                 if !ours {
-                    self.yield_to(&theirs, &parts).await?;
+                    self.follow(&theirs).await?;
+                    self.check_foreign(&parts)?;
                     // Disjoint: our from-cursors hold at their commit as well.
                     (commit.base, commit.seq) = (theirs.seq, theirs.seq + 1);
                     (commit.time, commit.prev) = (now_ms().max(theirs.time + 1), Some(found));
@@ -324,25 +340,28 @@ impl Vault {
         }
     }
 
-    /// Decides whether we may follow `theirs`: a shared partition stops us.
-    async fn yield_to(&mut self, theirs: &Commit, ours: &HashMap<PartKey, i64>) -> Result<(), VaultError> {
+    /// Takes note of what another writer committed since our plan.
+    async fn follow(&mut self, theirs: &Commit) -> Result<(), VaultError> {
         self.features(theirs)?;
         if let Some(feature) = self.write_features.first() {
             return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
         }
-        let mut shared = Vec::new();
         for table in &theirs.tables {
-            let rows = self.read_table(table).await?;
-            shared.extend(
-                rows.ranges.iter().map(|r| (r.topic, r.partition)).filter(|key| ours.contains_key(key)),
-            );
+            for range in self.read_table(table).await?.ranges {
+                self.foreign.insert((range.topic, range.partition), theirs.writer.clone());
+            }
         }
+        Ok(())
+    }
+
+    /// A partition that another writer moved stops us, also if that commit lies some of ours back.
+    fn check_foreign(&self, ours: &HashMap<PartKey, i64>) -> Result<(), VaultError> {
+        let mut shared: Vec<_> = ours.keys().filter_map(|key| Some((key, self.foreign.get(key)?))).collect();
         shared.sort_unstable();
-        shared.dedup();
         match shared.first() {
             None => Ok(()),
-            Some((topic, partition)) => Err(VaultError::LostRace {
-                writer: theirs.writer.clone(),
+            Some(((topic, partition), writer)) => Err(VaultError::LostRace {
+                writer: (*writer).clone(),
                 count: shared.len(),
                 example: format!("topic id {}, partition {partition}", super::hex(topic)),
             }),

@@ -29,6 +29,8 @@ pub struct SegmentWriter {
     flushed: u64,
     crc: u64,
     rows: Vec<Range>,
+    /// A buffer is between here and the store: whoever stops there must not finish the segment.
+    turning: bool,
 }
 
 /// What goes into the footer beside the rows.
@@ -56,6 +58,7 @@ impl SegmentWriter {
             flushed: 0,
             crc: 0,
             rows: Vec::new(),
+            turning: false,
         })
     }
 
@@ -107,6 +110,9 @@ impl SegmentWriter {
 
     /// Sends the full buffer on its way and takes another.
     async fn turn(&mut self, len: usize) -> Result<(), VaultError> {
+        if std::mem::replace(&mut self.turning, true) {
+            return Err(VaultError::Internal("a segment was cut while a buffer was handed over".into()));
+        }
         let aligned = self.filled - self.filled % self.alignment;
         let mut tail = Vec::new();
         if let Some(buf) = self.buf.take() {
@@ -123,11 +129,15 @@ impl SegmentWriter {
         self.flushed += aligned as u64;
         self.filled = tail.len();
         self.buf = Some(next);
+        self.turning = false;
         Ok(())
     }
 
     /// Writes the footer and makes the segment durable.
     pub async fn finish(mut self, footer: Footer<'_>) -> Result<(SegmentRef, Vec<Range>), VaultError> {
+        if self.turning {
+            return Err(VaultError::Internal("a segment was cut while a buffer was handed over".into()));
+        }
         let bytes = self.footer(footer)?;
         self.crc = crc64_combine(self.crc, crc64(&bytes), bytes.len() as u64);
         for piece in bytes.chunks(self.pool.part_len() / 2) {

@@ -185,6 +185,15 @@ impl Cluster {
         self.call_capped(to, i16::MAX, request).await
     }
 
+    /// Sends a request without a second try, for callers that choose another broker after a failure.
+    pub async fn call_once<R: Request + Message>(
+        &self,
+        to: To,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
+        self.try_call(to, i16::MAX, request).await
+    }
+
     /// As [`Cluster::call`], in a version of at most `cap`.
     pub async fn call_capped<R: Request + Message + Sync>(
         &self,
@@ -215,6 +224,22 @@ impl Cluster {
             return Ok(());
         }
         Err(KafkaError::GaveUp { after: self.options.give_up_after, last: Box::new(error) })
+    }
+
+    /// Repeats `operation` after passing errors, until it works or the time is up.
+    pub(super) async fn retrying<T, F>(&self, operation: impl Fn() -> F) -> Result<T, KafkaError>
+    where
+        F: Future<Output = Result<T, KafkaError>>,
+    {
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            match operation().await {
+                Err(error) if error.retry_class() != RetryClass::Never => {
+                    self.pause(&mut backoff, error).await?
+                }
+                result => return result,
+            }
+        }
     }
 
     /// A connection of the caller's own to a broker.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodley_protocol::frame::{self, Head};
-use bodley_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use bodley_protocol::messages::ApiVersionsRequest;
 use bodley_protocol::versions::BrokerVersions;
 use bodley_protocol::{ErrorCode, StrBytes};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use kafka_protocol::protocol::{Message, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 
 use super::address::Address;
 use super::error::KafkaError;
@@ -65,6 +66,8 @@ pub struct Connection {
     next_id: i32,
     in_flight: VecDeque<i32>,
     pub(super) dead: bool,
+    /// Ends the wait for a Fetch answer when it turns true.
+    pub(super) stop: Option<watch::Receiver<bool>>,
     /// Bytes read from the socket but not used yet; see `fetch.rs`.
     pub(super) staged: Vec<u8>,
 }
@@ -91,6 +94,7 @@ impl Connection {
             next_id: 0,
             in_flight: VecDeque::new(),
             dead: false,
+            stop: None,
             staged: Vec::new(),
         };
         connection.versions = match tokio::time::timeout(after, connection.hello()).await {
@@ -111,6 +115,11 @@ impl Connection {
     /// The broker's versions.
     pub fn versions(&self) -> &BrokerVersions {
         &self.versions
+    }
+
+    /// From now on a Fetch ends with [`KafkaError::Stopped`] when `stop` turns true, but only while it waits for the broker.
+    pub fn stop_when(&mut self, stop: watch::Receiver<bool>) {
+        self.stop = Some(stop);
     }
 
     /// Cut in the middle of an exchange: of no more use.
@@ -252,17 +261,17 @@ impl Connection {
                 frame::encode(head.as_head(), &request).map_err(|e| KafkaError::frame(&self.broker, e))?;
             self.send(id, &[&bytes]).await?;
             let answer = self.first_answer().await?;
+            let body = answer.get(4..).unwrap_or_default();
             // Too new a version is answered in version 0.
-            let code =
-                answer.get(4..6).and_then(|b| b.first_chunk()).map(|b| ErrorCode(i16::from_be_bytes(*b)));
+            let code = body.first_chunk().map(|b| ErrorCode(i16::from_be_bytes(*b)));
             if code == Some(ErrorCode::UNSUPPORTED_VERSION) && version > 0 {
                 version = 0;
                 continue;
             }
-            let response: ApiVersionsResponse = frame::decode::<ApiVersionsRequest>(version, answer)
+            let (code, versions) = BrokerVersions::parse(version, body)
                 .map_err(|e| self.not_kafka(format!("its first answer makes no sense: {e}")))?;
-            KafkaError::check("ApiVersions", || self.broker.clone(), response.error_code)?;
-            return Ok(BrokerVersions::from_response(&response));
+            KafkaError::check("ApiVersions", || self.broker.clone(), code.0)?;
+            return Ok(versions);
         }
     }
 

@@ -79,6 +79,9 @@ pub enum KafkaError {
     /// No leader (or coordinator, or broker of that id) is known.
     #[error("{0}")]
     NoRoute(String),
+    /// The caller asked to end.
+    #[error("ended by a signal")]
+    Stopped,
     /// Tried again until the time was up.
     #[error("gave up after {} s without progress: {last}", after.as_secs())]
     GaveUp {
@@ -96,9 +99,10 @@ impl KafkaError {
             Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::NoRoute(_) => {
                 RetryClass::Route
             }
-            Self::Malformed { .. } | Self::NoBootstrap(_) => RetryClass::Route,
+            // A broker that starts, or has too many connections, ends the first exchange, too.
+            Self::Malformed { .. } | Self::NoBootstrap(_) | Self::NotKafka { .. } => RetryClass::Route,
             Self::Refused { code, .. } => code.retry_class(),
-            Self::NotKafka { .. } | Self::Version { .. } | Self::GaveUp { .. } => RetryClass::Never,
+            Self::Version { .. } | Self::GaveUp { .. } | Self::Stopped => RetryClass::Never,
         }
     }
 

@@ -3,12 +3,15 @@
 //! The few bytes of headers between record sets are read into a small staging buffer; what of a record set came along with
 //! them is copied, the rest is read in place. The way goes on in the sink: the engine's intake.
 
+use std::time::Duration;
+
 use bodley_protocol::ErrorCode;
 use bodley_protocol::fetch::{self, Limits, Partition, PartitionHead, ResponseParser, Step};
 use bodley_protocol::versions::FETCH;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::Request;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 
 use super::connection::Connection;
 use super::error::KafkaError;
@@ -71,12 +74,15 @@ impl Connection {
         let (id, head) = self.next_head(version);
         let request = fetch::encode(head.as_head(), limits, &self.options().rack, partitions);
         self.send(id, &[&request]).await?;
-        let patience =
-            self.options().request_timeout + std::time::Duration::from_millis(limits.max_wait_ms as u64);
+        let patience = self.options().request_timeout + Duration::from_millis(limits.max_wait_ms as u64);
         self.begin()?;
-        let length = match tokio::time::timeout(patience, self.read_length()).await {
-            Ok(length) => length?,
-            Err(_) => {
+        let mut stop = self.stop.take();
+        let length = patient(&mut stop, patience, self.read_length()).await;
+        self.stop = stop;
+        let length = match length {
+            Waited::Done(length) => length?,
+            Waited::Stopped => return Err(KafkaError::Stopped.into()),
+            Waited::Silence => {
                 let what = "answer Fetch".to_owned();
                 return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after: patience }.into());
             }
@@ -148,10 +154,11 @@ impl Connection {
         }
         let mut limited = (&mut self.reader).take((*unread).min(STAGING) as u64);
         staged.reserve(STAGING);
-        let read = tokio::time::timeout(self.options.request_timeout, limited.read_buf(staged));
+        let read = patient(&mut self.stop, self.options.request_timeout, limited.read_buf(staged));
         let n = match read.await {
-            Ok(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
-            Err(_) => return Err(self.stalled()),
+            Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
+            Waited::Stopped => return Err(KafkaError::Stopped),
+            Waited::Silence => return Err(self.stalled()),
         };
         if n == 0 {
             return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
@@ -164,9 +171,11 @@ impl Connection {
         let mut done = 0;
         while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
             // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
-            let n = match tokio::time::timeout(self.options.request_timeout, self.reader.read(rest)).await {
-                Ok(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
-                Err(_) => return Err(self.stalled()),
+            let read = patient(&mut self.stop, self.options.request_timeout, self.reader.read(rest));
+            let n = match read.await {
+                Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
+                Waited::Stopped => return Err(KafkaError::Stopped),
+                Waited::Silence => return Err(self.stalled()),
             };
             if n == 0 {
                 return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
@@ -179,5 +188,33 @@ impl Connection {
     fn stalled(&self) -> KafkaError {
         let after = self.options().request_timeout;
         KafkaError::Timeout { broker: self.broker.clone(), what: "go on with its answer".into(), after }
+    }
+}
+
+enum Waited<T> {
+    Done(T),
+    Silence,
+    Stopped,
+}
+
+/// Waits for the broker, but no longer than `after`, and not when the run is to end.
+async fn patient<T>(
+    stop: &mut Option<watch::Receiver<bool>>,
+    after: Duration,
+    work: impl Future<Output = T>,
+) -> Waited<T> {
+    let stopped = async {
+        if let Some(stop) = stop
+            && stop.wait_for(|stop| *stop).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        done = work => Waited::Done(done),
+        () = stopped => Waited::Stopped,
+        () = tokio::time::sleep(after) => Waited::Silence,
     }
 }

@@ -173,22 +173,6 @@ impl Cluster {
         })
         .await
     }
-
-    /// Repeats `operation` after passing errors, until it works or the time is up.
-    async fn retrying<T, F>(&self, operation: impl Fn() -> F) -> Result<T, KafkaError>
-    where
-        F: Future<Output = Result<T, KafkaError>>,
-    {
-        let mut backoff = Backoff::new(self.options().give_up_after);
-        loop {
-            match operation().await {
-                Err(error) if error.retry_class() != RetryClass::Never => {
-                    self.pause(&mut backoff, error).await?
-                }
-                result => return result,
-            }
-        }
-    }
 }
 
 /// An offset to commit.

@@ -140,10 +140,19 @@ impl Cluster {
         for (leader, mut questions) in by_leader {
             questions.sort_by(|a, b| a.0.cmp(&b.0));
             let cluster = Arc::clone(self);
-            tasks.spawn(async move { cluster.ask_leader(leader, questions).await });
+            tasks.spawn(async move { (leader, cluster.ask_leader(leader, questions).await) });
         }
         while let Some(joined) = tasks.join_next().await {
-            let parts = joined.map_err(|e| KafkaError::NoRoute(e.to_string()))??;
+            let (leader, parts) = joined.map_err(|e| KafkaError::NoRoute(e.to_string()))?;
+            let parts = match parts {
+                Ok(parts) => parts,
+                Err(error @ KafkaError::Version { .. }) => return Err(error),
+                // Its partitions may have another leader by the next round.
+                Err(error) => {
+                    errors.push(KafkaError::NoRoute(format!("broker {leader}: {error}")));
+                    continue;
+                }
+            };
             for (tp, result) in parts {
                 match result {
                     Ok(found) => {
@@ -192,11 +201,11 @@ impl Cluster {
         let mut parts = Vec::new();
         if let Some(end) = asked {
             let request = list_offsets_request(end, &ends);
-            parts.extend(list_offsets_parts(self.call(To::Broker(leader), &request).await?));
+            parts.extend(list_offsets_parts(self.call_once(To::Broker(leader), &request).await?));
         }
         if !epochs.is_empty() {
             let request = epoch_request(&epochs);
-            parts.extend(epoch_parts(self.call(To::Broker(leader), &request).await?));
+            parts.extend(epoch_parts(self.call_once(To::Broker(leader), &request).await?));
         }
         Ok(parts)
     }

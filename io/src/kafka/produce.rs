@@ -111,8 +111,14 @@ impl Cluster {
             .with_transaction_timeout_ms(60_000)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
-        let response = self.call(To::Any, &request).await?;
-        KafkaError::check("InitProducerId", || "the cluster".into(), response.error_code)?;
+        // A cluster that just came up loads its coordinators first.
+        let response = self
+            .retrying(|| async {
+                let response = self.call(To::Any, &request).await?;
+                KafkaError::check("InitProducerId", || "the cluster".into(), response.error_code)?;
+                Ok(response)
+            })
+            .await?;
         Ok(ProducerIdentity { id: response.producer_id.0, epoch: response.producer_epoch })
     }
 }

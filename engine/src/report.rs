@@ -129,6 +129,14 @@ impl Issue {
         self
     }
 
+    /// Message and advice in one line.
+    pub fn in_a_line(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// About an object of the vault.
     pub fn object(mut self, object: impl Into<String>) -> Self {
         self.object = Some(object.into());

@@ -54,6 +54,8 @@ pub struct Run {
     inbox: mpsc::UnboundedReceiver<Event>,
     /// Tasks at workers.
     active: usize,
+    /// Which of a broker's workers is next.
+    turns: HashMap<i32, usize>,
     /// Tasks that rest, and until when.
     parked: Vec<(Instant, Task)>,
     new: Vec<Task>,
@@ -94,6 +96,7 @@ impl Run {
             events,
             inbox,
             active: 0,
+            turns: HashMap::new(),
             parked: Vec::new(),
             new: plan.tasks,
             pending: Rows::default(),
@@ -182,14 +185,16 @@ impl Run {
         // Each worker may hold one buffer while it waits for its broker; as many are kept for writing.
         let per_broker = (parts / 2 / layout.brokers.len().max(1)).clamp(1, self.options.connections.max(1));
         let mut by_worker: HashMap<(i32, usize), Vec<Task>> = HashMap::new();
-        for (at, mut task) in tasks.into_iter().enumerate() {
+        for mut task in tasks {
             match layout
                 .partition(&task.tp)
                 .and_then(|partition| Some((partition.leader?, partition.leader_epoch)))
             {
                 Some((leader, epoch)) => {
                     task.leader_epoch = epoch;
-                    by_worker.entry((leader, at % per_broker)).or_default().push(task);
+                    let turn = self.turns.entry(leader).or_insert(0);
+                    *turn += 1;
+                    by_worker.entry((leader, *turn % per_broker)).or_default().push(task);
                 }
                 None => {
                     let error = KafkaError::NoRoute(format!("{} has no leader", task.tp));

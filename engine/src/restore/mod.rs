@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::BufferPool;
+use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
@@ -30,6 +31,7 @@ use crate::report::{Issue, Report};
 use crate::select::Selection;
 use crate::vault::log::Vault;
 use plan::{Plan, TopicPlan};
+use settings::Settings;
 
 /// What happens to the positions of consumer groups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,21 +90,18 @@ pub async fn restore(
     progress: Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, EngineError> {
-    let mut vault = Vault::open(Arc::clone(&store)).await?;
-    let state = vault.fold(true).await?;
-    let mut plan = plan::plan(&cluster, &state, &options).await?;
-    drop(state);
-    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
-    report.gaps = std::mem::take(&mut plan.gaps);
-    report.errors = std::mem::take(&mut plan.issues);
-
-    // Before anything is made: a cluster that can't give one yet is waited for.
-    let producer = cluster.init_producer_id().await?;
+    let mut asked_to_stop = stop.clone();
+    let prepared = tokio::select! {
+        prepared = prepare(&cluster, &store, &options) => prepared?,
+        // Nothing has been written: there is nothing to tell.
+        _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
+    };
+    let Prepared { mut plan, mut report, producer } = prepared;
     create(&cluster, &mut plan, &options).await?;
     report.notes = std::mem::take(&mut plan.notes);
-    let settings: Vec<_> =
-        plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.begin())).collect();
-    cluster.alter_configs(&settings).await?;
+    // What would be refused at the end is better known now.
+    check(cluster.alter_configs(&plan.changes(Settings::end), true).await)?;
+    check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
     let means = run::Means { store, producer, options, progress, stop };
     let result = write(&cluster, &mut plan, means, &mut report).await;
     let unfinished = report.interrupted || result.is_err();
@@ -111,11 +110,45 @@ pub async fn restore(
     }
     if unfinished {
         report.errors.extend((!report.interrupted).then(|| left_over(&plan)));
-        report.notes.extend(report.interrupted.then(|| left_over(&plan).message));
-    } else {
-        finish(&cluster, &plan).await?;
+        report.notes.extend(report.interrupted.then(|| left_over(&plan).in_a_line()));
+        return Ok(report);
     }
+    let refused = cluster.alter_configs(&plan.changes(Settings::end), false).await;
+    report.errors.extend(refused.into_iter().map(|error| {
+        let message =
+            format!("all records are restored, but a topic keeps temporary settings (no retention): {error}");
+        Issue::new("settings_refused", crate::error::Severity::Failed, message)
+            .hint("set the topic's real settings by hand; `bodley show TOPIC` lists those of the source")
+    }));
     Ok(report)
+}
+
+struct Prepared {
+    plan: Plan,
+    report: Report,
+    producer: ProducerIdentity,
+}
+
+/// Everything that comes before the first write.
+async fn prepare(
+    cluster: &Arc<Cluster>,
+    store: &SharedStore,
+    options: &RestoreOptions,
+) -> Result<Prepared, EngineError> {
+    let mut vault = Vault::open(Arc::clone(store)).await?;
+    let state = vault.fold(true).await?;
+    let mut plan = plan::plan(cluster, &state, options).await?;
+    plan::check_segments(store, &state, &plan).await?;
+    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
+    report.gaps = std::mem::take(&mut plan.gaps);
+    report.errors = std::mem::take(&mut plan.issues);
+    // Before anything is made: a cluster that can't give one yet is waited for.
+    let producer = cluster.init_producer_id().await?;
+    Ok(Prepared { plan, report, producer })
+}
+
+fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Creates missing topics and waits until all have leaders.
@@ -197,7 +230,8 @@ async fn write(
 
 /// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
 async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
-    let Some(last) = topics.last() else { return Ok(()) };
+    // A target that does not know the setting that we look for can't be asked.
+    let Some(last) = topics.iter().rfind(|topic| topic.settings.has_mark()) else { return Ok(()) };
     let start = Instant::now();
     for broker in cluster.layout().brokers.keys() {
         loop {
@@ -217,13 +251,6 @@ async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), Engi
     Ok(())
 }
 
-/// The real settings come back.
-async fn finish(cluster: &Arc<Cluster>, plan: &Plan) -> Result<(), EngineError> {
-    let settings: Vec<_> =
-        plan.topics.iter().map(|topic| (Arc::clone(&topic.target), topic.settings.end())).collect();
-    Ok(cluster.alter_configs(&settings).await?)
-}
-
 fn left_over(plan: &Plan) -> Issue {
     let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.target).collect();
     let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
@@ -232,5 +259,5 @@ fn left_over(plan: &Plan) -> Issue {
         "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
     );
     Issue::new("incomplete", crate::error::Severity::Failed, message)
-        .hint("delete these topics, then run the restore again; it is refused while they hold data")
+        .hint("delete these topics, then run the restore again: until then it is refused")
 }

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::kafka::offsets::End;
-use bodley_io::kafka::topics::NewTopic;
+use bodley_io::kafka::topics::{Change, NewTopic};
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
+use bodley_io::store::SharedStore;
 
 use super::settings::{Settings, TEMPORARY_MARK};
 use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::report::{Gap, Issue, TopicReport};
+use crate::vault::VaultError;
+use crate::vault::commit::segment_path;
 use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
 use crate::vault::state::State;
 
@@ -114,6 +117,11 @@ fn renames(
             )));
         }
         check_name(to)?;
+        if to.starts_with("__") {
+            return Err(EngineError::Refused(format!(
+                "--rename `{pair}`: names that begin with __ are the brokers' own"
+            )));
+        }
         if map.insert(from.to_owned(), to.to_owned()).is_some() {
             return Err(EngineError::Refused(format!("--rename names topic `{from}` twice")));
         }
@@ -141,6 +149,9 @@ pub async fn plan(
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
     let chosen = options.selection.choose(there, "in the vault")?;
+    if chosen.is_empty() && !newest.is_empty() {
+        return Err(EngineError::Refused("nothing is left to restore: every topic is excluded".into()));
+    }
     let renames = renames(options, &chosen)?;
     let layout = cluster.layout();
     let mut plan = Plan::default();
@@ -219,11 +230,13 @@ async fn known_settings(
     };
     let overrides = super::settings::Overrides::parse(&options.topic_config)?;
     overrides.check_topics(plan.topics.iter().map(|topic| &*topic.target))?;
+    overrides.check_names(known.as_ref())?;
     for topic in &mut plan.topics {
         let own = state.configs.get(&topic.source.topic).cloned().unwrap_or_default();
         let largest =
             topic.partitions.iter().flat_map(|p| &p.ranges).map(|range| range.stored).max().unwrap_or(0);
         topic.settings = Settings::of_source(own, &overrides, &topic.target, u64::from(largest));
+        topic.settings.cap_min_insync(replication(topic, options));
         topic.settings.restrict(known.as_ref(), &topic.target, &mut plan.notes);
     }
     Ok(())
@@ -331,4 +344,29 @@ pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
             configs: topic.settings.at_creation(),
         })
         .collect()
+}
+
+impl Plan {
+    /// A change of settings for each topic.
+    pub fn changes(&self, of: impl Fn(&Settings) -> Vec<Change>) -> Vec<(Arc<str>, Vec<Change>)> {
+        self.topics.iter().map(|topic| (Arc::clone(&topic.target), of(&topic.settings))).collect()
+    }
+}
+
+/// Looks whether every segment that the plan reads is there in full length: a restore that can't end is better not begun.
+pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> Result<(), EngineError> {
+    let ranges =
+        plan.topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| &partition.ranges);
+    let wanted: BTreeSet<String> =
+        ranges.map(|range| ulid::Ulid::from_bytes(range.segment).to_string()).collect();
+    for id in wanted {
+        let path = segment_path(&id);
+        let expected = state.segments.get(&id).map(|segment| segment.bytes);
+        if expected.is_none() || store.size(&path).await? != expected {
+            let what =
+                "it is missing or has another length than its commit says; nothing was written".to_owned();
+            return Err(VaultError::damaged(&path, what).into());
+        }
+    }
+    Ok(())
 }

@@ -21,6 +21,11 @@ use crate::progress::Progress;
 /// How long a partition rests before its leader is asked.
 const REST: Duration = Duration::from_millis(250);
 
+/// Senders get so long to end after a signal.
+const STOP_WITHIN: Duration = Duration::from_secs(12);
+/// A topic that is gone from the metadata for so long was deleted.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
 /// What a run works with.
 pub struct Means {
     /// The vault's objects.
@@ -53,6 +58,8 @@ struct Run<'a> {
     senders: BTreeMap<(i32, usize), mpsc::UnboundedSender<Vec<Job>>>,
     events: mpsc::UnboundedSender<Event>,
     active: usize,
+    /// Which of a broker's senders is next.
+    turns: HashMap<i32, usize>,
     parked: Vec<(Instant, Job)>,
     done: Done,
     ends: Vec<(TopicPartition, i64)>,
@@ -81,6 +88,7 @@ pub async fn run(
         senders: BTreeMap::new(),
         events,
         active: 0,
+        turns: HashMap::new(),
         parked: Vec::new(),
         done: Done::default(),
         ends: Vec::new(),
@@ -119,16 +127,23 @@ impl Run<'_> {
                     break;
                 }
             }
-            self.unpark().await?;
+            tokio::select! {
+                result = self.unpark() => result?,
+                _ = stop.wait_for(|stop| *stop) => {
+                    self.done.interrupted = true;
+                    break;
+                }
+            }
         }
         // Senders wait for what is in flight, then say so.
         let mut running = if self.done.interrupted { self.senders.len() } else { 0 };
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
         while running > 0 {
-            match inbox.recv().await {
-                Some(Event::Stopped | Event::Fatal(_)) => running -= 1,
-                Some(Event::Done(job)) => self.finished(*job),
-                Some(Event::Back(..)) => {}
-                None => break,
+            match tokio::time::timeout_at(deadline, inbox.recv()).await {
+                Ok(Some(Event::Stopped | Event::Fatal(_))) => running -= 1,
+                Ok(Some(Event::Done(job))) => self.finished(*job),
+                Ok(Some(Event::Back(..))) => {}
+                Ok(None) | Err(_) => break,
             }
         }
         Ok(())
@@ -161,9 +176,13 @@ impl Run<'_> {
         let layout = self.cluster.layout();
         let per_broker = (16 / layout.brokers.len().max(1)).clamp(1, self.connections.max(1));
         let mut by_sender: HashMap<(i32, usize), Vec<Job>> = HashMap::new();
-        for (at, job) in jobs.into_iter().enumerate() {
+        for job in jobs {
             match layout.partition(&job.plan.tp).and_then(|partition| partition.leader) {
-                Some(leader) => by_sender.entry((leader, at % per_broker)).or_default().push(job),
+                Some(leader) => {
+                    let turn = self.turns.entry(leader).or_insert(0);
+                    *turn += 1;
+                    by_sender.entry((leader, *turn % per_broker)).or_default().push(job);
+                }
                 None => {
                     let error = KafkaError::NoRoute(format!("{} has no leader", job.plan.tp));
                     self.park(job, error)?;
@@ -204,6 +223,17 @@ impl Run<'_> {
         }
         let seen = self.cluster.layout();
         let refreshed = self.cluster.refresh(&seen).await;
+        let layout = self.cluster.layout();
+        let (due, gone): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, job)| {
+            layout.topics.get(&job.plan.tp.topic).is_some_and(|topic| topic.id == job.topic_id)
+        });
+        for (_, job) in gone {
+            let what = format!("topic {} was deleted at the target while it was written", job.plan.tp.topic);
+            if refreshed.is_ok() && job.stuck.is_some_and(|since| since.elapsed() > GONE_AFTER) {
+                return Err(EngineError::Diverged(what));
+            }
+            self.park(job, KafkaError::NoRoute(what))?;
+        }
         let parts: Vec<TopicPartition> = due.iter().map(|(_, job)| job.plan.tp.clone()).collect();
         let (replicated, written) = match refreshed {
             Ok(_) => (

@@ -8,6 +8,7 @@ use crate::error::EngineError;
 
 /// A value that no one sets by chance, so that a topic whose restore was cut is recognised: 100,000 days and 61 ms.
 pub const TEMPORARY_MARK: (&str, &str) = ("segment.ms", "8640000000061");
+const MIN_INSYNC: &str = "min.insync.replicas";
 const FOREVER: &str = "9223372036854775807";
 /// What the broker itself adds to a stored chunk never exceeds this.
 const BATCH_SLACK: u64 = 1 << 20;
@@ -46,6 +47,17 @@ impl Overrides {
             Ok((topic, key.to_owned(), value.to_owned()))
         };
         flags.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// A setting that was typed must be one that the target knows.
+    pub fn check_names(&self, known: Option<&BTreeSet<String>>) -> Result<(), EngineError> {
+        let unknown = known.and_then(|known| self.0.iter().find(|(_, key, _)| !known.contains(key)));
+        match unknown {
+            Some((_, key, _)) => Err(EngineError::Refused(format!(
+                "--topic-config `{key}`: the target knows no such topic setting"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A topic named in a flag must be one of the targets.
@@ -134,6 +146,19 @@ impl Settings {
         // A tiered topic cannot be un-tiered for the time of writing: tiering begins when all is there.
         configs.retain(|name, value| !(name == "remote.storage.enable" && value == "true"));
         configs
+    }
+
+    /// The mark of a topic under restore is among the temporary settings.
+    pub fn has_mark(&self) -> bool {
+        self.temporary.contains_key(TEMPORARY_MARK.0)
+    }
+
+    /// No more in-sync replicas are asked for than a topic of `replicas` can have, while it is written.
+    pub fn cap_min_insync(&mut self, replicas: i16) {
+        let wanted = self.real.get(MIN_INSYNC).and_then(|value| value.parse().ok()).unwrap_or(1);
+        if wanted > i32::from(replicas) {
+            self.temporary.insert(MIN_INSYNC.into(), replicas.to_string());
+        }
     }
 
     /// Changes from the real settings to the temporary ones.

@@ -137,6 +137,10 @@ impl Cluster {
             let response = self.call(To::Any, &request).await?;
             let by_name: BTreeMap<&str, _> = response.topics.iter().map(|t| (t.name.as_str(), t)).collect();
             let result = |topic: &NewTopic| match by_name.get(&*topic.name) {
+                // Asked for because it was missing: an earlier try whose answer was lost made it.
+                Some(t) if !validate_only && ErrorCode(t.error_code) == ErrorCode::TOPIC_ALREADY_EXISTS => {
+                    Ok(())
+                }
                 Some(t) => refused("CreateTopics", &topic.name, t.error_code, t.error_message.clone()),
                 None => Err(KafkaError::NoRoute(format!("no answer for topic {}", topic.name))),
             };
@@ -150,21 +154,30 @@ impl Cluster {
         }
     }
 
-    /// Changes settings of topics, several of one topic in one step.
-    pub async fn alter_configs(&self, changes: &[(Arc<str>, Vec<Change>)]) -> Result<(), KafkaError> {
+    /// Changes settings of topics, several of one topic in one step; `validate_only` only asks whether it would work. Goes on after a refusal:
+    /// the errors of all topics that were refused.
+    pub async fn alter_configs(
+        &self,
+        changes: &[(Arc<str>, Vec<Change>)],
+        validate_only: bool,
+    ) -> Vec<KafkaError> {
+        let mut errors = Vec::new();
         for batch in changes.chunks(TOPICS_PER_REQUEST) {
-            let mut backoff = Backoff::new(self.options().give_up_after);
-            while let Err(error) = self.alter_batch(batch).await {
-                if error.retry_class() == RetryClass::Never {
-                    return Err(error);
-                }
-                self.pause(&mut backoff, error).await?;
+            let result = self.retrying(|| self.alter_batch(batch, validate_only)).await;
+            match result {
+                Ok(refused) => errors.extend(refused),
+                Err(error) => errors.push(error),
             }
         }
-        Ok(())
+        errors
     }
 
-    async fn alter_batch(&self, changes: &[(Arc<str>, Vec<Change>)]) -> Result<(), KafkaError> {
+    /// The refusals of single topics; a passing one is an error of the whole, to be tried again.
+    async fn alter_batch(
+        &self,
+        changes: &[(Arc<str>, Vec<Change>)],
+        validate_only: bool,
+    ) -> Result<Vec<KafkaError>, KafkaError> {
         let resources = changes.iter().map(|(topic, configs)| {
             let configs = configs.iter().map(|(name, value)| {
                 AlterableConfig::default()
@@ -177,16 +190,18 @@ impl Cluster {
                 .with_resource_name(string(topic))
                 .with_configs(configs.collect())
         });
-        let request = IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
+        let request = IncrementalAlterConfigsRequest::default()
+            .with_resources(resources.collect())
+            .with_validate_only(validate_only);
+        let mut errors = Vec::new();
         for response in self.call(To::Any, &request).await?.responses {
-            refused(
-                "IncrementalAlterConfigs",
-                &response.resource_name,
-                response.error_code,
-                response.error_message,
-            )?;
+            let (name, message) = (&response.resource_name, response.error_message);
+            match refused("IncrementalAlterConfigs", name, response.error_code, message) {
+                Err(error) if error.retry_class() != RetryClass::Never => return Err(error),
+                result => errors.extend(result.err()),
+            }
         }
-        Ok(())
+        Ok(errors)
     }
 }
 

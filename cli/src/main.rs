@@ -27,9 +27,9 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(commands::run(args));
-    // Blocking file work of an abandoned run must not keep the process.
-    runtime.shutdown_background();
-    ExitCode::from(code)
+    // Unfinished files of an abandoned run are removed; a disk that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
+    ExitCode::from(output::exit_code(code))
 }
 
 /// Help goes to stdout, errors to stderr; a program that asked for JSON gets its one document.
@@ -43,9 +43,14 @@ fn usage(error: &clap::Error) -> ExitCode {
         || args.windows(2).any(|pair| matches!(pair, [flag, value] if flag == "--output" && value == "json"));
     if json {
         let message = error.render().to_string();
-        let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let command = args.get(1).cloned().unwrap_or_default();
-        output::print_failure(OutputFormat::Json, &command, &ended::Ended::usage(first));
+        let first: Vec<&str> = message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = first.join(" ").trim_start_matches("error: ").to_owned();
+        let commands = <Args as clap::CommandFactory>::command();
+        let command = args
+            .iter()
+            .find(|arg| commands.get_subcommands().any(|command| command.get_name() == arg.as_str()));
+        let command = command.map_or("", String::as_str);
+        output::print_failure(OutputFormat::Json, command, &ended::Ended::usage(message));
     }
     ExitCode::from(2)
 }

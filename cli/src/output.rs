@@ -1,6 +1,7 @@
 //! Reports, as text and as the one JSON document. Rows of text are tables with aligned columns.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bodley_engine::{Issue, Report};
 use indicatif::HumanBytes;
@@ -30,9 +31,23 @@ pub fn print_json<T: Serialize>(command: &str, exit_code: u8, body: &T) {
     }
 }
 
-/// To stdout; a reader that went away is no error.
+/// To stdout; a reader that went away is no error, anything else ends in exit 1.
 pub fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let mut stdout = std::io::stdout().lock();
+    let result = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    if let Err(error) = result
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !WRITE_FAILED.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("bodley: cannot write to standard output: {error}");
+    }
+}
+
+static WRITE_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// `code`, or 1 when that is 0 and results could not be written.
+pub fn exit_code(code: u8) -> u8 {
+    if code == 0 && WRITE_FAILED.load(Ordering::Relaxed) { 1 } else { code }
 }
 
 /// Prints how a command failed: to stderr, and where JSON is wanted to stdout as well.

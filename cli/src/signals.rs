@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Supervisors signal a process and its group: what comes so soon is the same signal.
+const ONE_SIGNAL: Duration = Duration::from_millis(300);
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
@@ -23,17 +26,22 @@ impl Signals {
         let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let seen = Arc::clone(&first);
         tokio::spawn(async move {
+            let mut since = Instant::now();
             loop {
                 let number = tokio::select! {
                     _ = int.recv() => SIGINT,
                     _ = term.recv() => SIGTERM,
                 };
+                if *asked.borrow() && since.elapsed() < ONE_SIGNAL {
+                    continue;
+                }
                 if *asked.borrow() {
                     eprintln!("bodley: ended at once by a second signal");
                     std::process::exit(i32::from(128 + number));
                 }
+                since = Instant::now();
                 seen.store(number, Ordering::Relaxed);
-                eprintln!("bodley: ending, what is durable is kept (a second signal ends at once)");
+                eprintln!("bodley: ending in order (a second signal ends at once)");
                 let _ = asked.send(true);
             }
         });

@@ -15,8 +15,8 @@ use crate::vault::state::{PartitionState, State};
 /// A vault's contents.
 #[derive(Debug, Serialize)]
 pub struct Inventory {
-    /// `seq:sha256` of the newest commit.
-    pub receipt: String,
+    /// `seq:sha256` of the newest commit, if there is one.
+    pub receipt: Option<String>,
     /// Its number.
     pub seq: u64,
     /// Its time, ms.
@@ -170,7 +170,7 @@ pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
     let groups: std::collections::BTreeSet<_> =
         state.groups.iter().filter(|(_, pair)| pair.header.present).map(|((group, _), _)| group).collect();
     Ok(Inventory {
-        receipt: vault.receipt().to_string(),
+        receipt: vault.receipt_text(),
         seq: vault.receipt().seq,
         committed: vault.head_time(),
         cluster_id: vault.identity().cluster_id.clone(),

@@ -48,12 +48,17 @@ pub async fn verify(
     progress: Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, EngineError> {
-    let mut vault = Vault::open(Arc::clone(&store)).await?;
-    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
+    let mut vault = Vault::open_damaged(Arc::clone(&store)).await?;
+    let mut report = Report { receipt: vault.receipt_text(), ..Report::default() };
+    if vault.receipt().seq == 0 && !store.list("data/", "").await?.is_empty() {
+        let message = "there is no commit, and segments are there: the log is lost";
+        let issue = Issue::new("vault_damaged", Severity::Missing, message).object(commit_path(1));
+        report.errors.push(issue.hint("restore log/ and index/ from a copy of the vault"));
+    }
     if let Some(expected) = &options.expect {
         expect(&vault, expected, &mut report).await?;
     }
-    let (state, by_segment) = read_log(&mut vault, &mut report).await?;
+    let Log { state, by_segment, whole } = read_log(&mut vault, &mut report).await?;
     for topic in state.topics.values() {
         report.topics.push(inventory::summarize(&state, topic));
         report.gaps.extend(inventory::gaps(&state, topic));
@@ -64,7 +69,7 @@ pub async fn verify(
     report.groups = groups.len() as u64;
     let bytes = state.segments.values().map(|segment| segment.bytes).sum();
     progress.plan(state.segments.len() as u64, bytes);
-    let checker = Arc::new(Checker { store, state, quick: options.quick, progress });
+    let checker = Arc::new(Checker { store, state, quick: options.quick, whole, progress });
     check_segments(&checker, by_segment, stop, &mut report).await?;
     report.errors.sort_by(|a, b| {
         (&a.object, &a.topic, a.partition, a.offset).cmp(&(&b.object, &b.topic, b.partition, b.offset))
@@ -100,8 +105,16 @@ fn damage(error: VaultError, report: &mut Report) -> Result<(), EngineError> {
 
 type BySegment = HashMap<[u8; 16], Vec<Range>>;
 
+/// What could be read of the log.
+struct Log {
+    state: State,
+    by_segment: BySegment,
+    /// All of it could.
+    whole: bool,
+}
+
 /// Reads all commits and tables; what is damaged is left out of the state and reported.
-async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<(State, BySegment), EngineError> {
+async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineError> {
     let mut state = State::new(true);
     let mut by_segment = BySegment::new();
     let mut prev = None;
@@ -155,13 +168,15 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<(State, BySe
         }
         report.errors.push(issue.object(commit_path(wrong.seq)));
     }
-    Ok((state, by_segment))
+    Ok(Log { state, by_segment, whole })
 }
 
 struct Checker {
     store: SharedStore,
     state: State,
     quick: bool,
+    /// No commit or table is unreadable: every segment's rows are known.
+    whole: bool,
     progress: Arc<Progress>,
 }
 
@@ -234,6 +249,9 @@ impl Checker {
         if self.quick {
             return Ok(Vec::new());
         }
+        if rows.is_empty() && !self.whole {
+            return self.checksum(segment, pool).await;
+        }
         match self.read_segment(segment, &rows, pool).await {
             // It changed under our hands.
             Err(EngineError::Store(StoreError::NotFound { .. } | StoreError::Short { .. })) => {
@@ -269,12 +287,13 @@ impl Checker {
             let (span, behind) = rest.split_at(n);
             let buf = pool.get(len + SLACK).await.map_err(StoreError::from)?;
             let bytes = self.store.read(&path, at, len, buf).await?;
-            crc = crc64_combine(crc, crc64(&bytes), len as u64);
             let mut chunk_at = 0;
             for row in span {
                 let chunk = bytes.get(chunk_at..chunk_at + row.stored as usize).unwrap_or_default();
                 chunk_at += row.stored as usize;
-                issues.extend(self.chunk(&path, row, chunk));
+                let (of_chunk, issue) = self.chunk(&path, row, chunk);
+                crc = crc64_combine(crc, of_chunk, row.stored.into());
+                issues.extend(issue);
             }
             self.progress.advance(len as u64, len as u64);
             (at, rest) = (at + len as u64, behind);
@@ -283,14 +302,37 @@ impl Checker {
         Ok(issues)
     }
 
-    /// Checks a chunk against its row: checksum, batches, offsets, counts.
-    fn chunk(&self, path: &str, row: &Range, chunk: &[u8]) -> Option<Issue> {
+    /// The rows of the segment are in a table that can't be read: its checksum as a whole is all there is.
+    async fn checksum(
+        &self,
+        segment: &SegmentRef,
+        pool: &Arc<BufferPool>,
+    ) -> Result<Vec<Issue>, EngineError> {
+        let (mut crc, mut at) = (0, 0);
+        while at < segment.bytes {
+            let len = (segment.bytes - at).min(SPAN as u64);
+            let buf = pool.get(SPAN + SLACK).await.map_err(StoreError::from)?;
+            let bytes = self.store.read(&segment.path(), at, len as usize, buf).await?;
+            crc = crc64_combine(crc, crc64(&bytes), len);
+            self.progress.advance(len, len);
+            at += len;
+        }
+        match format!("{crc:016x}") == segment.crc64 {
+            true => Ok(Vec::new()),
+            false => Ok(self.hit(&segment.path(), &[], "it does not match the CRC-64 in its commit")),
+        }
+    }
+
+    /// Checks a chunk against its row: checksum (also returned), batches, offsets, counts.
+    fn chunk(&self, path: &str, row: &Range, chunk: &[u8]) -> (u64, Option<Issue>) {
         let key = (row.topic, row.partition);
         let mut aborted = self.aborted(&key, row.rewind);
         let walk = walk(chunk, row.first, i64::MAX, &mut aborted);
+        // The walk has summed up what it accepted, which is all unless something is wrong.
+        let crc = if walk.len == chunk.len() { walk.crc64 } else { crc64(chunk) };
         let what = if let Some((bad, _)) = &walk.bad {
             bad.to_string()
-        } else if crc64(chunk) != row.crc64 {
+        } else if crc != row.crc64 {
             "its CRC-64 does not match".to_owned()
         } else if walk.len != chunk.len() || walk.next != row.next {
             format!("its batches end at offset {}, its row says {}", walk.next, row.next)
@@ -300,9 +342,9 @@ impl Checker {
                 walk.records, walk.kept, row.records, row.kept
             )
         } else {
-            return None;
+            return (crc, None);
         };
-        self.issue(path, row, &what)
+        (crc, self.issue(path, row, &what))
     }
 
     fn aborted(&self, key: &PartKey, rewind: u32) -> Aborted {

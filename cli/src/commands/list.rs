@@ -42,6 +42,8 @@ pub async fn run(flags: List, format: OutputFormat) -> Outcome {
         inventory.seq,
         time(Some(inventory.committed)),
     ));
-    output::print(&format!("receipt {}", inventory.receipt));
+    if let Some(receipt) = &inventory.receipt {
+        output::print(&format!("receipt {receipt}"));
+    }
     Ok(0)
 }

@@ -36,7 +36,13 @@ pub async fn snapshot(
         topics.values().map(|topic| (topic.name.as_str(), topic.topic)).collect();
     let mut snapshot = Snapshot::default();
     let mut seen: BTreeMap<(String, TopicId), ()> = BTreeMap::new();
-    for listed in cluster.list_groups().await? {
+    let (listed, errors) = cluster.list_groups().await;
+    let complete = errors.is_empty();
+    for error in errors {
+        let message = format!("the consumer groups of a broker could not be listed: {error}");
+        snapshot.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
+    }
+    for listed in listed {
         // Share groups keep no offsets of this kind; connect workers and the like have none at all.
         if listed.group.starts_with(OWN_PREFIX) || listed.kind == "share" {
             continue;
@@ -61,6 +67,10 @@ pub async fn snapshot(
             }
             seen.insert(key, ());
         }
+    }
+    if !complete {
+        // Who was not seen may be on the broker that did not answer.
+        return Ok(snapshot);
     }
     let gone = state
         .groups

@@ -38,6 +38,9 @@ const NO_ID: TopicId = [0; 16];
 pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, EngineError> {
     let there = layout.topics.values().filter(|topic| topic.error != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     let names = selection.choose(there.map(|topic| (&*topic.name, topic.internal)), "in the cluster")?;
+    if names.is_empty() && !selection.exclude.is_empty() && !layout.topics.is_empty() {
+        return Err(EngineError::Refused("nothing is left to back up: every topic is excluded".into()));
+    }
     Ok(names.iter().filter_map(|name| layout.topics.get(name.as_str())).cloned().collect())
 }
 

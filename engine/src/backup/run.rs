@@ -127,15 +127,31 @@ impl Run {
                     break;
                 }
             };
-            if let Some(event) = event {
-                self.handle(event, report).await?;
+            // Asking brokers can take long; a signal does not wait for them.
+            let work = async {
+                if let Some(event) = event {
+                    self.handle(event, report).await?;
+                }
+                self.unpark(report).await;
+                Ok::<(), EngineError>(())
+            };
+            let cut = tokio::select! {
+                result = work => {
+                    result?;
+                    false
+                }
+                _ = stop.wait_for(|stop| *stop) => true,
+            };
+            if cut {
+                report.interrupted = true;
+                break;
             }
-            self.unpark(report).await;
             if self.commit_is_due() {
                 self.commit(Vec::new(), report).await?;
             }
         }
         if report.interrupted {
+            report.groups = 0;
             // Groups stay as they were: their positions may lie beyond what this commit holds.
             let commit = tokio::time::timeout(STOP_WITHIN, self.commit(Vec::new(), report));
             match commit.await {
@@ -230,7 +246,7 @@ impl Run {
     }
 
     fn give_up(&self, task: &Task, issue: Issue, report: &mut Report) {
-        tracing::error!("{}", issue.message);
+        tracing::info!("{}", issue.message);
         let offset = issue.offset.or(Some(task.next));
         let issue = issue.at(&task.tp.topic, task.key.1, offset);
         let hint = issue.hint.clone().unwrap_or_else(|| "run again: it goes on from the last commit".into());
@@ -275,7 +291,11 @@ impl Run {
             "{}: the topic {what} during the run; offsets {}..{} were not read",
             task.tp, task.next, task.end
         );
-        self.give_up(&task, Issue::new("topic_deleted", Severity::Missing, message), report);
+        // As with retention: the source removed what had not been read.
+        self.pending.ranges.push(task.row(Kind::Gap(Reason::Retention), task.end));
+        report.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..task.end, Reason::Retention));
+        let issue = Issue::new("topic_deleted", Severity::Missing, message);
+        self.give_up(&task, issue.hint("what was read before is in the vault"), report);
     }
 
     async fn look_after(&mut self, task: Task, trouble: Trouble, report: &mut Report) {

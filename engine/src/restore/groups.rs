@@ -13,6 +13,8 @@ use crate::error::Severity;
 use crate::report::{Issue, Report};
 use crate::vault::state::State;
 
+/// Offsets in a hint.
+const SHOWN: usize = 50;
 const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
 
 /// Translated positions: by target partition, source offset to target offset.
@@ -57,7 +59,7 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: &[Position], positions: &Pos
     for (group, offsets) in by_group {
         match cluster.commit_group_offsets(group, &offsets).await {
             Ok(()) => report.groups += 1,
-            Err(error) => report.errors.push(refused(group, &error)),
+            Err(error) => report.errors.push(refused(group, &offsets, &error)),
         }
     }
     if report.groups > 0 {
@@ -65,15 +67,15 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: &[Position], positions: &Pos
     }
 }
 
-fn refused(group: &str, error: &KafkaError) -> Issue {
-    if error.code() == Some(UNKNOWN_MEMBER_ID) {
-        let message = format!("group {group} has live members at the target: its offsets were not restored");
-        return Issue::new("group_live", Severity::Missing, message)
-            .hint("stop its consumers, then set its offsets by hand");
-    }
-    Issue::new(
-        "group_refused",
-        Severity::Missing,
-        format!("the offsets of group {group} were not restored: {error}"),
-    )
+fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {
+    let shown =
+        offsets.iter().take(SHOWN).map(|new| format!("{}:{}={}", new.tp.topic, new.tp.partition, new.offset));
+    let more = if offsets.len() > SHOWN { ", …" } else { "" };
+    let offsets = format!("{}{more}", shown.collect::<Vec<_>>().join(", "));
+    let message = match error.code() == Some(UNKNOWN_MEMBER_ID) {
+        true => format!("group {group} has live members at the target: its offsets were not restored"),
+        false => format!("the offsets of group {group} were not restored: {error}"),
+    };
+    Issue::new("group_refused", Severity::Missing, message)
+        .hint(format!("stop its consumers, then set its offsets with Kafka's tools to {offsets}"))
 }

@@ -160,6 +160,11 @@ pub async fn plan(
     for name in &chosen {
         let Some(source) = newest.get(name.as_str()) else { continue };
         let target = renames.get(name).unwrap_or(name);
+        if target.starts_with("__") {
+            return Err(EngineError::Refused(format!(
+                "topic `{target}` belongs to the target's brokers: restore it under another name with --rename"
+            )));
+        }
         if let Some(other) = targets.insert(target.clone(), name) {
             return Err(EngineError::Refused(format!(
                 "topics `{other}` and `{name}` would both become `{target}`"
@@ -176,12 +181,13 @@ pub async fn plan(
     if !plan.gaps.is_empty() {
         let message = format!("the vault itself has {} gaps in what was restored", plan.gaps.len());
         plan.issues
-            .push(Issue::new("gap", Severity::Missing, message).hint("`bodley list` and `show` name them"));
+            .push(Issue::new("gap", Severity::Missing, message).hint("`bodley show TOPIC` names them"));
     }
     if conflicts.is_empty() {
         return Ok(plan);
     }
-    Err(EngineError::Refused(format!("nothing was written: {}", conflicts.join("; "))))
+    let separator = if conflicts.len() > 1 { "\n  " } else { "" };
+    Err(EngineError::Refused(format!("nothing was written: {separator}{}", conflicts.join(separator))))
 }
 
 fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
@@ -315,7 +321,7 @@ fn check_replication(layout: &Layout, options: &RestoreOptions, plan: &Plan, con
         let wanted = replication(topic, options);
         if wanted as usize > brokers {
             conflicts.push(format!(
-                "topic {} needs {wanted} replicas and the target has {brokers} brokers: use --replication-factor {brokers}",
+                "topic {} needs {wanted} replicas and the target has {brokers} broker(s): use --replication-factor {brokers}",
                 topic.target
             ));
         }

@@ -79,10 +79,36 @@ impl Vault {
     /// Opens the vault in `store` at its newest commit (seq 0 when a first run died before that), without writing. [`VaultError::Absent`] when
     /// there is none.
     pub async fn open(store: SharedStore) -> Result<Self, VaultError> {
+        let mut vault = Self::identify(store).await?;
+        let seq = vault.find_head().await?;
+        if seq > 0 {
+            vault.move_head(seq).await?;
+        } else if !vault.store.list("data/", "").await?.is_empty() {
+            // A run that died before the first commit leaves no segments.
+            return Err(VaultError::damaged(&commit_path(1), "it is missing, and segments are there".into()));
+        }
+        Ok(vault)
+    }
+
+    /// As [`Vault::open`], also when the newest commit is damaged: its receipt then has no digest.
+    pub async fn open_damaged(store: SharedStore) -> Result<Self, VaultError> {
+        let mut vault = Self::identify(store).await?;
+        let seq = vault.find_head().await?;
+        match vault.move_head(seq.max(1)).await {
+            Err(VaultError::Damaged { .. }) => vault.head.receipt.seq = seq,
+            result => result?,
+        }
+        Ok(vault)
+    }
+
+    async fn identify(store: SharedStore) -> Result<Self, VaultError> {
         let url = store.url();
         let bytes = match store.get(IDENTITY, MAX_IDENTITY).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => return Err(VaultError::Absent { url }),
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(VaultError::Foreign { url, what: "it is a file, or lies below one".into() });
+            }
             Err(error) => return Err(error.into()),
         };
         let foreign = |what: String| VaultError::Foreign { url: url.clone(), what };
@@ -99,7 +125,7 @@ impl Vault {
         let identity =
             serde_json::from_value(value).map_err(|e| VaultError::damaged(IDENTITY, e.to_string()))?;
         let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0 };
-        let mut vault = Self {
+        Ok(Self {
             store,
             identity,
             identity_sha256: sha256_hex(&bytes),
@@ -108,13 +134,17 @@ impl Vault {
             foreign: HashMap::new(),
             read_features: Vec::new(),
             write_features: Vec::new(),
-        };
-        vault.find_head().await?;
-        Ok(vault)
+        })
     }
 
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
+        for folder in ["log/", "data/"] {
+            if !store.list(folder, "").await?.is_empty() {
+                let what = format!("it is missing, and objects under {folder} are there");
+                return Err(VaultError::damaged(IDENTITY, what));
+            }
+        }
         let identity = Identity {
             magic: MAGIC.into(),
             format: FORMAT,
@@ -157,30 +187,25 @@ impl Vault {
         &self.head.receipt
     }
 
+    /// The receipt as it is shown: `None` without a commit, or when the newest is damaged.
+    pub fn receipt_text(&self) -> Option<String> {
+        let receipt = &self.head.receipt;
+        (!receipt.digest.is_empty()).then(|| receipt.to_string())
+    }
+
     /// Time of the newest commit, ms.
     pub fn head_time(&self) -> i64 {
         self.head.time
     }
 
-    async fn find_head(&mut self) -> Result<(), VaultError> {
+    async fn find_head(&self) -> Result<u64, VaultError> {
         let listed = list_all(&*self.store, "log/").await?;
         let mut seq = listed.iter().filter_map(|object| seq_of_path(&object.path)).max().unwrap_or(0);
         // A listing may be short.
         while self.store.size(&commit_path(seq + 1)).await?.is_some() {
             seq += 1;
         }
-        if seq == 0 {
-            // A run died between vault.json and the first commit, or the log is gone.
-            let data = self.store.list("data/", "").await?;
-            if !data.is_empty() {
-                return Err(VaultError::damaged(
-                    &commit_path(1),
-                    "it is missing, and segments are there".into(),
-                ));
-            }
-            return Ok(());
-        }
-        self.move_head(seq).await
+        Ok(seq)
     }
 
     async fn move_head(&mut self, seq: u64) -> Result<(), VaultError> {

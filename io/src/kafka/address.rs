@@ -21,9 +21,15 @@ impl Address {
     }
 
     fn parse(text: &str) -> Result<Self, BadAddress> {
-        let bad = || BadAddress(text.to_owned());
+        // What looks like a password is not repeated.
+        let shown = if text.contains('@') { "(user and password are not part of it)" } else { text };
+        let bad = || BadAddress(shown.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        if text.contains('@') || (bare.is_none() && host.contains(':')) {
+            return Err(bad());
+        }
+        let host = bare.unwrap_or(host);
         let port = port.parse().map_err(|_| bad())?;
         if host.is_empty() || host.contains(['/', ' ']) || port == 0 {
             return Err(bad());
@@ -50,7 +56,10 @@ mod tests {
     fn lists() {
         let list = Address::parse_list("a:9092, [::1]:9093").unwrap();
         assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:9092", "[::1]:9093"]);
-        for bad in ["", "a", "a:", ":1", "a:x", "a:70000", "http://a:9", "a:1,,b:2", "a:0"] {
+        assert!(!Address::parse_list("u:secret@a:1").unwrap_err().to_string().contains("secret"));
+        for bad in
+            ["", "a", "a:", ":1", "a:x", "a:70000", "http://a:9", "a:1,,b:2", "a:0", "u:secret@a:1", "::1:9"]
+        {
             assert!(Address::parse_list(bad).is_err(), "{bad}");
         }
     }

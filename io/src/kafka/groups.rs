@@ -58,14 +58,17 @@ pub struct GroupOffsets {
 }
 
 impl Cluster {
-    /// Every group of every broker.
-    pub async fn list_groups(&self) -> Result<Vec<Listed>, KafkaError> {
+    /// Every group of every broker; errors of brokers that don't answer.
+    pub async fn list_groups(&self) -> (Vec<Listed>, Vec<KafkaError>) {
         let mut all = BTreeMap::new();
+        let mut errors = Vec::new();
         for broker in self.layout().brokers.keys() {
-            let response = self.retrying(|| self.list_groups_of(*broker)).await?;
-            all.extend(response.into_iter().map(|listed| (listed.group.clone(), listed)));
+            match self.retrying(|| self.list_groups_of(*broker)).await {
+                Ok(groups) => all.extend(groups.into_iter().map(|listed| (listed.group.clone(), listed))),
+                Err(error) => errors.push(error),
+            }
         }
-        Ok(all.into_values().collect())
+        (all.into_values().collect(), errors)
     }
 
     async fn list_groups_of(&self, broker: i32) -> Result<Vec<Listed>, KafkaError> {

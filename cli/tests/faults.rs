@@ -216,17 +216,6 @@ fn signals_end_a_backup_in_order() {
     }
 }
 
-#[test]
-fn a_second_signal_ends_at_once() {
-    let stage = one();
-    let vault = Vault::new();
-    stage.proxies().for_each(|proxy| proxy.stall(true));
-    let mut run = stage.slow_backup(&vault, BULK, "30M");
-    run.leave_alone(seconds(0.5)).signal("TERM");
-    run.leave_alone(seconds(0.3)).signal("TERM");
-    run.wait().exits_without_a_document(143).within(5);
-}
-
 /// Nothing moves, but the end comes.
 #[test]
 fn a_signal_while_the_broker_is_silent() {
@@ -323,7 +312,7 @@ fn a_restore_over_connections_that_are_cut() {
     let vault = stage.vault_of_some();
     let proxy = stage.cluster.proxy(0).unwrap();
     let before = proxy.cuts();
-    for seed in 0..3 {
+    for seed in 0..2 {
         let target = format!("some-back-{seed}");
         let run = stage.start("restore", &vault, &["--topic", SOME, "--rename", &format!("{SOME}={target}")]);
         proxy.cut_at_random(seed, 10 << 20);
@@ -331,7 +320,7 @@ fn a_restore_over_connections_that_are_cut() {
         proxy.calm();
         stage.judge_restore(ran, &vault, &target);
     }
-    assert!(proxy.cuts() - before > 6, "{} cuts", proxy.cuts());
+    assert!(proxy.cuts() - before > 4, "{} cuts", proxy.cuts());
 }
 
 /// The requests arrive and the answers do not: what is stored is unclear.
@@ -394,17 +383,8 @@ fn a_restore_of_old_records_over_connections_that_are_cut() {
 #[test]
 fn a_stall_of_some_seconds() {
     let stage = one();
-    let vault = Vault::new();
+    let vault = stage.vault_of_some();
     let proxy = stage.cluster.proxy(0).unwrap();
-    let mut run = stage.slow_backup(&vault, SOME, "16M");
-    run.leave_alone(seconds(0.8));
-    proxy.stall(true);
-    run.leave_alone(seconds(4.0));
-    assert!(run.is_running(), "too fast for this test");
-    proxy.stall(false);
-    run.wait().exits(0);
-    stage.equal(&vault, SOME, "some-stalled");
-
     let mut run = stage.slow_restore(&vault, "some-held");
     run.leave_alone(seconds(0.8));
     proxy.stall(true);
@@ -413,6 +393,24 @@ fn a_stall_of_some_seconds() {
     proxy.stall(false);
     let ran = run.wait();
     stage.judge_restore(ran, &vault, "some-held");
+}
+
+/// A frozen machine: the connections are gone, new ones are taken, and nothing answers for longer than a greeting may take.
+#[test]
+fn a_broker_that_freezes() {
+    let stage = one();
+    let vault = Vault::new();
+    let node = stage.cluster.node(0).unwrap();
+    let mut run = stage.slow_backup(&vault, SOME, "16M");
+    run.leave_alone(seconds(0.8));
+    node.pause().unwrap();
+    stage.proxies().for_each(Proxy::cut);
+    run.leave_alone(seconds(12.0));
+    let went_on = run.is_running();
+    node.resume().unwrap();
+    let ran = run.wait().exits(0);
+    assert!(went_on, "too fast for this test: {ran}");
+    stage.equal(&vault, SOME, "some-frozen");
 }
 
 /// TCP's checksum lets one through: Kafka's own notices, and the batch is read again.

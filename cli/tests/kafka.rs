@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use bodley_testbed::shared_cluster;
 use bodley_testbed::workbench::{GroupOffset, ProduceOptions, Record};
-use bodley_testbed::workloads::{Oddity, TopicSpec, advance_odd_topics, write_odd_topics};
+use bodley_testbed::workloads::{BulkOptions, Oddity, TopicSpec, advance_odd_topics, bulk, write_odd_topics};
 use bodley_testbed::{Cluster, ClusterOptions, Dump, Isolation};
 use serde_json::{Value, json};
 
 use common::judge::{Python, prefix, same};
 use common::site::Site;
 use common::vault::Vault;
-use common::{Rng, bodley, list, start, topics};
+use common::{Rng, bodley, list, start, start_on_a_small_disk, topics};
 
 fn site() -> Site {
     Site::at(shared_cluster().unwrap())
@@ -669,7 +669,7 @@ fn without_a_choice_everything_but_internal_topics_is_taken() {
     let vault = Vault::new();
     // Other tests delete topics meanwhile, and that is theirs to judge.
     let ran = site.backup(&vault, &[]);
-    assert!([Some(0), Some(3)].contains(&ran.code), "{ran}");
+    assert!([Some(0), Some(1), Some(3)].contains(&ran.code), "{ran}");
     let listed = vault.listed();
     assert_eq!(topics(&listed, "everything").len(), 1);
     assert!(
@@ -1142,6 +1142,98 @@ fn a_restore_that_was_cut_is_never_doubled() {
         assert_eq!(site.bench.describe(&target).unwrap().own_configs(), []);
     }
     assert!(halves > 0, "no restore was caught half-way");
+}
+
+#[test]
+fn others_who_write_to_the_target_are_noticed() {
+    let site = site();
+    let vault = Vault::new();
+    fill(&site, "shared", 16 << 20);
+    site.backup(&vault, &["--topic", "shared"]).exits(0);
+    let source = site.dump("shared");
+    let begin = |target: &str| {
+        let rename = format!("shared={target}");
+        site.start("restore", &vault, &["--topic", "shared", "--rename", &rename, "--limit-write", "8M"])
+    };
+    // Two restores at once into the same topic.
+    for n in 0..3 {
+        let target = format!("shared-{n}");
+        let first = begin(&target);
+        std::thread::sleep(Duration::from_millis(100 * n));
+        let ran = [begin(&target), first].map(|run| run.wait());
+        let done = ran.iter().filter(|ran| ran.code == Some(0)).count();
+        for ran in &ran {
+            assert!([Some(0), Some(1), Some(2)].contains(&ran.code), "{ran}");
+        }
+        assert!(done <= 1, "both say that they are done: {}{}", ran[0], ran[1]);
+        if done == 1 {
+            same(&source, &site.dump(&target));
+        }
+    }
+    // A producer.
+    let mut run = begin("shared-produced");
+    run.leave_alone(Duration::from_millis(900));
+    site.write("shared-produced", 0, "mine", 1);
+    run.wait().exits(1).says("shared-produced").says("somebody else");
+}
+
+/// Some MiB in two partitions, in records of 4 KiB.
+fn fill(site: &Site, topic: &str, bytes: u64) {
+    site.topic(topic, 2);
+    let options = BulkOptions { partitions: 2, value_bytes: 4096, ..BulkOptions::default() };
+    bulk(&site.bench, topic, bytes, options).unwrap();
+}
+
+/// What is not durable in time after a signal is abandoned; a second signal does not even wait so long.
+#[test]
+fn a_signal_while_the_disk_is_slow() {
+    let site = site();
+    fill(&site, "slow", 24 << 20);
+    let vaults = [Vault::new(), Vault::new()];
+    let mut runs = vaults
+        .each_ref()
+        .map(|vault| site.start("backup", vault, &["--topic", "slow", "--limit-write", "256K"]));
+    runs[0].leave_alone(Duration::from_secs(1));
+    runs.iter_mut().for_each(|run| run.signal("TERM"));
+    runs[1].leave_alone(Duration::from_millis(700));
+    assert!(runs[1].is_running(), "too fast for this test");
+    runs[1].signal("INT");
+    let [patient, hurried] = runs;
+    hurried.wait().exits_without_a_document(130).within(4);
+    patient.wait().exits(143).within(22);
+    for vault in &vaults {
+        site.backup(vault, &["--topic", "slow"]).exits(0);
+        assert_eq!(topics(&vault.verified(), "slow")[0]["records"], site.dump("slow").len());
+    }
+}
+
+#[test]
+fn a_signal_ends_verify() {
+    let site = site();
+    let vault = Vault::new();
+    fill(&site, "checked", 16 << 20);
+    site.backup(&vault, &["--topic", "checked"]).exits(0);
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut run = start(&["verify", "--vault", vault.url(), "--limit-read", "256K", "--output", "json"]);
+        run.leave_alone(Duration::from_millis(300)).signal(signal);
+        let report = run.wait().exits(code).within(5).json();
+        assert_eq!(report["interrupted"], true);
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    let site = site();
+    let vault = Vault::new();
+    fill(&site, "full", 24 << 20);
+    let bootstrap = site.cluster.bootstrap();
+    let args = ["backup", "-b", &bootstrap, "--vault", vault.url(), "--topic", "full", "--output", "json"];
+    let report = start_on_a_small_disk(&args).wait().exits(1).within(90).json();
+    assert_eq!(list(&report, "errors")[0]["code"], "store", "{report:#}");
+    let whole = vault.bodley("verify", &[]);
+    assert!([Some(0), Some(2)].contains(&whole.code), "{whole}");
+    site.backup(&vault, &["--topic", "full"]).exits(0);
+    assert_eq!(topics(&vault.verified(), "full")[0]["records"], site.dump("full").len());
 }
 
 /// A vault that is read while a backup writes to it.

@@ -38,8 +38,21 @@ pub fn bodley<S: AsRef<str>>(args: &[S]) -> Ran {
 
 /// Starts bodley.
 pub fn start<S: AsRef<str>>(args: &[S]) -> Running {
+    spawn(command(args), args)
+}
+
+/// Starts bodley with a disk on which no file can become larger than some MiB: writing beyond fails as on a full one.
+pub fn start_on_a_small_disk<S: AsRef<str>>(args: &[S]) -> Running {
+    let mut shell = Command::new("sh");
+    let script = r#"trap '' XFSZ; ulimit -f 4096; exec "$0" "$@""#;
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_bodley")]).args(args.iter().map(AsRef::as_ref));
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    spawn(shell, args)
+}
+
+fn spawn<S: AsRef<str>>(mut command: Command, args: &[S]) -> Running {
     let shown = args.iter().map(|arg| format!(" {}", arg.as_ref())).collect::<String>();
-    let mut child = command(args).spawn().expect("start bodley");
+    let mut child = command.spawn().expect("start bodley");
     let (out, err) = (drain(child.stdout.take()), drain(child.stderr.take()));
     let (shown, started, limit) = (format!("bodley{shown}"), Instant::now(), LIMIT);
     Running { child, shown, started, peak: 0, limit, out, err }

@@ -144,6 +144,9 @@ pub struct Backup {
     pub vault: VaultArg,
     #[command(flatten)]
     pub topics: TopicArgs,
+    /// Commit what is durable at least so often (s, m, h); what is committed survives whatever comes
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub commit_interval: Interval,
     /// Read at most so many bytes per second from the brokers (K, M, G: powers of 1024)
     #[arg(long, value_name = "BYTES/S")]
     pub limit_read: Option<Rate>,
@@ -252,6 +255,29 @@ impl FromStr for Rate {
     }
 }
 
+/// A span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval(pub std::time::Duration);
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad =
+            || format!("`{text}` is no duration: write seconds, minutes or hours such as 30s, 5m or 1h");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match text.get(digits.len()..) {
+            Some("s" | "") => 1,
+            Some("m") => 60,
+            Some("h") => 3600,
+            _ => return Err(bad()),
+        };
+        let number: u32 = digits.parse().map_err(|_| bad())?;
+        let seconds = u64::from(number) * unit;
+        if seconds == 0 { Err(bad()) } else { Ok(Self(std::time::Duration::from_secs(seconds))) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +294,15 @@ mod tests {
     impl DebugAssert for clap::Command {
         fn debug_assert_with(self) {
             self.debug_assert();
+        }
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!("90s".parse(), Ok(Interval(std::time::Duration::from_secs(90))));
+        assert_eq!("2m".parse(), Ok(Interval(std::time::Duration::from_secs(120))));
+        for bad in ["", "0s", "s", "1d", "-1s", "1.5m"] {
+            assert!(bad.parse::<Interval>().is_err(), "{bad}");
         }
     }
 

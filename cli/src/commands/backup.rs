@@ -19,6 +19,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let cluster = open_cluster(&flags.cluster).await?;
     let options = BackupOptions {
         selection: selection(flags.topics),
+        commit_interval: flags.commit_interval.0,
         limit_read: throttle(flags.limit_read),
         ..BackupOptions::default()
     };

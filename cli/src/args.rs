@@ -284,17 +284,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        clap::CommandFactory::command().debug_assert_with();
-    }
-
-    trait DebugAssert {
-        fn debug_assert_with(self);
-    }
-
-    impl DebugAssert for clap::Command {
-        fn debug_assert_with(self) {
-            self.debug_assert();
-        }
+        <Args as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]

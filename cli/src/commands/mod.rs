@@ -49,7 +49,10 @@ pub async fn run(args: Args) -> u8 {
 
 fn completions(shell: clap_complete::Shell) -> Outcome {
     let mut command = <Args as clap::CommandFactory>::command();
-    clap_complete::generate(shell, &mut command, "bodley", &mut std::io::stdout().lock());
+    // Into memory first: the generator panics where it can't write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "bodley", &mut script);
+    output::print(String::from_utf8_lossy(&script).trim_end());
     Ok(0)
 }
 

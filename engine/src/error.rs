@@ -39,6 +39,20 @@ pub enum EngineError {
     /// The vault.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// Stored data that is not what it was.
+    #[error("{object} is damaged: {what}: {topic}-{partition} offsets {}..{}", offsets.start, offsets.end)]
+    Damaged {
+        /// Path of the object.
+        object: String,
+        /// How.
+        what: String,
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: u32,
+        /// The chunk's offsets.
+        offsets: std::ops::Range<i64>,
+    },
     /// The target refused a batch for good.
     #[error("{0}")]
     Produce(KafkaError),
@@ -56,6 +70,7 @@ impl EngineError {
         match self {
             Self::Kafka(_) | Self::Store(_) | Self::Produce(_) | Self::Diverged(_) => Severity::Failed,
             Self::Refused(_) => Severity::Refused,
+            Self::Damaged { .. } => Severity::Missing,
             Self::Vault(error) => match error {
                 VaultError::Store(_) | VaultError::LostRace { .. } | VaultError::Internal(_) => {
                     Severity::Failed
@@ -78,6 +93,7 @@ impl EngineError {
             Self::Produce(_) => "produce_refused",
             Self::Diverged(_) => "target_diverged",
             Self::Refused(_) => "refused",
+            Self::Damaged { .. } => "vault_damaged",
             Self::Vault(VaultError::Absent { .. }) => "vault_absent",
             Self::Vault(VaultError::Foreign { .. }) => "vault_foreign",
             Self::Vault(VaultError::Unsupported(_)) => "vault_unsupported",

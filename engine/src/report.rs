@@ -153,9 +153,15 @@ impl Issue {
 impl From<&EngineError> for Issue {
     fn from(error: &EngineError) -> Self {
         let mut issue = Self::new(error.code(), error.severity(), error.to_string());
-        if let EngineError::Vault(crate::vault::VaultError::Damaged { object, .. }) = error {
-            issue.object = Some(object.clone());
-            issue.hint = Some("run `bodley verify` to see all that is hit".into());
+        let hint = "run `bodley verify` to see all that is hit";
+        match error {
+            EngineError::Vault(crate::vault::VaultError::Damaged { object, .. }) => {
+                issue = issue.object(object.clone()).hint(hint);
+            }
+            EngineError::Damaged { object, topic, partition, offsets, .. } => {
+                issue = issue.at(topic, *partition, Some(offsets.start)).object(object.clone()).hint(hint);
+            }
+            _ => {}
         }
         issue
     }

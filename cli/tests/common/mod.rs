@@ -1,7 +1,13 @@
 //! What the tests here share: bodley as a user runs it, vaults on disk, and the judgement of Apache's own client.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure ends the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failure ends the test"
+)]
 
 pub mod judge;
 pub mod site;

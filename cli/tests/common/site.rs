@@ -1,6 +1,7 @@
 //! A cluster, an independent client of it, and bodley at work on it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bodley_testbed::workbench::{ProduceOptions, Record};
 use bodley_testbed::{Cluster, Dump, Isolation, Workbench};
@@ -55,6 +56,15 @@ impl Site {
         let record = |n| Record::new(partition).key(format!("key-{n}")).value(format!("{what} {n}"));
         let records: Vec<Record> = (0..count).map(record).collect();
         self.bench.produce(topic, &records, &ProduceOptions::default().flush_every(5)).unwrap();
+    }
+
+    /// Waits until a transaction's end, which the producer has been told of, is seen: the last stable offset of partition 0 is this.
+    pub fn wait_for_stable_end(&self, topic: &str, offset: i64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.bench.describe(topic).unwrap().partitions[0].stable_end != offset {
+            assert!(Instant::now() < deadline, "the last stable offset of {topic} does not become {offset}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What a consumer sees.

@@ -76,7 +76,7 @@ pub async fn backup(
         _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
     };
     let Prepared { vault, mut plan, snapshot } = prepared;
-    let mut report = Report { groups: snapshot.groups, ..Report::default() };
+    let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);

@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use super::plan::PartitionPlan;
 use crate::backup::task::Aborted;
 use crate::error::EngineError;
-use crate::vault::VaultError;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::Range;
 
@@ -227,8 +226,7 @@ impl Preparer {
     }
 
     fn damaged(&self, path: &str, range: &Range, what: &str) -> EngineError {
-        let what = format!("{what}: {} offsets {}..{}", self.plan.tp, range.first, range.next);
-        VaultError::damaged(path, what).into()
+        damaged(path, &self.plan.tp.topic, range, what.to_owned())
     }
 
     /// The sequence of the next record: the number of records before it, which wraps to 0 behind the greatest INT32.
@@ -254,4 +252,10 @@ fn kept_offsets(header: &Header, batch: &[u8], offsets: &Offsets<i64>) -> Result
         Err(error) => Some(Err(error.to_string())),
     });
     kept.collect()
+}
+
+/// Damage of a chunk, with its place.
+pub fn damaged(path: &str, topic: &str, range: &Range, what: String) -> EngineError {
+    let (object, topic) = (path.to_owned(), topic.to_owned());
+    EngineError::Damaged { object, what, topic, partition: range.partition, offsets: range.first..range.next }
 }

@@ -8,12 +8,12 @@ use bodley_io::kafka::topics::{Change, NewTopic};
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_io::store::SharedStore;
 
+use super::outgo::damaged;
 use super::settings::{Settings, TEMPORARY_MARK};
 use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::report::{Gap, Issue, TopicReport};
-use crate::vault::VaultError;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
 use crate::vault::state::State;
@@ -361,17 +361,20 @@ impl Plan {
 
 /// Looks whether every segment that the plan reads is there in full length: a restore that can't end is better not begun.
 pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> Result<(), EngineError> {
-    let ranges =
-        plan.topics.iter().flat_map(|topic| &topic.partitions).flat_map(|partition| &partition.ranges);
-    let wanted: BTreeSet<String> =
-        ranges.map(|range| ulid::Ulid::from_bytes(range.segment).to_string()).collect();
-    for id in wanted {
+    let mut wanted: BTreeMap<[u8; 16], (&str, &Range)> = BTreeMap::new();
+    for topic in &plan.topics {
+        for range in topic.partitions.iter().flat_map(|partition| &partition.ranges) {
+            wanted.entry(range.segment).or_insert((topic.source.name.as_str(), range));
+        }
+    }
+    for (id, (topic, range)) in wanted {
+        let id = ulid::Ulid::from_bytes(id).to_string();
         let path = segment_path(&id);
         let expected = state.segments.get(&id).map(|segment| segment.bytes);
         if expected.is_none() || store.size(&path).await? != expected {
             let what =
-                "it is missing or has another length than its commit says; nothing was written".to_owned();
-            return Err(VaultError::damaged(&path, what).into());
+                "it is missing or has another length than its commit says (nothing was written)".to_owned();
+            return Err(damaged(&path, topic, range, what));
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! commit found under our writer id and nonce is ours.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bodley_io::store::{Put, SharedStore, StoreError, list_all};
@@ -101,7 +102,24 @@ impl Vault {
         Ok(vault)
     }
 
+    /// Reads vault.json. Where there is a log beside it, whatever is wrong with it is damage.
     async fn identify(store: SharedStore) -> Result<Self, VaultError> {
+        let error = match Self::read_identity(Arc::clone(&store)).await {
+            Err(error @ (VaultError::Absent { .. } | VaultError::Foreign { .. })) => error,
+            result => return result,
+        };
+        let log = store.list("log/", "").await.unwrap_or_default();
+        if !log.iter().any(|object| seq_of_path(&object.path).is_some()) {
+            return Err(error);
+        }
+        let what = match error {
+            VaultError::Foreign { what, .. } => what,
+            _ => "it is missing, and a log of commits is there".to_owned(),
+        };
+        Err(VaultError::damaged(IDENTITY, what))
+    }
+
+    async fn read_identity(store: SharedStore) -> Result<Self, VaultError> {
         let url = store.url();
         let bytes = match store.get(IDENTITY, MAX_IDENTITY).await {
             Ok(bytes) => bytes,

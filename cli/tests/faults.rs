@@ -502,6 +502,24 @@ fn one_of_three_dies() {
     stage.judge_restore(ran, &vault, "some-back");
 }
 
+/// A broker that lags behind the controller does not know new topics yet, nor their settings.
+#[test]
+fn one_of_three_lags() {
+    let stage = three();
+    let vault = stage.vault_of_some();
+    let node = stage.cluster.node(2).unwrap();
+    for n in 0..2 {
+        let target = format!("some-lag-{n}");
+        node.pause().unwrap();
+        let mut run = stage.slow_restore(&vault, &target);
+        run.leave_alone(seconds(1.5 * f64::from(n + 1)));
+        node.resume().unwrap();
+        let ran = run.wait();
+        stage.cluster.wait_until_up().unwrap();
+        stage.judge_restore(ran, &vault, &target);
+    }
+}
+
 #[test]
 fn leaders_move() {
     let stage = three();

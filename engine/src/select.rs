@@ -44,7 +44,6 @@ impl Selection {
         let patterns = if self.topics.is_empty() { &every[..] } else { &self.topics[..] };
         let mut chosen = BTreeSet::new();
         for pattern in patterns {
-            let before = chosen.len();
             let reaches = |name: &str, flagged| {
                 matches(pattern, name)
                     && (!is_glob(pattern) || self.include_internal || !is_internal(name, flagged))
@@ -54,7 +53,7 @@ impl Selection {
                 hit = true;
                 chosen.insert(name.to_owned());
             }
-            if !hit && !self.topics.is_empty() && chosen.len() == before {
+            if !hit && !self.topics.is_empty() {
                 let what = if is_glob(pattern) { "no topic matches" } else { "there is no topic" };
                 return Err(EngineError::Refused(format!("{what} `{pattern}` {place}")));
             }

@@ -9,19 +9,19 @@ use bodley_protocol::checksum::{crc64, crc64_combine};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::backup::task::Aborted;
-use crate::backup::walk::walk;
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
 use crate::vault::VaultError;
+use crate::vault::aborted::Aborted;
 use crate::vault::commit::{Receipt, SegmentRef, commit_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
 use crate::vault::segment::{TRAILER_LEN, footer_len};
 use crate::vault::state::{PartKey, State};
 use crate::vault::table::Table;
+use crate::vault::walk::walk;
 
 /// Bytes read at a time.
 const SPAN: usize = 8 << 20;

@@ -1,8 +1,8 @@
 //! Bytes as the records of a Fetch: what the walk accepts is whole, in order and accounted for.
 #![no_main]
 
-use bodley_engine::backup::task::Aborted;
-use bodley_engine::backup::walk::walk;
+use bodley_engine::vault::aborted::Aborted;
+use bodley_engine::vault::walk::walk;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -11,12 +11,12 @@ use bodley_protocol::fetch::PartitionHead;
 use bodley_protocol::{ErrorCode, TopicId};
 
 use super::task::Task;
-use super::walk::{Bad, walk};
 use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::vault::rows::Kind;
 use crate::vault::segment::SegmentWriter;
 use crate::vault::state::PartKey;
+use crate::vault::walk::{Bad, walk};
 
 /// What a response said of a partition.
 #[derive(Debug)]

@@ -3,15 +3,14 @@
 //! ```text
 //! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
 //! run.rs     hands tasks to workers, gathers what they made durable, commits
-//! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   walk.rs  batches   task.rs  one partition
+//! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   task.rs  one partition
 //! ```
 
 mod groups;
 mod intake;
 mod plan;
 mod run;
-pub mod task;
-pub mod walk;
+mod task;
 mod worker;
 
 use std::sync::Arc;
@@ -27,12 +26,10 @@ use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::report::{Report, TopicReport, known_time};
 use crate::select::Selection;
-use crate::vault::log::{Addition, Vault};
+use crate::vault::log::Vault;
 use crate::vault::rows::Rows;
+use crate::vault::segment::PART_LEN;
 use crate::vault::{VaultError, hex};
-
-/// Length of a part buffer, bytes.
-pub const PART_LEN: usize = 8 << 20;
 
 /// What a backup is to do and with what means.
 #[derive(Debug, Clone)]
@@ -169,9 +166,4 @@ fn count(report: &mut Report, rows: &Rows) {
         topic.max_timestamp = topic.max_timestamp.max(max);
     }
     report.records = report.topics.iter().map(|topic| topic.records).sum();
-}
-
-/// One commit's worth.
-fn addition(segments: Vec<crate::vault::SegmentRef>, rows: Rows) -> Addition {
-    Addition { segments, rows }
 }

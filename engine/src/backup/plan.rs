@@ -8,10 +8,11 @@ use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
 use bodley_protocol::{ErrorCode, TopicId};
 use sha2::Digest;
 
-use super::task::{Aborted, Task};
+use super::task::Task;
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::select::Selection;
+use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, ConfigRow, Kind, Reason, Rows, TopicRow};
 use crate::vault::state::{Cursor, PartKey, State};
 

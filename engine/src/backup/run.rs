@@ -16,12 +16,12 @@ use super::intake::Intake;
 use super::plan::{Plan, truncated};
 use super::task::Task;
 use super::worker::{Event, Order, Rolled, Shared, Trouble, Worker};
-use super::{BackupOptions, addition, count};
+use super::{BackupOptions, count};
 use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
 use crate::report::{Gap, Issue, Report};
 use crate::vault::commit::Receipt;
-use crate::vault::log::Vault;
+use crate::vault::log::{Addition, Vault};
 use crate::vault::rows::{GroupRow, Kind, Reason, Rows};
 use crate::vault::state::PartKey;
 
@@ -405,7 +405,7 @@ impl Run {
             count(report, &rows);
             let moved: Vec<(PartKey, i64)> =
                 rows.ranges.iter().map(|r| ((r.topic, r.partition), r.next)).collect();
-            let receipt = self.vault.append(addition(segments, rows)).await?;
+            let receipt = self.vault.append(Addition { segments, rows }).await?;
             for (key, next) in moved {
                 let cursor = self.cursors.entry(key).or_insert(next);
                 *cursor = next.max(*cursor);

@@ -24,12 +24,12 @@ use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
-use crate::backup::PART_LEN;
 use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
 use crate::select::Selection;
 use crate::vault::log::Vault;
+use crate::vault::segment::PART_LEN;
 use plan::{Plan, TopicPlan};
 use settings::Settings;
 

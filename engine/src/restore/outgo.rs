@@ -17,8 +17,8 @@ use bodley_protocol::rewrite::{Fate, fate, rewrite};
 use tokio::sync::mpsc;
 
 use super::plan::PartitionPlan;
-use crate::backup::task::Aborted;
 use crate::error::EngineError;
+use crate::vault::aborted::Aborted;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::Range;
 

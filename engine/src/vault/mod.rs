@@ -1,11 +1,13 @@
 //! The vault, format v1 (docs/format.md): immutable segments under an append-only log of commits.
 
+pub mod aborted;
 pub mod commit;
 pub mod log;
 pub mod rows;
 pub mod segment;
 pub mod state;
 pub mod table;
+pub mod walk;
 
 use bodley_io::store::StoreError;
 

@@ -16,6 +16,8 @@ use super::rows::{Range, TopicRow, write_ranges, write_topics};
 use super::table::TableWriter;
 
 const MAGIC: &[u8; 8] = b"BDLYSEG1";
+/// Length of a part buffer, bytes.
+pub const PART_LEN: usize = 8 << 20;
 
 /// A segment being written.
 pub struct SegmentWriter {

@@ -5,8 +5,8 @@
 use bodley_protocol::batch::{self, BatchError, Header};
 use bodley_protocol::checksum::Crc64;
 
-use super::task::Aborted;
-use crate::vault::rows::{NO_TIME, TIME_UNKNOWN};
+use super::aborted::Aborted;
+use super::rows::{NO_TIME, TIME_UNKNOWN};
 
 /// What the walk found.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Walk {
     pub records: i64,
     /// Those neither control nor aborted.
     pub kept: i64,
-    /// See [`crate::vault::rows::Range::min_ts`].
+    /// See [`super::rows::Range::min_ts`].
     pub min_ts: i64,
     /// Greatest time.
     pub max_ts: i64,

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bodley_testbed::workbench::{Generate, ProduceOptions, Record};
+use bodley_testbed::workbench::{Generate, ProduceOptions, Quota, Record};
 use bodley_testbed::workloads::{BulkOptions, bulk};
 use bodley_testbed::{Cluster, ClusterOptions, Isolation, Proxy};
 use serde_json::{Value, json};
@@ -437,6 +437,37 @@ fn a_broker_that_freezes() {
     stage.equal(&vault, SOME, "some-frozen");
 }
 
+/// A broker that holds a client back answers with nothing, which is not the end of the log.
+#[test]
+fn quotas() {
+    struct Lifted<'a>(&'a Stage);
+    impl Drop for Lifted<'_> {
+        fn drop(&mut self) {
+            for quota in [Quota::Fetch, Quota::Produce] {
+                let _ = self.0.bench.set_quota(quota, None);
+            }
+        }
+    }
+    let stage = one();
+    let vault = Vault::new();
+    stage.topic("held", 2);
+    let options = BulkOptions { partitions: 2, value_bytes: 4096, ..BulkOptions::default() };
+    bulk(&stage.bench, "held", 13 << 20, options).unwrap();
+    let lifted = Lifted(&stage);
+    // Kafka counts over some ten seconds: the first ten MiB pass.
+    stage.bench.set_quota(Quota::Fetch, Some(1 << 20)).unwrap();
+    stage.bench.set_quota(Quota::Produce, Some(1 << 20)).unwrap();
+    thread::sleep(seconds(0.5));
+    let backup = stage.backup(&vault, &["--topic", "held"]).exits(0);
+    let restore = stage.restore_as(&vault, "held", "held-back").exits(0);
+    drop(lifted);
+    thread::sleep(seconds(0.5));
+    let held = (backup.took, restore.took);
+    assert!(held.0 > seconds(1.0) && held.1 > seconds(1.0), "nobody was held back: {held:?}");
+    same_digests(&stage.bench, "held", "held-back");
+    stage.equal(&vault, "held", "held-again");
+}
+
 /// TCP's checksum lets one through: Kafka's own notices, and the batch is read again.
 #[test]
 fn bits_that_flip_on_the_way() {
@@ -518,6 +549,25 @@ fn one_of_three_lags() {
         stage.cluster.wait_until_up().unwrap();
         stage.judge_restore(ran, &vault, &target);
     }
+}
+
+/// It is dead, and for some seconds the cluster still lists it. The others have everything: nobody has to wait for it to come back.
+#[test]
+fn one_of_three_has_just_died() {
+    let stage = three();
+    let known = stage.vault_of_some();
+    let node = stage.cluster.node(1).unwrap();
+    node.kill().unwrap();
+    let vault = Vault::new();
+    let restore = stage.slow_restore(&known, "some-bereft");
+    let backup = stage.start("backup", &vault, &["--topic", SOME]);
+    let (backup, restore) = (backup.wait(), restore.wait());
+    node.start().unwrap();
+    stage.cluster.wait_until_up().unwrap();
+    backup.exits(0).within(60);
+    stage.equal(&vault, SOME, "some-mourned");
+    assert!(restore.took < seconds(60.0), "{restore}");
+    stage.judge_restore(restore, &known, "some-bereft");
 }
 
 #[test]

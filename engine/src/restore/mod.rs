@@ -235,7 +235,20 @@ async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), Engi
     let start = Instant::now();
     for broker in cluster.layout().brokers.keys() {
         loop {
-            let configs = cluster.describe_topic_at(*broker, &last.target).await?;
+            let seen = cluster.layout();
+            let configs = match cluster.describe_topic_at(*broker, &last.target).await {
+                Ok(configs) => configs,
+                Err(error) if start.elapsed() > SETTLE_WITHIN => return Err(error.into()),
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    // Who has left the cluster leads nothing.
+                    let layout = cluster.refresh(&seen).await;
+                    if layout.is_ok_and(|layout| !layout.brokers.contains_key(broker)) {
+                        break;
+                    }
+                    continue;
+                }
+            };
             let mark = configs.get(settings::TEMPORARY_MARK.0).and_then(|config| config.value.as_deref());
             if mark == Some(settings::TEMPORARY_MARK.1) {
                 break;

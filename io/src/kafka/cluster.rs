@@ -185,13 +185,14 @@ impl Cluster {
         self.call_capped(to, i16::MAX, request).await
     }
 
-    /// Sends a request without a second try, for callers that choose another broker after a failure.
+    /// Sends a request in a version of at most `cap`, without a second try, for callers that choose another broker after a failure.
     pub async fn call_once<R: Request + Message>(
         &self,
         to: To,
+        cap: i16,
         request: &R,
     ) -> Result<R::Response, KafkaError> {
-        self.try_call(to, i16::MAX, request).await
+        self.try_call(to, cap, request).await
     }
 
     /// As [`Cluster::call`], in a version of at most `cap`.
@@ -233,9 +234,11 @@ impl Cluster {
     {
         let mut backoff = Backoff::new(self.options().give_up_after);
         loop {
+            let seen = self.layout();
             match operation().await {
                 Err(error) if error.retry_class() != RetryClass::Never => {
-                    self.pause(&mut backoff, error).await?
+                    self.pause(&mut backoff, error).await?;
+                    let _ = self.refresh(&seen).await;
                 }
                 result => return result,
             }

@@ -58,21 +58,30 @@ pub struct GroupOffsets {
 }
 
 impl Cluster {
-    /// Every group of every broker; errors of brokers that don't answer.
+    /// Every group of every broker; errors of brokers that don't answer. A broker that dies leaves the layout after some seconds, and its groups
+    /// are with others then, so all are asked again.
     pub async fn list_groups(&self) -> (Vec<Listed>, Vec<KafkaError>) {
-        let mut all = BTreeMap::new();
-        let mut errors = Vec::new();
-        for broker in self.layout().brokers.keys() {
-            match self.retrying(|| self.list_groups_of(*broker)).await {
-                Ok(groups) => all.extend(groups.into_iter().map(|listed| (listed.group.clone(), listed))),
-                Err(error) => errors.push(error),
+        let mut backoff = Backoff::new(self.options().give_up_after);
+        loop {
+            let layout = self.layout();
+            let mut all = BTreeMap::new();
+            let mut errors = Vec::new();
+            for broker in layout.brokers.keys() {
+                match self.list_groups_of(*broker).await {
+                    Ok(groups) => all.extend(groups.into_iter().map(|listed| (listed.group.clone(), listed))),
+                    Err(error) => errors.push(error),
+                }
             }
+            let passing = errors.iter().any(|error| error.retry_class() != RetryClass::Never);
+            if !passing || !backoff.wait().await {
+                return (all.into_values().collect(), errors);
+            }
+            let _ = self.refresh(&layout).await;
         }
-        (all.into_values().collect(), errors)
     }
 
     async fn list_groups_of(&self, broker: i32) -> Result<Vec<Listed>, KafkaError> {
-        let response = self.call(To::Broker(broker), &ListGroupsRequest::default()).await?;
+        let response = self.call_once(To::Broker(broker), i16::MAX, &ListGroupsRequest::default()).await?;
         KafkaError::check("ListGroups", || format!("broker {broker}"), response.error_code)?;
         let listed = response.groups.into_iter().map(|group| Listed {
             group: group.group_id.to_string(),
@@ -115,7 +124,7 @@ impl Cluster {
             Some(response) => response,
             None => {
                 let one = OffsetFetchRequest::default().with_group_id(id).with_topics(None);
-                self.call_capped(To::Broker(coordinator), MANY_GROUPS - 1, &one).await?
+                self.call_once(To::Broker(coordinator), MANY_GROUPS - 1, &one).await?
             }
         };
         KafkaError::check("OffsetFetch", || group.to_owned(), response.error_code)?;
@@ -160,7 +169,7 @@ impl Cluster {
         if self.version::<OffsetFetchRequest>(To::Broker(broker), LAST_WITH_NAMES).await? < min {
             return Ok(None);
         }
-        self.call_capped(To::Broker(broker), LAST_WITH_NAMES, request).await.map(Some)
+        self.call_once(To::Broker(broker), LAST_WITH_NAMES, request).await.map(Some)
     }
 
     /// The broker that keeps a group's offsets.
@@ -211,8 +220,7 @@ impl Cluster {
                 .with_generation_id_or_member_epoch(-1)
                 .with_topics(topics.clone());
             let coordinator = self.coordinator(group).await?;
-            let response =
-                self.call_capped(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
+            let response = self.call_once(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
             for topic in response.topics {
                 for partition in topic.partitions {
                     let subject =

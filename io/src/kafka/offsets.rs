@@ -201,11 +201,11 @@ impl Cluster {
         let mut parts = Vec::new();
         if let Some(end) = asked {
             let request = list_offsets_request(end, &ends);
-            parts.extend(list_offsets_parts(self.call_once(To::Broker(leader), &request).await?));
+            parts.extend(list_offsets_parts(self.call_once(To::Broker(leader), i16::MAX, &request).await?));
         }
         if !epochs.is_empty() {
             let request = epoch_request(&epochs);
-            parts.extend(epoch_parts(self.call_once(To::Broker(leader), &request).await?));
+            parts.extend(epoch_parts(self.call_once(To::Broker(leader), i16::MAX, &request).await?));
         }
         Ok(parts)
     }

@@ -80,7 +80,11 @@ impl Cluster {
                     .with_configuration_keys(None)
             });
             let request = DescribeConfigsRequest::default().with_resources(resources.collect());
-            for result in self.call(to, &request).await?.results {
+            let response = match to {
+                To::Any => self.call(to, &request).await?,
+                To::Broker(_) => self.call_once(to, i16::MAX, &request).await?,
+            };
+            for result in response.results {
                 refused("DescribeConfigs", &result.resource_name, result.error_code, result.error_message)?;
                 let configs = result.configs.into_iter().map(|config| {
                     let value = config.value.map(|value| value.to_string());
@@ -95,7 +99,7 @@ impl Cluster {
         Ok(all)
     }
 
-    /// The settings of a topic as one broker sees them.
+    /// The settings of a topic as one broker sees them. Not tried twice.
     pub async fn describe_topic_at(&self, broker: i32, topic: &str) -> Result<Configs, KafkaError> {
         let mut results = self.describe(To::Broker(broker), &[Arc::from(topic)]).await?;
         Ok(results.remove(topic).unwrap_or_default())

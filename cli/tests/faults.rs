@@ -463,6 +463,7 @@ fn quotas() {
     drop(lifted);
     thread::sleep(seconds(0.5));
     let held = (backup.took, restore.took);
+    eprintln!("held back: {held:?}");
     assert!(held.0 > seconds(1.0) && held.1 > seconds(1.0), "nobody was held back: {held:?}");
     same_digests(&stage.bench, "held", "held-back");
     stage.equal(&vault, "held", "held-again");

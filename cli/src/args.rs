@@ -92,7 +92,8 @@ Examples:
 const RESTORE_EXAMPLES: &str = "\
 Topics that are missing at the target are created with the source's partitions and settings; topics that are there must be
 empty. Records keep key, value, headers, timestamp and order; offsets are new. While it runs, topics have safe
-temporary settings (no retention); the real ones come back at the end.
+temporary settings (no retention); the real ones come back at the end. A restore that was cut, however it was, goes on
+with the same command, without duplicates; one that is done finds nothing to do.
 
 Examples:
   bodley restore -b other:9092 --vault /backups/prod
@@ -192,6 +193,22 @@ pub struct Restore {
     /// Consumer groups: map sets each to the record that it would have read next, none leaves them alone
     #[arg(long, value_enum, default_value = "map")]
     pub groups: Groups,
+    /// Add to topics that hold data already; their settings stay as they are
+    #[arg(long)]
+    pub append: bool,
+    /// Let no restored record expire for so long (s, m, h, d): created topics get a retention.ms of at least the age of the oldest
+    /// record plus this, and no retention.bytes
+    #[arg(long, value_name = "DURATION")]
+    pub hold_retention: Option<Interval>,
+    /// Leave damaged chunks out and restore the rest (exit 3, with the list)
+    #[arg(long)]
+    pub skip_damaged: bool,
+    /// Name of this restore; made of vault, target and flags by default, so that the same command goes on where it was cut
+    #[arg(long, value_name = "ID")]
+    pub restore_id: Option<String>,
+    /// Keep the restore's state in this file, not in a consumer group bodley-restore-<id> at the target
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<std::path::PathBuf>,
     /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
     #[arg(long, value_name = "BYTES/S")]
     pub limit_read: Option<Rate>,
@@ -264,12 +281,13 @@ impl FromStr for Interval {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad =
-            || format!("`{text}` is no duration: write seconds, minutes or hours such as 30s, 5m or 1h");
+            || format!("`{text}` is no duration: write seconds, minutes, hours or days such as 30s, 5m, 1h or 7d");
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = match text.get(digits.len()..) {
             Some("s" | "") => 1,
             Some("m") => 60,
             Some("h") => 3600,
+            Some("d") => 86_400,
             _ => return Err(bad()),
         };
         let number: u32 = digits.parse().map_err(|_| bad())?;
@@ -291,7 +309,8 @@ mod tests {
     fn intervals() {
         assert_eq!("90s".parse(), Ok(Interval(std::time::Duration::from_secs(90))));
         assert_eq!("2m".parse(), Ok(Interval(std::time::Duration::from_secs(120))));
-        for bad in ["", "0s", "s", "1d", "-1s", "1.5m"] {
+        assert_eq!("1d".parse(), Ok(Interval(std::time::Duration::from_secs(86_400))));
+        for bad in ["", "0s", "s", "1w", "-1s", "1.5m"] {
             assert!(bad.parse::<Interval>().is_err(), "{bad}");
         }
     }

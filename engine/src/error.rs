@@ -59,6 +59,12 @@ pub enum EngineError {
     /// The target is not as our own writes must have left it.
     #[error("{0}")]
     Diverged(String),
+    /// Another run of the same restore has taken over.
+    #[error("{0}: another run of this restore has taken over; this one has stopped")]
+    Fenced(String),
+    /// The restore's state can't be kept.
+    #[error("{0}")]
+    State(String),
     /// What was asked for cannot be done; nothing was written.
     #[error("{0}")]
     Refused(String),
@@ -68,7 +74,12 @@ impl EngineError {
     /// What it means for the exit code.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Kafka(_) | Self::Store(_) | Self::Produce(_) | Self::Diverged(_) => Severity::Failed,
+            Self::Kafka(_)
+            | Self::Store(_)
+            | Self::Produce(_)
+            | Self::Diverged(_)
+            | Self::Fenced(_)
+            | Self::State(_) => Severity::Failed,
             Self::Refused(_) => Severity::Refused,
             Self::Damaged { .. } => Severity::Missing,
             Self::Vault(error) => match error {
@@ -92,6 +103,8 @@ impl EngineError {
             Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
             Self::Produce(_) => "produce_refused",
             Self::Diverged(_) => "target_diverged",
+            Self::Fenced(_) => "fenced",
+            Self::State(_) => "restore_state",
             Self::Refused(_) => "refused",
             Self::Damaged { .. } => "vault_damaged",
             Self::Vault(VaultError::Absent { .. }) => "vault_absent",

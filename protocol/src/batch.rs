@@ -149,6 +149,16 @@ pub fn declared_size(bytes: &[u8]) -> Option<usize> {
 /// Reads the header at the head of `bytes`, without looking at the CRC. `Ok(None)`: the batch is not there in full (the
 /// cut tail of a Fetch).
 pub fn view(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
+    view_head(bytes, bytes.len())
+}
+
+/// As [`view`], for a batch of which perhaps only the header is there.
+pub fn view_cut(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
+    view_head(bytes, usize::MAX)
+}
+
+/// `Ok(None)` also for a batch larger than `available`.
+fn view_head(bytes: &[u8], available: usize) -> Result<Option<Header>, BatchError> {
     let Some(offset) = bytes.first_chunk().map(|b| i64::from_be_bytes(*b)) else { return Ok(None) };
     let Some(magic) = bytes.get(MAGIC).map(|b| *b as i8) else { return Ok(None) };
     match magic {
@@ -161,7 +171,7 @@ pub fn view(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
     if size < HEADER_LEN {
         return Err(malformed("length"));
     }
-    if size > bytes.len() {
+    if size > available {
         return Ok(None);
     }
     let Some(raw) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };

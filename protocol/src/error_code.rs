@@ -29,21 +29,31 @@ impl ErrorCode {
     pub const NOT_LEADER_OR_FOLLOWER: Self = Self(6);
     pub const REQUEST_TIMED_OUT: Self = Self(7);
     pub const REPLICA_NOT_AVAILABLE: Self = Self(9);
+    pub const MESSAGE_TOO_LARGE: Self = Self(10);
     pub const COORDINATOR_LOAD_IN_PROGRESS: Self = Self(14);
     pub const COORDINATOR_NOT_AVAILABLE: Self = Self(15);
     pub const NOT_COORDINATOR: Self = Self(16);
     pub const NOT_ENOUGH_REPLICAS: Self = Self(19);
     pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: Self = Self(20);
+    pub const GROUP_AUTHORIZATION_FAILED: Self = Self(30);
+    pub const CLUSTER_AUTHORIZATION_FAILED: Self = Self(31);
+    pub const INVALID_TIMESTAMP: Self = Self(32);
     pub const UNSUPPORTED_VERSION: Self = Self(35);
     pub const TOPIC_ALREADY_EXISTS: Self = Self(36);
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: Self = Self(45);
     pub const DUPLICATE_SEQUENCE_NUMBER: Self = Self(46);
+    pub const INVALID_PRODUCER_EPOCH: Self = Self(47);
+    pub const CONCURRENT_TRANSACTIONS: Self = Self(51);
+    pub const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Self = Self(53);
     pub const KAFKA_STORAGE_ERROR: Self = Self(56);
+    pub const UNKNOWN_PRODUCER_ID: Self = Self(59);
     pub const FENCED_LEADER_EPOCH: Self = Self(74);
     pub const UNKNOWN_LEADER_EPOCH: Self = Self(75);
     pub const OFFSET_NOT_AVAILABLE: Self = Self(78);
     pub const UNSTABLE_OFFSET_COMMIT: Self = Self(88);
+    pub const INVALID_RECORD: Self = Self(87);
     pub const THROTTLING_QUOTA_EXCEEDED: Self = Self(89);
+    pub const PRODUCER_FENCED: Self = Self(90);
     pub const UNKNOWN_TOPIC_ID: Self = Self(100);
     pub const INCONSISTENT_TOPIC_ID: Self = Self(103);
 
@@ -66,7 +76,9 @@ impl ErrorCode {
             | Self::NOT_COORDINATOR
             | Self::KAFKA_STORAGE_ERROR
             | Self::COORDINATOR_NOT_AVAILABLE => RetryClass::Route,
-            Self::UNSTABLE_OFFSET_COMMIT | Self::THROTTLING_QUOTA_EXCEEDED => RetryClass::Pause,
+            Self::UNSTABLE_OFFSET_COMMIT
+            | Self::THROTTLING_QUOTA_EXCEEDED
+            | Self::CONCURRENT_TRANSACTIONS => RetryClass::Pause,
             other => match ResponseError::try_from_code(other.0) {
                 Some(error) if error.is_retriable() => RetryClass::Pause,
                 _ => RetryClass::Never,

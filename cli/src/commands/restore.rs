@@ -25,6 +25,11 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
             Groups::Map => GroupStrategy::Map,
             Groups::None => GroupStrategy::None,
         },
+        restore_id: flags.restore_id,
+        state: flags.state,
+        append: flags.append,
+        hold_retention: flags.hold_retention.map(|hold| hold.0),
+        skip_damaged: flags.skip_damaged,
         limit_write: throttle(flags.limit_write),
         ..RestoreOptions::default()
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bodley_io::kafka::fetch::Answer;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
 use bodley_io::throttle::Throttle;
-use bodley_protocol::fetch::{Limits, Partition};
+use bodley_protocol::fetch::{Isolation, Limits, Partition};
 use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
 
@@ -233,7 +233,8 @@ impl Worker {
         let rank: std::collections::HashMap<&str, usize> =
             partitions.iter().enumerate().rev().map(|(at, partition)| (partition.topic, at)).collect();
         partitions.sort_by_key(|partition| rank.get(partition.topic).copied());
-        let limits = Limits { max_wait_ms: MAX_WAIT_MS, min_bytes: 1, max_bytes: RESPONSE_BYTES };
+        let isolation = Isolation::Committed;
+        let limits = Limits { isolation, max_wait_ms: MAX_WAIT_MS, min_bytes: 1, max_bytes: RESPONSE_BYTES };
         connection.fetch(limits, &partitions, &mut self.intake).await
     }
 

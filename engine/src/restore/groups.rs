@@ -7,7 +7,7 @@ use bodley_io::kafka::groups::NewOffset;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::ErrorCode;
 
-use super::plan::{Plan, Position};
+use super::plan::{Plan, Position, Status};
 use super::{GroupStrategy, RestoreOptions};
 use crate::error::Severity;
 use crate::report::{Issue, Report};
@@ -25,22 +25,22 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     if options.groups == GroupStrategy::None {
         return;
     }
-    for topic in &mut plan.topics {
+    for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
         let of_topic =
             state.groups.iter().filter(|((_, id), pair)| *id == topic.source.topic && pair.header.present);
         for ((group, _), pair) in of_topic {
             for row in pair.offsets.values() {
                 let tp = TopicPartition::new(&topic.target, row.partition);
                 if let Some(partition) = topic.partitions.iter_mut().find(|partition| partition.tp == tp) {
-                    partition.marks.push(row.offset);
+                    partition.work.marks.push(row.offset);
                     let (group, metadata) = (group.clone(), row.metadata.clone());
                     topic.positions.push(Position { group, tp, offset: row.offset, metadata });
                 }
             }
         }
         for partition in &mut topic.partitions {
-            partition.marks.sort_unstable();
-            partition.marks.dedup();
+            partition.work.marks.sort_unstable();
+            partition.work.marks.dedup();
         }
     }
 }

@@ -1,37 +1,52 @@
 //! Restore: plan, create topics, temporary settings, stream batches, real settings, groups, count.
 //!
 //! ```text
-//! plan.rs      what there is, what would be created, what conflicts   settings.rs  temporary and real settings
-//! run.rs       hands partitions to senders, settles what is unclear   groups.rs    positions of consumer groups
+//! plan.rs      what the vault has, what would be created              target.rs    what the target has, what conflicts
+//! identity.rs  which restore this is                                  ledger.rs    its state, which outlives a run
+//! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
+//! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
 //! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
+//! groups.rs    positions of consumer groups                           topics.rs    creates them, waits for them
 //! ```
 
+mod fence;
 mod groups;
+mod identity;
+mod ledger;
 mod outgo;
 mod plan;
 mod run;
 mod sender;
 mod settings;
+mod stand;
+mod target;
+mod topics;
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bodley_io::BufferPool;
-use bodley_io::kafka::produce::ProducerIdentity;
-use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_io::kafka::{Cluster, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
 use crate::error::EngineError;
 use crate::progress::Progress;
+use crate::error::Severity;
 use crate::report::{Issue, Report};
 use crate::select::Selection;
 use crate::vault::log::Vault;
 use crate::vault::segment::PART_LEN;
-use plan::{Plan, TopicPlan};
+use fence::Producer;
+use ledger::{Entries, Ledger, Place, TopicState};
+use plan::{Plan, Status};
+use run::Author;
+use sender::Job;
 use settings::Settings;
+use stand::Stand;
 
 /// What happens to the positions of consumer groups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +71,16 @@ pub struct RestoreOptions {
     pub topic_config: Vec<String>,
     /// Positions of consumer groups.
     pub groups: GroupStrategy,
+    /// Names the restore; made of what it does by default.
+    pub restore_id: Option<String>,
+    /// Keeps the restore's state, in place of a group at the target.
+    pub state: Option<PathBuf>,
+    /// Topics that hold data are added to.
+    pub append: bool,
+    /// Restored records are kept at least so long.
+    pub hold_retention: Option<Duration>,
+    /// Damaged chunks are left out.
+    pub skip_damaged: bool,
     /// Bytes of buffers.
     pub budget: usize,
     /// Connections to each broker.
@@ -72,6 +97,11 @@ impl Default for RestoreOptions {
             replication_factor: None,
             topic_config: Vec::new(),
             groups: GroupStrategy::Map,
+            restore_id: None,
+            state: None,
+            append: false,
+            hold_retention: None,
+            skip_damaged: false,
             budget: 160 << 20,
             connections: 4,
             limit_write: None,
@@ -79,10 +109,7 @@ impl Default for RestoreOptions {
     }
 }
 
-/// How long the target may take to show created topics with leaders, or changed settings.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
-
-/// Restores the selected topics into a cluster where they are missing or empty.
+/// Restores the selected topics into a cluster where they are missing or empty, or goes on where an earlier run of the same restore was cut.
 pub async fn restore(
     cluster: Arc<Cluster>,
     store: SharedStore,
@@ -96,181 +123,250 @@ pub async fn restore(
         // Nothing has been written: there is nothing to tell.
         _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
     };
-    let Prepared { mut plan, mut report, producer } = prepared;
-    create(&cluster, &mut plan, &options).await?;
-    report.notes = std::mem::take(&mut plan.notes);
-    // What would be refused at the end is better known now.
-    check(cluster.alter_configs(&plan.changes(Settings::end), true).await)?;
-    check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
-    let means = run::Means { store, producer, options, progress, stop };
-    let result = write(&cluster, &mut plan, means, &mut report).await;
-    let unfinished = report.interrupted || result.is_err();
-    if let Err(error) = result {
-        report.errors.push(Issue::from(&error));
+    let Prepared { mut plan, mut report, work } = prepared;
+    let Some(Begun { id, seq, place, entries, producer }) = work else { return Ok(report) };
+    topics::create(&cluster, &mut plan, &options).await?;
+    report.notes.append(&mut plan.notes);
+    let restore = ledger::Restore {
+        id,
+        seq,
+        plan: identity::plan_digest(seq, &plan),
+        transactional: producer.is_transactional(),
+    };
+    let ledger = Ledger::new(place, restore, topic_states(&cluster, &plan), entries);
+    let mut author = Author { producer, ledger };
+    let means = run::Means { store, options, progress, stop };
+    let result = carry_out(&cluster, &mut plan, &means, &mut author, &mut report).await;
+    if let Err(error) = &result {
+        report.errors.push(Issue::from(error));
     }
-    if unfinished {
+    if report.interrupted || result.is_err() {
         report.errors.extend((!report.interrupted).then(|| left_over(&plan)));
         report.notes.extend(report.interrupted.then(|| left_over(&plan).in_a_line()));
-        return Ok(report);
     }
-    let refused = cluster.alter_configs(&plan.changes(Settings::end), false).await;
-    report.errors.extend(refused.into_iter().map(|error| {
-        let message =
-            format!("all records are restored, but a topic keeps temporary settings (no retention): {error}");
-        Issue::new("settings_refused", crate::error::Severity::Failed, message)
-            .hint("set the topic's real settings by hand; `bodley show TOPIC` lists those of the source")
-    }));
     Ok(report)
 }
 
+/// All that comes before the first write.
 struct Prepared {
     plan: Plan,
     report: Report,
-    producer: ProducerIdentity,
+    /// `None`: an earlier run has done everything.
+    work: Option<Begun>,
 }
 
-/// Everything that comes before the first write.
+/// A restore that has something to do.
+struct Begun {
+    id: String,
+    seq: u64,
+    place: Place,
+    entries: Entries,
+    producer: Producer,
+}
+
 async fn prepare(
     cluster: &Arc<Cluster>,
     store: &SharedStore,
     options: &RestoreOptions,
 ) -> Result<Prepared, EngineError> {
     let mut vault = Vault::open(Arc::clone(store)).await?;
-    let state = vault.fold(true).await?;
-    let mut plan = plan::plan(cluster, &state, options).await?;
-    plan::check_segments(store, &state, &plan).await?;
-    let mut report = Report { receipt: Some(vault.receipt().to_string()), ..Report::default() };
-    report.gaps = std::mem::take(&mut plan.gaps);
-    report.errors = std::mem::take(&mut plan.issues);
-    // Before anything is made: a cluster that can't give one yet is waited for.
-    let producer = cluster.init_producer_id().await?;
-    Ok(Prepared { plan, report, producer })
-}
-
-fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
-    errors.into_iter().next().map_or(Ok(()), Err)
-}
-
-/// Creates missing topics and waits until all have leaders.
-async fn create(
-    cluster: &Arc<Cluster>,
-    plan: &mut Plan,
-    options: &RestoreOptions,
-) -> Result<(), EngineError> {
-    let topics = plan::new_topics(plan, options);
-    let results = cluster.create_topics(&topics, true).await?;
-    if let Some(error) = results.into_iter().find_map(Result::err) {
-        return Err(EngineError::Refused(format!("nothing was written: {error}")));
-    }
-    for result in cluster.create_topics(&topics, false).await? {
-        result?;
-    }
-    let start = Instant::now();
-    loop {
-        let seen = cluster.layout();
-        let layout = if topics.is_empty() { seen } else { cluster.refresh(&seen).await? };
-        let missing = plan.topics.iter().find(|topic| {
-            let has_leaders = |partition: u32| {
-                let tp = TopicPartition::new(&topic.target, partition as i32);
-                layout.partition(&tp).is_some_and(|partition| partition.leader.is_some())
-            };
-            !(0..topic.source.partitions).all(has_leaders)
-        });
-        match missing {
-            None => break,
-            Some(topic) if start.elapsed() > SETTLE_WITHIN => {
-                let what = format!("topic {} was created but has partitions without leaders", topic.target);
-                return Err(KafkaError::NoRoute(what).into());
-            }
-            Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+    let layout = cluster.layout();
+    let target = layout.cluster_id.clone().unwrap_or_default();
+    let id = identity::restore_id(&vault.identity().vault_id, &target, options)?;
+    let place = match &options.state {
+        Some(path) => Place::File(path.clone()),
+        None => Place::Group(Arc::clone(cluster)),
+    };
+    let mut entries = place.load(&id).await?;
+    // What was said of a topic that has been deleted since is void.
+    entries.retain(|tp, entry| layout.topics.get(&tp.topic).is_some_and(|topic| entry.is_of(&topic.id)));
+    let mut report = Report::default();
+    let earlier = entries.values().next().cloned();
+    if let Some(earlier) = &earlier {
+        let head = vault.receipt().seq;
+        vault.rewind(earlier.meta.seq).await?;
+        if head > earlier.meta.seq {
+            report.notes.push(format!(
+                "this restore was begun with commit {}, and keeps to it; the vault is at {head} now: another --restore-id restores that",
+                earlier.meta.seq
+            ));
         }
     }
-    check_names(cluster, plan).await
+    let seq = vault.receipt().seq;
+    let state = vault.fold(true).await?;
+    let mut plan = plan::plan(cluster, &state, options, &entries).await?;
+    if earlier.as_ref().is_some_and(|earlier| earlier.meta.plan != identity::plan_digest(seq, &plan)) {
+        return Err(EngineError::Refused(format!(
+            "nothing was written: restore `{id}` was begun with another plan (other flags, or another version of bodley): run it as then, or delete its topics"
+        )));
+    }
+    plan::check_segments(store, &state, &plan).await?;
+    report.receipt = Some(vault.receipt().to_string());
+    report.gaps = std::mem::take(&mut plan.gaps);
+    report.errors = std::mem::take(&mut plan.issues);
+    if !plan.topics.is_empty() && plan.topics.iter().all(|topic| topic.status == Status::Done) {
+        nothing_to_do(&plan, &entries, &mut report);
+        return Ok(Prepared { plan, report, work: None });
+    }
+    // Before anything is made: a cluster that can't give one yet is waited for.
+    let earlier = entries.values().max_by_key(|entry| entry.producer().epoch);
+    let earlier = earlier.map(|entry| (entry.producer(), entry.meta.transactional));
+    let producer = Producer::begin(cluster, &id, earlier).await?;
+    Ok(Prepared { plan, report, work: Some(Begun { id, seq, place, entries, producer }) })
 }
 
-/// Where the target had no topic to ask for the names of settings, it has one now.
-async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
-    let unchecked = plan.topics.iter().find(|topic| !topic.settings.is_checked());
-    let Some(any) = unchecked.map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
-    let described = cluster.describe_configs(&[any]).await?;
-    let known: BTreeSet<String> = described.into_values().flat_map(|configs| configs.into_keys()).collect();
-    for topic in &mut plan.topics {
-        topic.settings.restrict(Some(&known), &topic.target, &mut plan.notes);
+/// The same result as that of the run which did it.
+fn nothing_to_do(plan: &Plan, entries: &Entries, report: &mut Report) {
+    report.notes.push("nothing to do: an earlier run has completed this restore".into());
+    report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
+    let code = entries.values().filter_map(|entry| entry.meta.done).max().unwrap_or(0);
+    if code > report.exit_code() {
+        let severity = if code == Severity::Missing.exit_code() { Severity::Missing } else { Severity::Failed };
+        let message = format!("the run that completed it ended with exit {code}: see its report");
+        report.errors.push(Issue::new("earlier_result", severity, message));
+    }
+}
+
+/// What the state says of each topic.
+fn topic_states(cluster: &Cluster, plan: &Plan) -> HashMap<Arc<str>, TopicState> {
+    let layout = cluster.layout();
+    let state = |topic: &plan::TopicPlan| {
+        let state = TopicState {
+            id: layout.topics.get(&topic.target).map_or([0; 16], |topic| topic.id),
+            created: matches!(topic.status, Status::Missing | Status::Created),
+            in_use: topic.status == Status::InUse,
+            old: if topic.status == Status::Found { topic.settings.replaced() } else { Default::default() },
+        };
+        (Arc::clone(&topic.target), state)
+    };
+    plan.topics.iter().map(state).collect()
+}
+
+/// Everything from the first write of the state to the last.
+async fn carry_out(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    means: &run::Means,
+    author: &mut Author,
+    report: &mut Report,
+) -> Result<(), EngineError> {
+    // What would be refused at the end is better known now.
+    topics::check(cluster.alter_configs(&plan.changes(Settings::end), true).await)?;
+    let mut stop = means.stop.clone();
+    let ready = async {
+        let stands = begin(cluster, plan, author).await?;
+        topics::settle(cluster, &plan.topics).await?;
+        Ok::<_, EngineError>(stands)
+    };
+    let stands = tokio::select! {
+        ready = ready => ready?,
+        _ = stop.wait_for(|stop| *stop) => {
+            report.interrupted = true;
+            return Ok(());
+        }
+    };
+    let done = stream(cluster, plan, stands, means, author).await?;
+    sum_up(plan, &done, means, report);
+    if done.interrupted {
+        report.interrupted = true;
+        return Ok(());
+    }
+    let refused = cluster.alter_configs(&plan.changes(Settings::end), false).await;
+    report.errors.extend(refused.into_iter().map(|error| {
+        let message =
+            format!("all records are restored, but a topic keeps temporary settings (no retention): {error}");
+        Issue::new("settings_refused", Severity::Failed, message)
+            .hint("run the restore again, or set the topic's real settings by hand; `bodley show TOPIC` lists those of the source")
+    }));
+    let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
+    groups::commit(cluster, &wanted, &done.positions, report).await;
+    if author.ledger.coarse {
+        report.notes.push("this restore was cut very often: group positions may lie some records too early".into());
+    }
+    let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
+    if !failed {
+        author.ledger.finish(report.exit_code()).await?;
     }
     Ok(())
 }
 
-/// Streams everything, checks the ends, and commits the positions of groups.
-async fn write(
+/// Writes the state, makes the settings temporary, and finds where each partition stands.
+async fn begin(
+    cluster: &Arc<Cluster>,
+    plan: &Plan,
+    author: &mut Author,
+) -> Result<HashMap<TopicPartition, Stand>, EngineError> {
+    let Author { producer, ledger } = author;
+    let mut fresh = Vec::new();
+    let mut unsettled = Vec::new();
+    for topic in plan.topics.iter().filter(|topic| topic.status != Status::Done) {
+        for partition in &topic.partitions {
+            match &partition.stand {
+                Some(stand) => unsettled.push((partition.tp.clone(), stand.clone())),
+                None => fresh.push((partition.tp.clone(), Stand::fresh(partition.base, producer.identity))),
+            }
+        }
+    }
+    ledger.save(&fresh).await?;
+    topics::check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
+    // A run that was cut before it left a state, or one that goes on at this moment, is kept out as well.
+    if producer.may_have_run() {
+        unsettled.append(&mut fresh);
+    }
+    let settled = producer.settle(unsettled).await?;
+    ledger.save(&settled).await?;
+    Ok(fresh.into_iter().chain(settled).collect())
+}
+
+/// Streams everything and checks the ends.
+async fn stream(
     cluster: &Arc<Cluster>,
     plan: &mut Plan,
-    means: run::Means,
-    report: &mut Report,
-) -> Result<(), EngineError> {
-    settle(cluster, &plan.topics).await?;
+    mut stands: HashMap<TopicPartition, Stand>,
+    means: &run::Means,
+    author: &mut Author,
+) -> Result<run::Done, EngineError> {
     let pool = BufferPool::new(PART_LEN, means.options.budget);
-    let source = outgo::Source { store: Arc::clone(&means.store), pool, producer: means.producer };
-    let partitions = plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)).collect();
-    let done = run::run(cluster, source, partitions, &means).await?;
-    report.interrupted = done.interrupted;
+    let source = outgo::Source { store: Arc::clone(&means.store), pool };
+    let layout = cluster.layout();
+    let mut jobs = Vec::new();
+    for partition in plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)) {
+        let Some(stand) = stands.remove(&partition.tp) else { continue };
+        let id = layout.topics.get(&partition.tp.topic).map_or([0; 16], |topic| topic.id);
+        jobs.push(Job::new(partition.tp, Arc::new(partition.work), stand, id));
+    }
+    run::run(cluster, source, jobs, means, author).await
+}
+
+/// Topic by topic what is at the target now.
+fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Report) {
     for topic in &mut plan.topics {
         let of = |tp: &TopicPartition| tp.topic == topic.target;
-        topic.summary.records =
-            Some(done.records.iter().filter(|(tp, _)| of(tp)).map(|(_, n)| *n as u64).sum());
+        if topic.status != Status::Done {
+            let records = done.records.iter().filter(|(tp, _)| of(tp)).map(|(_, n)| *n as u64);
+            topic.summary.records = Some(records.sum());
+        }
         report.topics.push(topic.summary.clone());
     }
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;
-    if !report.interrupted {
-        let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
-        groups::commit(cluster, &wanted, &done.positions, report).await;
+    let earlier = done.records.values().sum::<i64>() - done.sent;
+    if earlier > 0 {
+        report.notes.push(format!("{earlier} of these records were there already, from an earlier run of this restore"));
     }
-    Ok(())
-}
-
-/// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
-async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
-    // A target that does not know the setting that we look for can't be asked.
-    let Some(last) = topics.iter().rfind(|topic| topic.settings.has_mark()) else { return Ok(()) };
-    let start = Instant::now();
-    for broker in cluster.layout().brokers.keys() {
-        loop {
-            let seen = cluster.layout();
-            let configs = match cluster.describe_topic_at(*broker, &last.target).await {
-                Ok(configs) => configs,
-                Err(error) if start.elapsed() > SETTLE_WITHIN => return Err(error.into()),
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                    // Who has left the cluster leads nothing.
-                    let layout = cluster.refresh(&seen).await;
-                    if layout.is_ok_and(|layout| !layout.brokers.contains_key(broker)) {
-                        break;
-                    }
-                    continue;
-                }
-            };
-            let mark = configs.get(settings::TEMPORARY_MARK.0).and_then(|config| config.value.as_deref());
-            if mark == Some(settings::TEMPORARY_MARK.1) {
-                break;
-            }
-            if start.elapsed() > SETTLE_WITHIN {
-                let what =
-                    format!("broker {broker} does not take over the settings of topic {}", last.target);
-                return Err(KafkaError::NoRoute(what).into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    Ok(())
 }
 
 fn left_over(plan: &Plan) -> Issue {
-    let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.target).collect();
+    let open = plan.topics.iter().filter(|topic| !matches!(topic.status, Status::Done | Status::InUse));
+    let names: Vec<&str> = open.map(|topic| &*topic.target).collect();
     let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
     let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };
-    let message = format!(
-        "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
-    );
-    Issue::new("incomplete", crate::error::Severity::Failed, message)
-        .hint("delete these topics, then run the restore again: until then it is refused")
+    let message = match names.is_empty() {
+        true => "the restore is incomplete".to_owned(),
+        false => format!(
+            "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
+        ),
+    };
+    Issue::new("incomplete", Severity::Failed, message)
+        .hint("run the same command again: it goes on from here, without duplicates")
 }

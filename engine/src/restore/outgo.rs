@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range as Offsets;
 use std::sync::Arc;
 
+use bodley_io::kafka::TopicPartition;
 use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::store::{SharedStore, StoreError};
 use bodley_io::{BufferPool, Filled};
@@ -16,7 +17,8 @@ use bodley_protocol::records::Payload;
 use bodley_protocol::rewrite::{Fate, fate, rewrite};
 use tokio::sync::mpsc;
 
-use super::plan::PartitionPlan;
+use super::plan::Work;
+use super::stand::Stand;
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::commit::segment_path;
@@ -60,26 +62,38 @@ impl Outgoing {
 pub enum Handed {
     /// The batches of one chunk, and the bytes of it.
     Chunk(Vec<Outgoing>, u64),
-    /// All is handed over: translated group positions, source offset to target offset.
-    End(BTreeMap<i64, i64>),
+    /// All is handed over.
+    End(Translated),
 }
 
-/// Where chunks come from and who produces them.
+/// Group positions: source offset to the number of the record of the plan that the group would read next.
+pub type Translated = BTreeMap<i64, i64>;
+
+/// Where chunks come from.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The vault's objects.
     pub store: SharedStore,
     /// Part buffers.
     pub pool: Arc<BufferPool>,
-    /// The restore's producer.
-    pub producer: ProducerIdentity,
 }
 
-/// Starts to prepare a partition; at most one chunk waits to be taken.
-pub fn start(source: Source, plan: PartitionPlan) -> mpsc::Receiver<Result<Handed, EngineError>> {
+/// What of which partition is to be prepared.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// At the target.
+    pub tp: TopicPartition,
+    /// All of it.
+    pub work: Arc<Work>,
+    /// What is done of it, and who goes on where.
+    pub stand: Stand,
+}
+
+/// Starts to prepare what is not done of a partition; at most one chunk waits to be taken.
+pub fn start(source: Source, order: Order) -> mpsc::Receiver<Result<Handed, EngineError>> {
     let (handed, outbox) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut preparer = Preparer::new(source, plan);
+        let mut preparer = Preparer::new(source, order);
         // A place for it first, then a buffer: what waits to be taken holds one buffer, not two.
         while let Ok(place) = handed.reserve().await {
             let Some(result) = preparer.next().await else { return };
@@ -95,25 +109,30 @@ pub fn start(source: Source, plan: PartitionPlan) -> mpsc::Receiver<Result<Hande
 
 struct Preparer {
     source: Source,
-    plan: PartitionPlan,
+    tp: TopicPartition,
+    work: Arc<Work>,
+    stand: Stand,
     aborted: Aborted,
     next_range: usize,
-    /// Records handed over so far.
-    sent: i64,
+    /// Records of the plan passed so far.
+    passed: i64,
     next_mark: usize,
-    positions: BTreeMap<i64, i64>,
+    positions: Translated,
     ended: bool,
 }
 
 impl Preparer {
-    fn new(source: Source, plan: PartitionPlan) -> Self {
-        let aborted = Aborted::from_rows(plan.aborted.iter());
+    fn new(source: Source, order: Order) -> Self {
+        let Order { tp, work, stand } = order;
+        let aborted = Aborted::from_rows(work.aborted.iter());
         Self {
             source,
-            plan,
+            tp,
+            work,
+            stand,
             aborted,
             next_range: 0,
-            sent: 0,
+            passed: 0,
             next_mark: 0,
             positions: BTreeMap::new(),
             ended: false,
@@ -121,19 +140,29 @@ impl Preparer {
     }
 
     async fn next(&mut self) -> Option<Result<Handed, EngineError>> {
-        if let Some(range) = self.plan.ranges.get(self.next_range).cloned() {
+        while let Some(range) = self.work.ranges.get(self.next_range).cloned() {
+            let exact = self.work.is_exact(self.next_range);
             self.next_range += 1;
-            return Some(self.chunk(&range).await);
+            // What is done is counted, not read, unless a group stands in it.
+            if exact && self.passed + range.kept <= self.stand.done && !self.marks_before(range.next) {
+                self.passed += range.kept;
+                continue;
+            }
+            return Some(self.chunk(&range, exact).await);
         }
         if std::mem::replace(&mut self.ended, true) {
             return None;
+        }
+        if self.passed < self.stand.done {
+            return Some(Err(self.misplaced("it has more records than the vault")));
         }
         // A position at or past the end is the log's end.
         self.pass_marks(i64::MAX, |_| 0);
         Some(Ok(Handed::End(std::mem::take(&mut self.positions))))
     }
 
-    async fn chunk(&mut self, range: &Range) -> Result<Handed, EngineError> {
+    async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
+        let before = self.passed;
         let path = segment_path(&ulid::Ulid::from_bytes(range.segment).to_string());
         let len = range.stored as usize;
         let buf = self.source.pool.get(len + SLACK).await.map_err(StoreError::from)?;
@@ -153,13 +182,23 @@ impl Preparer {
         while at < chunk.len() {
             let rest = chunk.get_mut(at..).unwrap_or_default();
             let (size, piece) = self.batch(rest, range).map_err(|what| self.damaged(&path, range, &what))?;
-            pieces.extend(piece.map(|piece| (at..at + size, piece)));
             at += size;
+            if let Some(piece) = piece {
+                let behind = piece.number + i64::from(piece.records);
+                if piece.number < self.stand.done && behind > self.stand.done {
+                    return Err(self.misplaced("it ends inside a batch of the vault"));
+                }
+                pieces.extend((piece.number >= self.stand.done).then_some((at - size..at, piece)));
+            }
+        }
+        if exact && self.passed - before != range.kept {
+            let what = format!("{} records are in it, {} in its row", self.passed - before, range.kept);
+            return Err(self.damaged(&path, range, &what));
         }
         let chunk = Arc::new(chunk);
-        let outgoing = pieces.into_iter().map(|(place, Piece { new, records, source, target })| {
+        let outgoing = pieces.into_iter().map(|(place, Piece { new, records, source, number })| {
             let bytes = new.map_or_else(|| Bytes::Stored(Arc::clone(&chunk), place), Bytes::New);
-            Outgoing { bytes, records, source, target }
+            Outgoing { bytes, records, source, target: self.stand.offset_of(number) }
         });
         Ok(Handed::Chunk(outgoing.collect(), u64::from(range.stored)))
     }
@@ -201,8 +240,8 @@ impl Preparer {
                 (Some(bytes), records)
             }
         };
-        let piece = Piece { new, records, source: header.base_offset, target: self.plan.base + self.sent };
-        self.sent += i64::from(records);
+        let piece = Piece { new, records, source: header.base_offset, number: self.passed };
+        self.passed += i64::from(records);
         Ok((header.size, Some(piece)))
     }
 
@@ -214,25 +253,32 @@ impl Preparer {
     }
 
     fn marks_before(&self, offset: i64) -> bool {
-        self.plan.marks.get(self.next_mark).is_some_and(|mark| *mark < offset)
+        self.work.marks.get(self.next_mark).is_some_and(|mark| *mark < offset)
     }
 
     /// Translates the group positions below source offset `behind`; `within` counts the current batch's records before a position.
     fn pass_marks(&mut self, behind: i64, within: impl Fn(i64) -> i64) {
-        while let Some(mark) = self.plan.marks.get(self.next_mark).copied().filter(|mark| *mark < behind) {
-            self.positions.insert(mark, self.plan.base + self.sent + within(mark));
+        while let Some(mark) = self.work.marks.get(self.next_mark).copied().filter(|mark| *mark < behind) {
+            self.positions.insert(mark, self.passed + within(mark));
             self.next_mark += 1;
         }
     }
 
     fn damaged(&self, path: &str, range: &Range, what: &str) -> EngineError {
-        damaged(path, &self.plan.tp.topic, range, what.to_owned())
+        damaged(path, &self.tp.topic, range, what.to_owned())
     }
 
-    /// The sequence of the next record: the number of records before it, which wraps to 0 behind the greatest INT32.
+    /// The target does not stand where a run of this plan can have left it.
+    fn misplaced(&self, what: &str) -> EngineError {
+        EngineError::Diverged(format!(
+            "{}: the log at the target is not as this restore left it: {what}; delete the topic, and run the restore again",
+            self.tp
+        ))
+    }
+
     fn producer(&self) -> Producer {
-        let ProducerIdentity { id, epoch } = self.source.producer;
-        Producer { id, epoch, sequence: (self.sent % (i64::from(i32::MAX) + 1)) as i32 }
+        let ProducerIdentity { id, epoch } = self.stand.producer;
+        Producer { id, epoch, sequence: self.stand.sequence_of(self.passed) }
     }
 }
 
@@ -241,7 +287,8 @@ struct Piece {
     new: Option<Vec<u8>>,
     records: i32,
     source: i64,
-    target: i64,
+    /// Records of the plan before it.
+    number: i64,
 }
 
 /// The offsets of the records that a rewrite keeps.

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::topics::{Change, NewTopic};
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_io::store::SharedStore;
 
+use super::ledger::Entries;
 use super::outgo::damaged;
-use super::settings::{Settings, TEMPORARY_MARK};
+use super::settings::Settings;
+use super::stand::Stand;
+use super::target::check_target;
 use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
@@ -38,8 +40,8 @@ pub struct TopicPlan {
     pub source: TopicRow,
     /// Name at the target.
     pub target: Arc<str>,
-    /// To be created.
-    pub missing: bool,
+    /// What is to be done with it.
+    pub status: Status,
     /// Settings while it is written and after.
     pub settings: Settings,
     /// Partitions with data.
@@ -48,6 +50,21 @@ pub struct TopicPlan {
     pub summary: TopicReport,
     /// Committed offsets of groups in it.
     pub positions: Vec<Position>,
+}
+
+/// How a topic stands at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// To be created.
+    Missing,
+    /// There, made by this restore.
+    Created,
+    /// There, somebody else made it; without data before the restore.
+    Found,
+    /// There with data, to which the restore appends.
+    InUse,
+    /// An earlier run has done everything.
+    Done,
 }
 
 /// A group's committed offset on its way back.
@@ -68,31 +85,46 @@ pub struct Position {
 pub struct PartitionPlan {
     /// At the target.
     pub tp: TopicPartition,
+    /// What is to be sent.
+    pub work: Work,
+    /// Log end at the target before the restore: where its first record goes.
+    pub base: i64,
+    /// Where an earlier run stood when it began.
+    pub stand: Option<Stand>,
+}
+
+/// What a partition has in the vault.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
     /// Chunks in order.
     pub ranges: Vec<Range>,
     /// What they hold of aborted transactions.
     pub aborted: Vec<AbortedRow>,
     /// Group positions (source offsets, sorted) to be translated along the way.
     pub marks: Vec<i64>,
-    /// Log end at the target before the restore: where its first record goes.
-    pub base: i64,
 }
 
-impl PartitionPlan {
-    /// The plan with its work taken out, for who does the work; who waits for it keeps the rest.
-    pub fn take_work(&mut self) -> Self {
-        Self {
-            tp: self.tp.clone(),
-            ranges: std::mem::take(&mut self.ranges),
-            aborted: std::mem::take(&mut self.aborted),
-            marks: std::mem::take(&mut self.marks),
-            base: self.base,
-        }
+impl Work {
+    /// Whether the records that restore counts in a chunk are those that the vault counted. A chunk that follows another one begins with a whole batch,
+    /// any other may begin inside one.
+    pub fn is_exact(&self, index: usize) -> bool {
+        let Some(range) = self.ranges.get(index) else { return false };
+        let before = index.checked_sub(1).and_then(|before| self.ranges.get(before));
+        let follows = before.is_some_and(|b| b.next == range.first && b.rewind == range.rewind);
+        range.kept >= 0 && (follows || range.first == 0)
     }
 
-    /// Bytes to read.
-    pub fn bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| u64::from(range.stored)).sum()
+    /// Bytes to read when the first `done` records are at the target.
+    pub fn bytes_behind(&self, done: i64) -> u64 {
+        let mut records = 0;
+        let mut bytes = 0;
+        for range in &self.ranges {
+            records += range.kept.max(0);
+            if records > done || range.kept < 0 {
+                bytes += u64::from(range.stored);
+            }
+        }
+        bytes
     }
 }
 
@@ -145,6 +177,7 @@ pub async fn plan(
     cluster: &Arc<Cluster>,
     state: &State,
     options: &RestoreOptions,
+    entries: &Entries,
 ) -> Result<Plan, EngineError> {
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
@@ -175,7 +208,7 @@ pub async fn plan(
         plan.topics.push(topic);
     }
     known_settings(cluster, state, options, &layout, &mut plan).await?;
-    check_target(cluster, &layout, &mut plan, &mut conflicts).await?;
+    check_target(cluster, &layout, &mut plan, options.append, entries, &mut conflicts).await?;
     check_replication(&layout, options, &plan, &mut conflicts);
     groups::mark(state, options, &mut plan);
     if !plan.gaps.is_empty() {
@@ -197,20 +230,15 @@ fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
         let ranges: Vec<Range> =
             part.ranges.iter().filter(|range| range.kind == Kind::Data).cloned().collect();
         let tp = TopicPartition::new(&target, *partition as i32);
-        partitions.push(PartitionPlan {
-            tp,
-            ranges,
-            aborted: part.aborted.clone(),
-            marks: Vec::new(),
-            base: 0,
-        });
+        let work = Work { ranges, aborted: part.aborted.clone(), marks: Vec::new() };
+        partitions.push(PartitionPlan { tp, work, base: 0, stand: None });
     }
     let mut summary = inventory::summarize(state, source);
     summary.target = (*target != *source.name).then(|| target.to_string());
     TopicPlan {
         source: source.clone(),
         target,
-        missing: true,
+        status: Status::Missing,
         settings: Settings::default(),
         partitions,
         summary,
@@ -240,7 +268,7 @@ async fn known_settings(
     for topic in &mut plan.topics {
         let own = state.configs.get(&topic.source.topic).cloned().unwrap_or_default();
         let largest =
-            topic.partitions.iter().flat_map(|p| &p.ranges).map(|range| range.stored).max().unwrap_or(0);
+            topic.partitions.iter().flat_map(|p| &p.work.ranges).map(|range| range.stored).max().unwrap_or(0);
         topic.settings = Settings::of_source(own, &overrides, &topic.target, u64::from(largest));
         topic.settings.cap_min_insync(replication(topic, options));
         topic.settings.restrict(known.as_ref(), &topic.target, &mut plan.notes);
@@ -248,76 +276,9 @@ async fn known_settings(
     Ok(())
 }
 
-/// Looks at the topics that are there already: they must be empty, large enough, and not left over from a restore that was cut.
-async fn check_target(
-    cluster: &Arc<Cluster>,
-    layout: &Layout,
-    plan: &mut Plan,
-    conflicts: &mut Vec<String>,
-) -> Result<(), EngineError> {
-    let mut parts = Vec::new();
-    let mut present = Vec::new();
-    for topic in &mut plan.topics {
-        let Some(found) = layout.topics.get(&topic.target) else { continue };
-        topic.missing = false;
-        present.push(Arc::clone(&topic.target));
-        let wanted = topic.source.partitions as usize;
-        if found.partitions.len() < wanted {
-            let there = found.partitions.len();
-            conflicts.push(format!(
-                "topic {} has {there} partitions at the target, {wanted} are needed",
-                topic.target
-            ));
-        }
-        parts.extend(
-            found.partitions.iter().map(|partition| TopicPartition::new(&topic.target, partition.index)),
-        );
-    }
-    if present.is_empty() {
-        return Ok(());
-    }
-    let starts = cluster.list_offsets(&parts, End::Earliest).await?;
-    let ends = cluster.list_offsets(&parts, End::HighWatermark).await?;
-    if let Some((_, error)) = starts.failed.into_iter().chain(ends.failed).next() {
-        return Err(error.into());
-    }
-    let mut holds: BTreeMap<&Arc<str>, i64> = BTreeMap::new();
-    for (tp, end) in &ends.found {
-        let start = starts.found.get(tp).map_or(0, |start| start.offset);
-        if end.offset > start {
-            *holds.entry(&tp.topic).or_default() += end.offset - start;
-        }
-    }
-    let configs = cluster.describe_configs(&present).await?;
-    for topic in plan.topics.iter_mut().filter(|topic| !topic.missing) {
-        let own = configs.get(&topic.target);
-        let mark = own.and_then(|own| own.get(TEMPORARY_MARK.0)).and_then(|config| config.value.as_deref());
-        let cut = mark == Some(TEMPORARY_MARK.1);
-        match holds.get(&topic.target) {
-            Some(offsets) => conflicts.push(format!(
-                "topic {} holds data at the target ({offsets} offsets{}): delete it, or restore under another name with --rename",
-                topic.target,
-                if cut { ", from a restore that was cut" } else { "" },
-            )),
-            None if cut => conflicts.push(format!(
-                "topic {} has the temporary settings of a restore that was cut: delete it",
-                topic.target
-            )),
-            None => {}
-        }
-        if let Some(own) = own {
-            topic.settings.keep_targets_own(own);
-        }
-        for partition in &mut topic.partitions {
-            partition.base = ends.found.get(&partition.tp).map_or(0, |end| end.offset);
-        }
-    }
-    Ok(())
-}
-
 fn check_replication(layout: &Layout, options: &RestoreOptions, plan: &Plan, conflicts: &mut Vec<String>) {
     let brokers = layout.brokers.len();
-    for topic in plan.topics.iter().filter(|topic| topic.missing) {
+    for topic in plan.topics.iter().filter(|topic| topic.status == Status::Missing) {
         let wanted = replication(topic, options);
         if wanted as usize > brokers {
             conflicts.push(format!(
@@ -341,7 +302,7 @@ fn replication(topic: &TopicPlan, options: &RestoreOptions) -> i16 {
 
 /// The topics to create.
 pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
-    let missing = plan.topics.iter().filter(|topic| topic.missing);
+    let missing = plan.topics.iter().filter(|topic| topic.status == Status::Missing);
     missing
         .map(|topic| NewTopic {
             name: Arc::clone(&topic.target),
@@ -353,17 +314,19 @@ pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
 }
 
 impl Plan {
-    /// A change of settings for each topic.
+    /// A change of settings for each topic that is worked on.
     pub fn changes(&self, of: impl Fn(&Settings) -> Vec<Change>) -> Vec<(Arc<str>, Vec<Change>)> {
-        self.topics.iter().map(|topic| (Arc::clone(&topic.target), of(&topic.settings))).collect()
+        let open = self.topics.iter().filter(|topic| topic.status != Status::Done);
+        let changes = open.map(|topic| (Arc::clone(&topic.target), of(&topic.settings)));
+        changes.filter(|(_, changes)| !changes.is_empty()).collect()
     }
 }
 
 /// Looks whether every segment that the plan reads is there in full length: a restore that can't end is better not begun.
 pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> Result<(), EngineError> {
     let mut wanted: BTreeMap<[u8; 16], (&str, &Range)> = BTreeMap::new();
-    for topic in &plan.topics {
-        for range in topic.partitions.iter().flat_map(|partition| &partition.ranges) {
+    for topic in plan.topics.iter().filter(|topic| topic.status != Status::Done) {
+        for range in topic.partitions.iter().flat_map(|partition| &partition.work.ranges) {
             wanted.entry(range.segment).or_insert((topic.source.name.as_str(), range));
         }
     }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::offsets::End;
-use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_io::store::SharedStore;
+use bodley_protocol::ErrorCode;
+use bodley_protocol::batch::{self, HEADER_LEN};
 use tokio::sync::{mpsc, watch};
 
 use super::RestoreOptions;
+use super::fence::{Producer, ends_at};
 use super::groups::Positions;
+use super::ledger::Ledger;
 use super::outgo::Source;
-use super::plan::PartitionPlan;
 use super::sender::{Event, Job, Sender, Shared};
 use crate::error::EngineError;
 use crate::progress::Progress;
@@ -25,13 +27,13 @@ const REST: Duration = Duration::from_millis(250);
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 /// A topic that is gone from the metadata for so long was deleted.
 const GONE_AFTER: Duration = Duration::from_secs(5);
+/// The state is written again so often: a target forgets a group that nothing is heard of for some days.
+const RENEW_EVERY: Duration = Duration::from_secs(86_400);
 
 /// What a run works with.
 pub struct Means {
     /// The vault's objects.
     pub store: SharedStore,
-    /// The restore's producer.
-    pub producer: ProducerIdentity,
     /// What was asked for.
     pub options: RestoreOptions,
     /// Counters.
@@ -40,11 +42,21 @@ pub struct Means {
     pub stop: watch::Receiver<bool>,
 }
 
+/// Who writes, and what is remembered of it.
+pub struct Author {
+    /// The restore's producer.
+    pub producer: Producer,
+    /// The restore's state.
+    pub ledger: Ledger,
+}
+
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Records acknowledged, by target partition.
+    /// Records of the plan at the target, by target partition, for partitions that are complete.
     pub records: HashMap<TopicPartition, i64>,
+    /// Of these, sent by this run.
+    pub sent: i64,
     /// Translated group positions.
     pub positions: Positions,
     /// Ended by a signal.
@@ -53,6 +65,7 @@ pub struct Done {
 
 struct Run<'a> {
     cluster: &'a Arc<Cluster>,
+    author: &'a mut Author,
     shared: Arc<Shared>,
     connections: usize,
     senders: BTreeMap<(i32, usize), mpsc::UnboundedSender<Vec<Job>>>,
@@ -62,15 +75,25 @@ struct Run<'a> {
     turns: HashMap<i32, usize>,
     parked: Vec<(Instant, Job)>,
     done: Done,
-    ends: Vec<(TopicPartition, i64)>,
+    ends: Vec<Finished>,
 }
 
-/// Restores `partitions` and checks at the end that each log ends where it must.
+/// A partition of which all is acknowledged.
+struct Finished {
+    tp: TopicPartition,
+    /// Its log must end here.
+    end: i64,
+    /// Sequence behind its last record; `None` where this run sent nothing, or put a fence behind it.
+    sequence: Option<i32>,
+}
+
+/// Restores what `jobs` say and checks at the end that each log ends as it must.
 pub async fn run(
     cluster: &Arc<Cluster>,
     source: Source,
-    partitions: Vec<PartitionPlan>,
+    jobs: Vec<Job>,
     means: &Means,
+    author: &mut Author,
 ) -> Result<Done, EngineError> {
     let (events, mut inbox) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
@@ -80,9 +103,11 @@ pub async fn run(
         stop: means.stop.clone(),
         limit: means.options.limit_write.clone(),
     });
-    means.progress.plan(partitions.len() as u64, partitions.iter().map(PartitionPlan::bytes).sum());
+    let bytes = jobs.iter().map(|job| job.work.bytes_behind(job.stand.done)).sum();
+    means.progress.plan(jobs.len() as u64, bytes);
     let mut run = Run {
         cluster,
+        author,
         shared,
         connections: means.options.connections,
         senders: BTreeMap::new(),
@@ -93,13 +118,7 @@ pub async fn run(
         done: Done::default(),
         ends: Vec::new(),
     };
-    let layout = cluster.layout();
-    let id = |tp: &TopicPartition| layout.topics.get(&tp.topic).map_or([0; 16], |topic| topic.id);
-    let jobs = partitions.into_iter().map(|plan| {
-        let id = id(&plan.tp);
-        Job::new(plan, id)
-    });
-    run.dispatch(jobs.collect())?;
+    run.dispatch(jobs)?;
     run.until_done(&mut inbox, means.stop.clone()).await?;
     if !run.done.interrupted {
         run.check_ends().await?;
@@ -113,6 +132,7 @@ impl Run<'_> {
         inbox: &mut mpsc::UnboundedReceiver<Event>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
+        let mut renew = tokio::time::interval_at(tokio::time::Instant::now() + RENEW_EVERY, RENEW_EVERY);
         while self.active > 0 || !self.parked.is_empty() {
             let wake = self.parked.iter().map(|(until, _)| *until).min();
             let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -122,6 +142,7 @@ impl Run<'_> {
                     None => break,
                 },
                 () = tokio::time::sleep_until(wake.into()) => {}
+                _ = renew.tick() => self.author.ledger.renew().await?,
                 _ = stop.wait_for(|stop| *stop) => {
                     self.done.interrupted = true;
                     break;
@@ -167,9 +188,13 @@ impl Run<'_> {
 
     fn finished(&mut self, job: Job) {
         self.shared.progress.partition_done();
-        self.ends.push((job.plan.tp.clone(), job.acknowledged()));
-        self.done.records.insert(job.plan.tp.clone(), job.records);
-        self.done.positions.insert(job.plan.tp, job.positions);
+        let written = job.sent > 0 && job.stand.done > job.stand.piece.records;
+        let sequence = written.then(|| job.stand.sequence_of(job.stand.done));
+        self.ends.push(Finished { tp: job.tp.clone(), end: job.acknowledged(), sequence });
+        self.done.sent += job.sent;
+        self.done.records.insert(job.tp.clone(), job.stand.done);
+        let offset = |(mark, number): (&i64, &i64)| (*mark, job.stand.offset_of(*number));
+        self.done.positions.insert(job.tp.clone(), job.positions.iter().map(offset).collect());
     }
 
     fn dispatch(&mut self, jobs: Vec<Job>) -> Result<(), EngineError> {
@@ -177,14 +202,14 @@ impl Run<'_> {
         let per_broker = (16 / layout.brokers.len().max(1)).clamp(1, self.connections.max(1));
         let mut by_sender: HashMap<(i32, usize), Vec<Job>> = HashMap::new();
         for job in jobs {
-            match layout.partition(&job.plan.tp).and_then(|partition| partition.leader) {
+            match layout.partition(&job.tp).and_then(|partition| partition.leader) {
                 Some(leader) => {
                     let turn = self.turns.entry(leader).or_insert(0);
                     *turn += 1;
                     by_sender.entry((leader, *turn % per_broker)).or_default().push(job);
                 }
                 None => {
-                    let error = KafkaError::NoRoute(format!("{} has no leader", job.plan.tp));
+                    let error = KafkaError::NoRoute(format!("{} has no leader", job.tp));
                     self.park(job, error)?;
                 }
             }
@@ -204,7 +229,7 @@ impl Run<'_> {
     fn park(&mut self, mut job: Job, error: KafkaError) -> Result<(), EngineError> {
         let since = *job.stuck.get_or_insert_with(Instant::now);
         let patience = self.cluster.options().give_up_after;
-        tracing::info!("{}: {error}", job.plan.tp);
+        tracing::info!("{}: {error}", job.tp);
         if since.elapsed() >= patience {
             return Err(KafkaError::GaveUp { after: patience, last: Box::new(error) }.into());
         }
@@ -212,7 +237,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Asks the leaders of rested partitions what is stored, and goes on from there.
+    /// Rested partitions go on: where it is not clear what is stored, behind a fence.
     async fn unpark(&mut self) -> Result<(), EngineError> {
         let now = Instant::now();
         let (due, later): (Vec<_>, Vec<_>) =
@@ -224,59 +249,79 @@ impl Run<'_> {
         let seen = self.cluster.layout();
         let refreshed = self.cluster.refresh(&seen).await;
         let layout = self.cluster.layout();
-        let (due, gone): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, job)| {
-            layout.topics.get(&job.plan.tp.topic).is_some_and(|topic| topic.id == job.topic_id)
-        });
-        for (_, job) in gone {
-            let what = format!("topic {} was deleted at the target while it was written", job.plan.tp.topic);
-            if refreshed.is_ok() && job.stuck.is_some_and(|since| since.elapsed() > GONE_AFTER) {
-                return Err(EngineError::Diverged(what));
-            }
-            self.park(job, KafkaError::NoRoute(what))?;
-        }
-        let parts: Vec<TopicPartition> = due.iter().map(|(_, job)| job.plan.tp.clone()).collect();
-        let (replicated, written) = match refreshed {
-            Ok(_) => (
-                self.cluster.list_offsets(&parts, End::HighWatermark).await?,
-                self.cluster.list_offsets(&parts, End::LogEnd).await?,
-            ),
-            Err(error) => {
-                for (_, job) in due {
-                    self.park(job, KafkaError::NoRoute(error.to_string()))?;
-                }
-                return Ok(());
-            }
-        };
-        let mut ready = Vec::new();
+        let mut clear = Vec::new();
+        let mut unclear = HashMap::new();
         for (_, mut job) in due {
-            let high_watermark = replicated.found.get(&job.plan.tp).map(|found| found.offset);
-            let log_end = written.found.get(&job.plan.tp).map(|found| found.offset);
-            match (high_watermark, log_end) {
-                // Only what is replicated and is all that was written is settled.
-                (Some(high_watermark), Some(log_end)) if high_watermark == log_end => {
-                    job.settle(log_end)
-                        .map_err(|what| EngineError::Diverged(format!("{}: {what}", job.plan.tp)))?;
-                    ready.push(job);
-                }
-                _ => {
-                    let what = format!("{}: what is written is not replicated yet", job.plan.tp);
+            let topic = layout.topics.get(&job.tp.topic).filter(|topic| topic.id == job.topic_id);
+            let leader = layout.partition(&job.tp).and_then(|partition| partition.leader);
+            match (&refreshed, topic, leader) {
+                (Err(error), ..) => self.park(job, KafkaError::NoRoute(error.to_string()))?,
+                (Ok(_), None, _) => {
+                    let what = format!("topic {} was deleted at the target while it was written", job.tp.topic);
+                    if job.stuck.is_some_and(|since| since.elapsed() > GONE_AFTER) {
+                        return Err(EngineError::Diverged(what));
+                    }
                     self.park(job, KafkaError::NoRoute(what))?;
                 }
+                (Ok(_), Some(_), None) => {
+                    let what = format!("{} has no leader", job.tp);
+                    self.park(job, KafkaError::NoRoute(what))?;
+                }
+                (Ok(_), Some(_), Some(_)) if job.unclear => {
+                    unclear.insert(job.tp.clone(), job);
+                }
+                (Ok(_), Some(_), Some(_)) => {
+                    job.send_again();
+                    clear.push(job);
+                }
             }
         }
-        self.dispatch(ready)
+        clear.extend(self.clear_up(unclear).await?);
+        self.dispatch(clear)
     }
 
-    /// Count at the end: each log ends where the acknowledged records say.
+    /// Fences partitions of which a batch may be stored or not, and counts what is there.
+    async fn clear_up(&mut self, mut jobs: HashMap<TopicPartition, Job>) -> Result<Vec<Job>, EngineError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let parts = jobs.iter().map(|(tp, job)| (tp.clone(), job.stand.clone())).collect();
+        let Author { producer, ledger } = &mut *self.author;
+        producer.next_epoch().await?;
+        let stands = producer.settle(parts).await?;
+        ledger.save(&stands).await?;
+        let restart = |(tp, stand)| Some(jobs.remove(&tp)?.restart(stand));
+        Ok(stands.into_iter().filter_map(restart).collect())
+    }
+
+    /// Count and tail at the end: each log ends where the acknowledged records say, with the last of them.
     async fn check_ends(&self) -> Result<(), EngineError> {
-        let parts: Vec<TopicPartition> = self.ends.iter().map(|(tp, _)| tp.clone()).collect();
+        let parts: Vec<TopicPartition> = self.ends.iter().map(|finished| finished.tp.clone()).collect();
         let answers = self.cluster.list_offsets(&parts, End::HighWatermark).await?;
-        for (tp, expected) in &self.ends {
+        for Finished { tp, end, .. } in &self.ends {
             let found = answers.found.get(tp).map(|found| found.offset);
-            if found != Some(*expected) {
+            if found != Some(*end) {
                 let found = found.map_or("unknown".to_owned(), |found| found.to_string());
                 return Err(EngineError::Diverged(format!(
-                    "{tp} ends at offset {found}, {expected} was expected after the restore: somebody else writes to the topic"
+                    "{tp} ends at offset {found}, {end} was expected after the restore: somebody else writes to the topic"
+                )));
+            }
+        }
+        let written = self.ends.iter().filter(|finished| finished.sequence.is_some());
+        let last: Vec<_> = written.map(|finished| (finished.tp.clone(), finished.end - 1)).collect();
+        let tails = self.cluster.peek(&last, HEADER_LEN).await?;
+        for Finished { tp, end, sequence } in &self.ends {
+            let tail = match tails.get(tp) {
+                Some(Ok(tail)) => batch::view_cut(&tail.bytes).ok().flatten(),
+                // In a topic that is in use retention may have been faster.
+                Some(Err(error)) if error.code() != Some(ErrorCode::OFFSET_OUT_OF_RANGE) => {
+                    return Err(EngineError::Diverged(format!("the end of {tp} can't be read: {error}")));
+                }
+                _ => continue,
+            };
+            if tail.is_none_or(|tail| ends_at(&tail) != *sequence || tail.last_offset() != end - 1) {
+                return Err(EngineError::Diverged(format!(
+                    "{tp}: the last batch is not the last one of this restore: somebody else writes to the topic"
                 )));
             }
         }

@@ -9,14 +9,15 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::produce::Ack;
-use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::kafka::{Cluster, Connection, KafkaError, TopicPartition};
 use bodley_io::throttle::Throttle;
 use bodley_protocol::produce::Target;
 use bodley_protocol::{ErrorCode, RetryClass, TopicId};
 use tokio::sync::{mpsc, watch};
 
-use super::outgo::{self, Handed, Outgoing, Source};
-use super::plan::PartitionPlan;
+use super::outgo::{self, Handed, Order, Outgoing, Source, Translated};
+use super::plan::Work;
+use super::stand::Stand;
 use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::vault::VaultError;
@@ -31,17 +32,36 @@ const REQUEST_BATCHES: usize = 64;
 const ACTIVE: usize = 8;
 /// Answers are awaited so long after a signal.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// What an idempotent producer meets when an earlier answer was lost.
-const SEQUENCE_ERRORS: [ErrorCode; 3] =
-    [ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode::DUPLICATE_SEQUENCE_NUMBER, ErrorCode(59)];
+/// A leader that has heard nothing of a partition for so long may have forgotten its producer.
+const IDLE: Duration = Duration::from_secs(300);
+/// With one of these nothing was stored.
+const NOT_STORED: [ErrorCode; 5] = [
+    ErrorCode::NOT_ENOUGH_REPLICAS,
+    ErrorCode::CORRUPT_MESSAGE,
+    ErrorCode::MESSAGE_TOO_LARGE,
+    ErrorCode::INVALID_TIMESTAMP,
+    ErrorCode::INVALID_RECORD,
+];
+/// What an idempotent producer meets when a batch before is missing, or when its state is gone.
+const SEQUENCE_ERRORS: [ErrorCode; 3] = [
+    ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+    ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
+    ErrorCode::UNKNOWN_PRODUCER_ID,
+];
+/// A newer epoch of our producer is in the partition.
+const FENCED: [ErrorCode; 2] = [ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::PRODUCER_FENCED];
 
 type Inbox = mpsc::Receiver<Result<Handed, EngineError>>;
 
 /// A partition that is being restored.
 #[derive(Debug)]
 pub struct Job {
+    /// At the target.
+    pub tp: TopicPartition,
     /// What to restore.
-    pub plan: PartitionPlan,
+    pub work: Arc<Work>,
+    /// Where it stands; `done` counts what is acknowledged.
+    pub stand: Stand,
     /// The target's topic id; zeros where it has none.
     pub topic_id: TopicId,
     /// Prepared batches; `None` before it is begun.
@@ -52,34 +72,39 @@ pub struct Job {
     unacked: VecDeque<Outgoing>,
     /// Requests with a batch of it that are not answered.
     outstanding: usize,
-    /// A batch has been acknowledged since the partition came here.
-    acked: bool,
+    /// When the last batch was acknowledged since the partition came here.
+    acked: Option<Instant>,
     /// Nothing more will be prepared.
     exhausted: bool,
     failed: Option<KafkaError>,
-    /// Records acknowledged.
-    pub records: i64,
-    /// Translated group positions.
-    pub positions: std::collections::BTreeMap<i64, i64>,
+    /// A batch may be stored or not.
+    pub unclear: bool,
+    /// Records that this run has sent.
+    pub sent: i64,
+    /// Group positions.
+    pub positions: Translated,
     /// Since when there has been no progress.
     pub stuck: Option<Instant>,
 }
 
 impl Job {
     /// Not begun yet.
-    pub fn new(plan: PartitionPlan, topic_id: TopicId) -> Self {
+    pub fn new(tp: TopicPartition, work: Arc<Work>, stand: Stand, topic_id: TopicId) -> Self {
         Self {
-            plan,
+            tp,
+            work,
+            stand,
             topic_id,
             inbox: None,
             ready: VecDeque::new(),
             unacked: VecDeque::new(),
             outstanding: 0,
-            acked: false,
+            acked: None,
             exhausted: false,
             failed: None,
-            records: 0,
-            positions: std::collections::BTreeMap::new(),
+            unclear: false,
+            sent: 0,
+            positions: Translated::new(),
             stuck: None,
         }
     }
@@ -90,36 +115,26 @@ impl Job {
 
     /// Offset behind the last acknowledged record.
     pub fn acknowledged(&self) -> i64 {
-        self.plan.base + self.records
+        self.stand.offset_of(self.stand.done)
     }
 
-    /// Takes the target's log end for the truth about what was sent: what is stored counts as acknowledged, the rest is sent again,
-    /// with the same sequences. `Err`: the end is not one that our batches can have made.
-    pub fn settle(&mut self, log_end: i64) -> Result<(), String> {
-        while let Some(first) = self.unacked.front() {
-            if first.target + i64::from(first.records) > log_end {
-                break;
-            }
-            if let Some(stored) = self.unacked.pop_front() {
-                self.records += i64::from(stored.records);
-                self.stuck = None;
-            }
-        }
-        if self.acknowledged() != log_end {
-            return Err(format!(
-                "the log at the target ends at offset {log_end}, ours would end at {}: somebody else writes to the topic",
-                self.acknowledged()
-            ));
-        }
+    /// Nothing was stored of what is not acknowledged: it is sent again as it is.
+    pub fn send_again(&mut self) {
         while let Some(last) = self.unacked.pop_back() {
             self.ready.push_front(last);
         }
-        (self.acked, self.failed, self.outstanding) = (false, None, 0);
-        Ok(())
+        (self.acked, self.failed, self.outstanding) = (None, None, 0);
+    }
+
+    /// Goes on from `stand`, which was asked of the leader. What was prepared is let go of.
+    pub fn restart(self, stand: Stand) -> Self {
+        let progress = stand.done - self.stand.done;
+        let stuck = self.stuck.filter(|_| progress <= 0);
+        Self { sent: self.sent + progress.max(0), stuck, ..Self::new(self.tp, self.work, stand, self.topic_id) }
     }
 
     fn may_send(&self) -> bool {
-        let window = if self.acked { IN_FLIGHT } else { 1 };
+        let window = if self.acked.is_some_and(|at| at.elapsed() < IDLE) { IN_FLIGHT } else { 1 };
         self.failed.is_none() && !self.ready.is_empty() && self.unacked.len() < window
     }
 }
@@ -266,7 +281,8 @@ impl Sender {
         while self.active.len() < ACTIVE {
             let Some(mut job) = self.waiting.pop_front() else { break };
             if job.inbox.is_none() {
-                job.inbox = Some(outgo::start(self.shared.source.clone(), job.plan.take_work()));
+                let order = Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
+                job.inbox = Some(outgo::start(self.shared.source.clone(), order));
             }
             self.active.push(job);
         }
@@ -278,8 +294,8 @@ impl Sender {
             return;
         }
         for job in self.active.iter_mut().filter(|job| job.outstanding > 0) {
-            job.outstanding = 0;
-            let what = format!("a Produce answer left {} out", job.plan.tp);
+            (job.outstanding, job.unclear) = (0, true);
+            let what = format!("a Produce answer left {} out", job.tp);
             job.failed.get_or_insert(KafkaError::NoRoute(what));
         }
     }
@@ -333,7 +349,7 @@ impl Sender {
     }
 
     fn tp(&self, at: usize) -> Option<&bodley_io::kafka::TopicPartition> {
-        self.active.get(at).map(|job| &job.plan.tp)
+        self.active.get(at).map(|job| &job.tp)
     }
 
     async fn send(&mut self, picks: &[usize]) -> Result<(), EngineError> {
@@ -354,9 +370,9 @@ impl Sender {
         let targets: Vec<Target<'_>> = sent
             .iter()
             .map(|(job, batch)| Target {
-                topic: &job.plan.tp.topic,
+                topic: &job.tp.topic,
                 topic_id: job.topic_id,
-                partition: job.plan.tp.partition,
+                partition: job.tp.partition,
                 batch_len: batch.len(),
             })
             .collect();
@@ -381,14 +397,17 @@ impl Sender {
             let topic = if ack.topic.is_empty() {
                 job.topic_id == ack.topic_id
             } else {
-                *job.plan.tp.topic == ack.topic
+                *job.tp.topic == ack.topic
             };
-            topic && job.plan.tp.partition == ack.partition
+            topic && job.tp.partition == ack.partition
         };
         let Some(job) = self.active.iter_mut().find(answers) else { return Ok(()) };
         job.outstanding = job.outstanding.saturating_sub(1);
-        if job.failed.is_some() {
-            // What became of batches behind a failed one is asked of the leader.
+        if let Some(failed) = &job.failed {
+            // Behind a batch that was not stored no other is, unless the leader has forgotten the sequences.
+            let code = Some(ack.error);
+            job.unclear |= !NOT_STORED.iter().chain(&SEQUENCE_ERRORS).any(|c| Some(*c) == code);
+            tracing::debug!("{}: {} after {failed}", job.tp, ack.error);
             return Ok(());
         }
         if ack.error == ErrorCode::NONE {
@@ -396,20 +415,25 @@ impl Sender {
             if ack.base_offset != batch.target {
                 return Err(EngineError::Diverged(format!(
                     "{}: the batch of source offset {} was stored at offset {}, expected was {}: somebody else writes to the topic; nothing more is sent",
-                    job.plan.tp, batch.source, ack.base_offset, batch.target
+                    job.tp, batch.source, ack.base_offset, batch.target
                 )));
             }
-            job.records += i64::from(batch.records);
-            (job.acked, job.stuck) = (true, None);
+            job.stand.done += i64::from(batch.records);
+            job.sent += i64::from(batch.records);
+            (job.acked, job.stuck) = (Some(Instant::now()), None);
             return Ok(());
         }
         let source = job.unacked.front().map_or(-1, |batch| batch.source);
-        let subject = format!("{} (source offset {source})", job.plan.tp);
+        let subject = format!("{} (source offset {source})", job.tp);
         let error =
             KafkaError::Refused { api: "Produce", subject, code: ack.error, message: ack.message.clone() };
+        if FENCED.contains(&ack.error) {
+            return Err(EngineError::Fenced(job.tp.to_string()));
+        }
         if ack.error.retry_class() == RetryClass::Never && !SEQUENCE_ERRORS.contains(&ack.error) {
             return Err(EngineError::Produce(error));
         }
+        job.unclear |= !NOT_STORED.contains(&ack.error);
         job.failed = Some(error);
         Ok(())
     }
@@ -417,7 +441,8 @@ impl Sender {
     fn give_all_back(&mut self, error: &KafkaError) {
         tracing::info!("broker {}: {error}", self.broker);
         self.connection = None;
-        for job in self.active.drain(..).chain(self.waiting.drain(..)) {
+        for mut job in self.active.drain(..).chain(self.waiting.drain(..)) {
+            job.unclear |= job.outstanding > 0;
             let error = KafkaError::NoRoute(error.to_string());
             let _ = self.events.send(Event::Back(Box::new(job), error));
         }
@@ -461,7 +486,7 @@ async fn next_ready(jobs: &mut [Job], progress: &Progress) -> Result<(), EngineE
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => {
-                    let what = format!("the preparation of {} ended early", job.plan.tp);
+                    let what = format!("the preparation of {} ended early", job.tp);
                     return Poll::Ready(Err(VaultError::Internal(what).into()));
                 }
                 Poll::Pending => {}

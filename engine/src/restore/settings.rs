@@ -6,13 +6,38 @@ use bodley_io::kafka::topics::{Change, Configs};
 
 use crate::error::EngineError;
 
+const MARK: &str = "segment.ms";
 /// A value that no one sets by chance, so that a topic whose restore was cut is recognised: 100,000 days and 61 ms.
-pub const TEMPORARY_MARK: (&str, &str) = ("segment.ms", "8640000000061");
+const TEMPORARY: &str = "8640000000061";
+/// Likewise, for a topic that a restore has made and not begun to write.
+const CREATED: &str = "8640000000062";
 const MIN_INSYNC: &str = "min.insync.replicas";
 const FOREVER: &str = "9223372036854775807";
 /// What the broker itself adds to a stored chunk never exceeds this.
 const BATCH_SLACK: u64 = 1 << 20;
 const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
+
+/// By what a restore marks topics while it works on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Not marked.
+    None,
+    /// Made by a restore, nothing written yet.
+    Created,
+    /// Has temporary settings.
+    Temporary,
+}
+
+impl Mark {
+    /// Of a topic with these settings.
+    pub fn of(configs: &Configs) -> Self {
+        match configs.get(MARK).and_then(|config| config.value.as_deref()) {
+            Some(TEMPORARY) => Self::Temporary,
+            Some(CREATED) => Self::Created,
+            _ => Self::None,
+        }
+    }
+}
 
 /// Settings of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +48,8 @@ pub struct Settings {
     temporary: BTreeMap<String, String>,
     /// Whether names were checked against the target.
     checked: bool,
+    /// The topic was there before: only what is temporary goes back.
+    found: bool,
 }
 
 /// `[TOPIC:]KEY=VALUE` of --topic-config.
@@ -98,7 +125,7 @@ impl Settings {
             ("cleanup.policy", "delete"),
             ("retention.ms", "-1"),
             ("retention.bytes", "-1"),
-            TEMPORARY_MARK,
+            (MARK, TEMPORARY),
             ("compression.type", "producer"),
             ("message.timestamp.type", "CreateTime"),
             ("message.timestamp.before.max.ms", FOREVER),
@@ -108,7 +135,7 @@ impl Settings {
         let mut temporary: BTreeMap<String, String> =
             temporary.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         temporary.insert("max.message.bytes".into(), max_message.to_string());
-        Self { real, temporary, checked: false }
+        Self { real, temporary, checked: false, found: false }
     }
 
     /// Leaves out what the target does not know, and says so. Unknown temporary ones are for other versions and go silently.
@@ -131,26 +158,43 @@ impl Settings {
         self.checked
     }
 
-    /// The target's topic exists: its own settings are the real ones.
-    pub fn keep_targets_own(&mut self, configs: &Configs) {
+    /// The topic was there before: its own settings are the real ones; `old` are those that a run of this restore has replaced already.
+    pub fn keep_targets_own(&mut self, configs: &Configs, old: Option<&BTreeMap<String, Option<String>>>) {
+        self.found = true;
         let own = configs.iter().filter(|(_, config)| config.is_own);
         self.real = own.filter_map(|(name, config)| Some((name.clone(), config.value.clone()?))).collect();
+        for (name, value) in old.into_iter().flatten() {
+            match value {
+                Some(value) => self.real.insert(name.clone(), value.clone()),
+                None => self.real.remove(name),
+            };
+        }
     }
 
-    /// For CreateTopics: the real ones. Unchecked ones wait until the topic can be asked which names it knows.
+    /// The topic is in use: nothing is changed, not even for a time.
+    pub fn leave_alone(&mut self) {
+        (self.real, self.temporary, self.found) = (BTreeMap::new(), BTreeMap::new(), true);
+    }
+
+    /// What the temporary settings replace; `None` where the topic inherits.
+    pub fn replaced(&self) -> BTreeMap<String, Option<String>> {
+        self.temporary.keys().map(|name| (name.clone(), self.real.get(name).cloned())).collect()
+    }
+
+    /// For CreateTopics: the real ones, and a mark. Unchecked ones wait until the topic can be asked which names it knows.
     pub fn at_creation(&self) -> BTreeMap<String, String> {
-        if !self.checked {
-            return BTreeMap::new();
-        }
-        let mut configs = self.real.clone();
+        let mut configs = if self.checked { self.real.clone() } else { BTreeMap::new() };
         // A tiered topic cannot be un-tiered for the time of writing: tiering begins when all is there.
         configs.retain(|name, value| !(name == "remote.storage.enable" && value == "true"));
+        if self.has_mark() {
+            configs.insert(MARK.into(), CREATED.into());
+        }
         configs
     }
 
-    /// The mark of a topic under restore is among the temporary settings.
+    /// A topic under restore is marked: the target knows the setting that marks it.
     pub fn has_mark(&self) -> bool {
-        self.temporary.contains_key(TEMPORARY_MARK.0)
+        self.temporary.contains_key(MARK)
     }
 
     /// No more in-sync replicas are asked for than a topic of `replicas` can have, while it is written.
@@ -168,9 +212,10 @@ impl Settings {
 
     /// Changes from the temporary settings back to the real ones: what is not set for real is inherited again.
     pub fn end(&self) -> Vec<Change> {
-        let mut changes: BTreeMap<String, Option<String>> =
-            self.temporary.keys().map(|name| (name.clone(), None)).collect();
-        changes.extend(self.real.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
+        let mut changes = self.replaced();
+        if !self.found {
+            changes.extend(self.real.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
+        }
         changes.into_iter().collect()
     }
 }
@@ -197,7 +242,8 @@ mod tests {
         let known = ["retention.ms", "cleanup.policy", "segment.ms", "max.message.bytes"];
         settings.restrict(Some(&known.iter().map(|s| (*s).to_owned()).collect()), "a", &mut notes);
         assert_eq!(notes, ["topic a: the target does not know the setting x.future (was 1); left out"]);
-        assert_eq!(settings.at_creation(), [("retention.ms".to_owned(), "5".to_owned())].into());
+        let created = [("retention.ms".to_owned(), "5".to_owned()), (MARK.to_owned(), CREATED.to_owned())];
+        assert_eq!(settings.at_creation(), created.into());
         let begin: BTreeMap<_, _> = settings.begin().into_iter().collect();
         assert_eq!(begin["retention.ms"].as_deref(), Some("-1"));
         assert_eq!(begin["max.message.bytes"].as_deref(), Some("6291456"));

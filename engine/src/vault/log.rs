@@ -232,6 +232,15 @@ impl Vault {
         Ok(())
     }
 
+    /// Goes back to an earlier commit, for reading the vault as it was then.
+    pub async fn rewind(&mut self, seq: u64) -> Result<(), VaultError> {
+        if seq > self.head.receipt.seq {
+            let what = format!("it is missing: the newest commit is {}", self.head.receipt.seq);
+            return Err(VaultError::damaged(&commit_path(seq), what));
+        }
+        self.move_head(seq).await
+    }
+
     async fn init(&mut self) -> Result<(), VaultError> {
         let mut commit = self.blank(Op::Init)?;
         commit.vault_sha256 = Some(self.identity_sha256.clone());

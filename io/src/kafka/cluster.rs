@@ -272,7 +272,7 @@ impl Cluster {
         .await
     }
 
-    async fn with_connection<T>(
+    pub(super) async fn with_connection<T>(
         &self,
         to: To,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, KafkaError>,

@@ -23,6 +23,8 @@ const LAST_WITH_NAMES: i16 = 9;
 /// Last OffsetCommit version that names topics.
 const LAST_COMMIT_WITH_NAMES: i16 = 9;
 const GROUP_KEY: i8 = 0;
+/// Offsets of one request: the coordinator has to fit them into one batch of its own topic, of at most 1 MB by default.
+const COMMIT_BYTES: usize = 400 << 10;
 /// How often a pending transactional commit is waited for before the offsets are read as they are.
 const STABLE_TRIES: u32 = 6;
 
@@ -174,13 +176,18 @@ impl Cluster {
 
     /// The broker that keeps a group's offsets.
     pub async fn coordinator(&self, group: &str) -> Result<i32, KafkaError> {
+        self.coordinator_of(group, GROUP_KEY).await
+    }
+
+    /// The coordinator of a group (kind 0) or a transactional id (kind 1).
+    pub(super) async fn coordinator_of(&self, key: &str, kind: i8) -> Result<i32, KafkaError> {
         self.retrying(|| async {
             // Version 3 asks for one key, which suffices and works everywhere.
             let request = FindCoordinatorRequest::default()
-                .with_key(StrBytes::from_string(group.to_owned()))
-                .with_key_type(GROUP_KEY);
+                .with_key(StrBytes::from_string(key.to_owned()))
+                .with_key_type(kind);
             let response = self.call_capped(To::Any, 3, &request).await?;
-            KafkaError::check("FindCoordinator", || group.to_owned(), response.error_code)?;
+            KafkaError::check("FindCoordinator", || key.to_owned(), response.error_code)?;
             Ok(response.node_id.0)
         })
         .await
@@ -199,26 +206,38 @@ pub struct NewOffset {
 }
 
 impl Cluster {
-    /// Commits offsets for a group without members, as its coordinator takes them from any admin client. One refused partition fails the whole.
+    /// Commits offsets for a group without members, as its coordinator takes them from any admin client. One refused partition fails the whole;
+    /// a long list is committed piece by piece, in the order of partitions.
     pub async fn commit_group_offsets(&self, group: &str, offsets: &[NewOffset]) -> Result<(), KafkaError> {
         let mut sorted: Vec<&NewOffset> = offsets.iter().collect();
         sorted.sort_by(|a, b| a.tp.cmp(&b.tp));
-        let topics: Vec<OffsetCommitRequestTopic> = sorted
-            .chunk_by(|a, b| a.tp.topic == b.tp.topic)
-            .filter_map(|of_topic| {
-                let name = TopicName(StrBytes::from_string(of_topic.first()?.tp.topic.to_string()));
-                Some(
-                    OffsetCommitRequestTopic::default()
-                        .with_name(name)
-                        .with_partitions(of_topic.iter().map(|new| committed_partition(new)).collect()),
-                )
-            })
-            .collect();
+        let mut rest = sorted.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |new: &&&NewOffset| {
+                bytes += new.metadata.as_ref().map_or(0, String::len) + new.tp.topic.len() + group.len() + 100;
+                bytes <= COMMIT_BYTES
+            };
+            let (some, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            self.commit_some(group, some).await?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    async fn commit_some(&self, group: &str, offsets: &[&NewOffset]) -> Result<(), KafkaError> {
+        let topic = |of_topic: &[&NewOffset]| {
+            let name = TopicName(StrBytes::from_string(of_topic.first()?.tp.topic.to_string()));
+            let partitions = of_topic.iter().map(|new| committed_partition(new)).collect();
+            Some(OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions))
+        };
+        let topics: Vec<OffsetCommitRequestTopic> =
+            offsets.chunk_by(|a, b| a.tp.topic == b.tp.topic).filter_map(topic).collect();
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(topics);
         self.retrying(|| async {
-            let request = OffsetCommitRequest::default()
-                .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-                .with_generation_id_or_member_epoch(-1)
-                .with_topics(topics.clone());
             let coordinator = self.coordinator(group).await?;
             let response = self.call_once(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
             for topic in response.topics {

@@ -8,7 +8,9 @@ pub mod fetch;
 pub mod groups;
 pub mod offsets;
 pub mod produce;
+pub mod tail;
 pub mod topics;
+pub mod transactions;
 
 pub use address::Address;
 pub use cluster::{Cluster, Layout, Partition, Topic, TopicPartition};

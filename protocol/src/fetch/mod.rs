@@ -16,7 +16,6 @@ use crate::wire::{Length, WireError, Writer};
 const API_KEY: i16 = 1;
 const FIRST_FLEXIBLE: i16 = 12;
 const NO_REPLICA_ID: i16 = 15;
-const READ_COMMITTED: i8 = 1;
 /// Full fetch requests outside of any session (KIP-227).
 const NO_SESSION_EPOCH: i32 = -1;
 
@@ -53,9 +52,20 @@ pub struct Partition<'a> {
     pub max_bytes: i32,
 }
 
+/// Which records a Fetch may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Up to the high watermark.
+    Uncommitted,
+    /// Up to the last stable offset, with the list of aborted transactions.
+    Committed,
+}
+
 /// The limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// How far.
+    pub isolation: Isolation,
     /// How long the broker may wait for `min_bytes`, ms.
     pub max_wait_ms: i32,
     /// Answer as soon as there are so many bytes.
@@ -64,8 +74,7 @@ pub struct Limits {
     pub max_bytes: i32,
 }
 
-/// A Fetch request with isolation read_committed (data up to the last stable offset, and the list of aborted transactions).
-/// Partitions of one topic stand together.
+/// A Fetch request. Partitions of one topic stand together.
 pub fn encode(head: Head<'_>, limits: Limits, rack: &str, partitions: &[Partition<'_>]) -> Vec<u8> {
     let version = head.version;
     let flexible = version >= FIRST_FLEXIBLE;
@@ -76,7 +85,7 @@ pub fn encode(head: Head<'_>, limits: Limits, rack: &str, partitions: &[Partitio
     out.put_i32(limits.max_wait_ms);
     out.put_i32(limits.min_bytes);
     out.put_i32(limits.max_bytes);
-    out.put_i8(READ_COMMITTED);
+    out.put_i8(i8::from(limits.isolation == Isolation::Committed));
     if version >= 7 {
         out.put_i32(0);
         out.put_i32(NO_SESSION_EPOCH);
@@ -146,7 +155,8 @@ mod tests {
                 max_bytes: 1000,
             };
             let head = Head { version, correlation_id: 9, client_id: "bodley" };
-            let limits = Limits { max_wait_ms: 500, min_bytes: 1, max_bytes: 1 << 20 };
+            let isolation = Isolation::Committed;
+            let limits = Limits { isolation, max_wait_ms: 500, min_bytes: 1, max_bytes: 1 << 20 };
             let asked = [partition("a", 1, 0), partition("a", 1, 3), partition("b", 2, 0)];
             let frame = encode(head, limits, "rack-1", &asked);
             assert_eq!(i32::from_be_bytes(frame[..4].try_into().unwrap()) as usize, frame.len() - 4);

@@ -1,0 +1,284 @@
+//! Fence, then count: keeps late requests of an earlier run (or of a broken connection) out of the log, and finds out which record comes next.
+//!
+//! A request that a dead process sent may still be appended after its successor has looked at the log's end. A marker of a newer
+//! producer epoch makes the leader refuse it, whatever the records' age. Behind the marker the log's end is final, and as nothing but our
+//! records and fences lies between it and where the run began, the difference is the count.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bodley_io::kafka::offsets::End;
+use bodley_io::kafka::produce::ProducerIdentity;
+use bodley_io::kafka::transactions::is_closed_way;
+use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_protocol::ErrorCode;
+use bodley_protocol::batch::{self, HEADER_LEN, Header};
+
+use super::ledger::group_name;
+use super::stand::Stand;
+use crate::error::EngineError;
+
+/// Without a fence the end of a log must not have moved for so long.
+const STILL_FOR: Duration = Duration::from_secs(30);
+/// How often ends are looked at.
+const POLL: Duration = Duration::from_millis(20);
+const STILL_POLL: Duration = Duration::from_secs(1);
+
+/// How late requests are kept out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By an empty transaction of the restore's transactional id.
+    Transaction,
+    /// By a marker that we write ourselves.
+    Marker,
+    /// Not at all: the same producer goes on with the same sequences, so that of two equal batches one is refused.
+    Count,
+}
+
+/// The restore's producer.
+#[derive(Debug)]
+pub struct Producer {
+    cluster: Arc<Cluster>,
+    /// Transactional id.
+    name: String,
+    /// Newest epoch.
+    pub identity: ProducerIdentity,
+    /// How late requests are kept out.
+    pub way: Way,
+    /// The producer id is not the one that an earlier run had: the fence does not hold its requests back.
+    changed: bool,
+}
+
+impl Producer {
+    /// For restore `id`; `earlier`: the producer of an earlier run, and whether its id belongs to a transactional id.
+    pub async fn begin(
+        cluster: &Arc<Cluster>,
+        id: &str,
+        earlier: Option<(ProducerIdentity, bool)>,
+    ) -> Result<Self, EngineError> {
+        let name = group_name(id);
+        let new = |identity, way, changed| Self { cluster: Arc::clone(cluster), name: name.clone(), identity, way, changed };
+        if let Some((identity, false)) = earlier {
+            return Ok(new(identity, Way::Marker, false));
+        }
+        match cluster.transactional_identity(&name).await {
+            Ok(identity) => {
+                let changed = earlier.is_some_and(|(earlier, _)| earlier.id != identity.id);
+                Ok(new(identity, Way::Transaction, changed))
+            }
+            Err(error) if is_closed_way(&error) && earlier.is_none() => {
+                tracing::info!("{error}: the restore goes without a transactional id");
+                Ok(new(cluster.init_producer_id().await?, Way::Marker, false))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the producer id belongs to a transactional id.
+    pub fn is_transactional(&self) -> bool {
+        self.way == Way::Transaction
+    }
+
+    /// An earlier run may have sent something, though it left no state.
+    pub fn may_have_run(&self) -> bool {
+        self.way == Way::Transaction && self.identity.epoch > 0
+    }
+
+    /// Takes the next epoch, so that a fence holds back what this run itself has sent.
+    pub async fn next_epoch(&mut self) -> Result<(), EngineError> {
+        if self.way == Way::Transaction {
+            let fresh = self.cluster.transactional_identity(&self.name).await?;
+            self.changed = fresh.id != self.identity.id;
+            self.identity = fresh;
+        }
+        Ok(())
+    }
+
+    /// Fences `parts` and finds where they stand now. The epoch must be newer than that of any request that is to be kept out.
+    pub async fn settle(
+        &mut self,
+        parts: Vec<(TopicPartition, Stand)>,
+    ) -> Result<Vec<(TopicPartition, Stand)>, EngineError> {
+        if parts.is_empty() {
+            return Ok(parts);
+        }
+        let names: Vec<TopicPartition> = parts.iter().map(|(tp, _)| tp.clone()).collect();
+        self.fence(&names).await?;
+        let ends = self.ends(&names).await?;
+        self.count(parts, &ends).await
+    }
+
+    async fn fence(&mut self, parts: &[TopicPartition]) -> Result<(), EngineError> {
+        match self.way {
+            Way::Transaction => self.cluster.empty_transaction(&self.name, self.identity, parts).await?,
+            Way::Marker => {
+                let next = ProducerIdentity { epoch: self.identity.epoch.saturating_add(1), ..self.identity };
+                match self.cluster.write_markers(next, parts).await {
+                    Ok(()) => self.identity = next,
+                    Err(error) if is_closed_way(&error) => {
+                        tracing::info!("{error}: the restore goes on by sequences");
+                        self.way = Way::Count;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Way::Count => {}
+        }
+        Ok(())
+    }
+
+    /// Log ends that are replicated, and final behind a fence; else such that did not move for a while.
+    async fn ends(&self, parts: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, EngineError> {
+        let fenced = self.way != Way::Count && !self.changed;
+        let mut ends = self.replicated_ends(parts).await?;
+        let mut since = Instant::now();
+        while !fenced && since.elapsed() < STILL_FOR {
+            tokio::time::sleep(STILL_POLL).await;
+            let now = self.replicated_ends(parts).await?;
+            if now != ends {
+                (ends, since) = (now, Instant::now());
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Ends at which all that is written is replicated.
+    async fn replicated_ends(
+        &self,
+        parts: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, i64>, EngineError> {
+        let mut settled = HashMap::new();
+        let mut open = parts.to_vec();
+        let start = Instant::now();
+        loop {
+            let replicated = self.cluster.list_offsets(&open, End::HighWatermark).await?;
+            let written = self.cluster.list_offsets(&open, End::LogEnd).await?;
+            if let Some((_, error)) = replicated.failed.into_iter().chain(written.failed).next() {
+                return Err(error.into());
+            }
+            open.retain(|tp| {
+                let end = replicated.found.get(tp).filter(|end| {
+                    written.found.get(tp).is_some_and(|written| written.offset == end.offset)
+                });
+                settled.extend(end.map(|end| (tp.clone(), end.offset)));
+                end.is_none()
+            });
+            let Some(waiting) = open.first() else { return Ok(settled) };
+            let patience = self.cluster.options().give_up_after;
+            if start.elapsed() > patience {
+                let what = format!("{waiting}: what is written is not replicated");
+                let last = Box::new(KafkaError::NoRoute(what));
+                return Err(KafkaError::GaveUp { after: patience, last }.into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Looks back from each end over our own fences to our last records, and counts.
+    async fn count(
+        &self,
+        parts: Vec<(TopicPartition, Stand)>,
+        ends: &HashMap<TopicPartition, i64>,
+    ) -> Result<Vec<(TopicPartition, Stand)>, EngineError> {
+        // Behind `at` there are only fences.
+        let mut open: BTreeMap<TopicPartition, (Stand, i64)> = BTreeMap::new();
+        for (tp, stand) in parts {
+            let end = ends.get(&tp).copied().unwrap_or(-1);
+            open.insert(tp, (stand, end));
+        }
+        let mut done = Vec::new();
+        loop {
+            let reached: Vec<TopicPartition> = open
+                .iter()
+                .filter(|(_, (stand, at))| *at <= stand.piece.offset)
+                .map(|(tp, _)| tp.clone())
+                .collect();
+            for tp in reached {
+                if let Some((stand, at)) = open.remove(&tp) {
+                    done.push(self.stands(tp, stand, at, ends)?);
+                }
+            }
+            if open.is_empty() {
+                return Ok(done);
+            }
+            let asked: Vec<_> = open.iter().map(|(tp, (_, at))| (tp.clone(), at - 1)).collect();
+            for (tp, peeked) in self.cluster.peek(&asked, HEADER_LEN).await? {
+                let Some((stand, at)) = open.remove(&tp) else { continue };
+                match peeked {
+                    Ok(peeked) => match self.look(&tp, &stand, at, &peeked.bytes)? {
+                        Seen::Fence(below) => {
+                            open.insert(tp, (stand, below));
+                        }
+                        Seen::Records => done.push(self.stands(tp, stand, at, ends)?),
+                    },
+                    // Retention has removed even the last batch: there is nothing left to look at.
+                    Err(error) if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) => {
+                        done.push(self.stands(tp, stand, at, ends)?);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// What the batch that ends below `at` is.
+    fn look(&self, tp: &TopicPartition, stand: &Stand, at: i64, bytes: &[u8]) -> Result<Seen, EngineError> {
+        let header = match batch::view_cut(bytes) {
+            Ok(Some(header)) => header,
+            _ => return Err(foreign(tp, at - 1, "the last batch there has no readable header")),
+        };
+        let ours = [self.identity.id, stand.producer.id].contains(&header.producer_id);
+        if header.last_offset() != at - 1 || !ours {
+            return Err(foreign(tp, header.base_offset, "somebody else has written to the topic"));
+        }
+        if header.is_control() {
+            return Ok(Seen::Fence(header.base_offset));
+        }
+        match ends_at(&header) == stand.records_at(at).map(|n| stand.sequence_of(n)) {
+            true => Ok(Seen::Records),
+            false => Err(foreign(tp, header.base_offset, "the records there are not those that this restore has sent")),
+        }
+    }
+
+    /// The new standing: records up to `at`, then fences up to the end.
+    fn stands(
+        &self,
+        tp: TopicPartition,
+        mut stand: Stand,
+        at: i64,
+        ends: &HashMap<TopicPartition, i64>,
+    ) -> Result<(TopicPartition, Stand), EngineError> {
+        let end = ends.get(&tp).copied().unwrap_or(-1);
+        let Some(done) = stand.records_at(at) else {
+            return Err(foreign(&tp, at, "the log was truncated, or the topic is another one"));
+        };
+        let stand = match self.way {
+            Way::Count => {
+                stand.done = done;
+                stand
+            }
+            Way::Transaction | Way::Marker => stand.behind_fence(done, end, self.identity),
+        };
+        Ok((tp, stand))
+    }
+}
+
+enum Seen {
+    /// One of our fences, which begins at this offset.
+    Fence(i64),
+    /// Our last records.
+    Records,
+}
+
+/// The sequence behind a batch.
+pub fn ends_at(header: &Header) -> Option<i32> {
+    let next = i64::from(header.base_sequence) + i64::from(header.record_count);
+    (header.base_sequence >= 0).then_some(next.rem_euclid(1 << 31) as i32)
+}
+
+fn foreign(tp: &TopicPartition, offset: i64, what: &str) -> EngineError {
+    EngineError::Diverged(format!(
+        "{tp}: the log at the target is not as this restore left it: at offset {offset}, {what}; nothing more is sent. Delete the topic, and run the restore again"
+    ))
+}

@@ -1,0 +1,93 @@
+//! Who a restore is: the same vault, target and flags make the same id, so that the same command goes on where an earlier run was cut.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::RestoreOptions;
+use super::plan::Plan;
+use crate::error::EngineError;
+use crate::vault::{hex, sha256_hex};
+
+/// Changes when the same plan would send other batches: counting records then no longer finds the place.
+const PLAN_VERSION: u32 = 1;
+/// Groups and transactional ids of restores begin so.
+pub const PREFIX: &str = "bodley-restore-";
+const ID_LEN: usize = 20;
+const MAX_ID: usize = 100;
+
+/// The flags that choose what is restored and how it looks.
+#[derive(Serialize)]
+struct Choice<'a> {
+    vault: &'a str,
+    cluster: &'a str,
+    topics: Vec<&'a String>,
+    exclude: Vec<&'a String>,
+    internal: bool,
+    rename: Vec<&'a String>,
+    topic_config: Vec<&'a String>,
+    replication_factor: Option<i16>,
+    hold_retention_s: Option<u64>,
+    append: bool,
+    skip_damaged: bool,
+}
+
+fn sorted(flags: &[String]) -> Vec<&String> {
+    let mut flags: Vec<&String> = flags.iter().collect();
+    flags.sort_unstable();
+    flags.dedup();
+    flags
+}
+
+/// The restore's id: `--restore-id`, or made of what it does.
+pub fn restore_id(vault: &str, cluster: &str, options: &RestoreOptions) -> Result<String, EngineError> {
+    if let Some(id) = &options.restore_id {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        return match !id.is_empty() && id.len() <= MAX_ID && id.chars().all(legal) {
+            true => Ok(id.clone()),
+            false => Err(EngineError::Refused(format!(
+                "--restore-id `{id}`: at most {MAX_ID} letters, digits, dots, underscores and dashes"
+            ))),
+        };
+    }
+    let choice = Choice {
+        vault,
+        cluster,
+        topics: sorted(&options.selection.topics),
+        exclude: sorted(&options.selection.exclude),
+        internal: options.selection.include_internal,
+        rename: sorted(&options.rename),
+        topic_config: sorted(&options.topic_config),
+        replication_factor: options.replication_factor,
+        hold_retention_s: options.hold_retention.map(|hold| hold.as_secs()),
+        append: options.append,
+        skip_damaged: options.skip_damaged,
+    };
+    let text = serde_json::to_vec(&choice).map_err(|e| EngineError::Refused(e.to_string()))?;
+    let mut id = sha256_hex(&text);
+    id.truncate(ID_LEN);
+    Ok(id)
+}
+
+/// A digest of all that a plan sends, and where.
+pub fn plan_digest(seq: u64, plan: &Plan) -> String {
+    let mut digest = Sha256::new();
+    digest.update(PLAN_VERSION.to_be_bytes());
+    digest.update(seq.to_be_bytes());
+    for topic in &plan.topics {
+        digest.update(topic.source.topic);
+        digest.update((topic.target.len() as u64).to_be_bytes());
+        digest.update(topic.target.as_bytes());
+        for partition in &topic.partitions {
+            digest.update(partition.tp.partition.to_be_bytes());
+            digest.update((partition.work.ranges.len() as u64).to_be_bytes());
+            for range in &partition.work.ranges {
+                digest.update(range.segment);
+                digest.update(range.position.to_be_bytes());
+                digest.update(range.kept.to_be_bytes());
+            }
+        }
+    }
+    let mut hex = hex(&digest.finalize());
+    hex.truncate(32);
+    hex
+}

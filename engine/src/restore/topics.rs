@@ -1,0 +1,105 @@
+//! Topics at the target: creates them, and waits until all brokers have them and their settings.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+
+use super::RestoreOptions;
+use super::plan::{self, Plan, Status, TopicPlan};
+use super::settings::Mark;
+use crate::error::EngineError;
+
+/// How long the target may take to show created topics with leaders, or changed settings.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The first error, if there is one.
+pub fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
+    errors.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Creates missing topics and waits until all have leaders.
+pub async fn create(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    options: &RestoreOptions,
+) -> Result<(), EngineError> {
+    let topics = plan::new_topics(plan, options);
+    let results = cluster.create_topics(&topics, true).await?;
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        return Err(EngineError::Refused(format!("nothing was written: {error}")));
+    }
+    for result in cluster.create_topics(&topics, false).await? {
+        result?;
+    }
+    let start = Instant::now();
+    loop {
+        let seen = cluster.layout();
+        let layout = if topics.is_empty() { seen } else { cluster.refresh(&seen).await? };
+        let missing = plan.topics.iter().find(|topic| {
+            let has_leaders = |partition: u32| {
+                let tp = TopicPartition::new(&topic.target, partition as i32);
+                layout.partition(&tp).is_some_and(|partition| partition.leader.is_some())
+            };
+            !(0..topic.source.partitions).all(has_leaders)
+        });
+        match missing {
+            None => break,
+            Some(topic) if start.elapsed() > SETTLE_WITHIN => {
+                let what = format!("topic {} was created but has partitions without leaders", topic.target);
+                return Err(KafkaError::NoRoute(what).into());
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    check_names(cluster, plan).await
+}
+
+/// Where the target had no topic to ask for the names of settings, it has one now.
+async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
+    let unchecked = plan.topics.iter().find(|topic| !topic.settings.is_checked());
+    let Some(any) = unchecked.map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
+    let described = cluster.describe_configs(&[any]).await?;
+    let known: BTreeSet<String> = described.into_values().flat_map(|configs| configs.into_keys()).collect();
+    for topic in &mut plan.topics {
+        topic.settings.restrict(Some(&known), &topic.target, &mut plan.notes);
+    }
+    Ok(())
+}
+
+/// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
+pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
+    // A target that does not know the setting that we look for can't be asked.
+    let Some(last) = topics.iter().rfind(|topic| topic.status != Status::Done && topic.settings.has_mark()) else { return Ok(()) };
+    let start = Instant::now();
+    for broker in cluster.layout().brokers.keys() {
+        loop {
+            let seen = cluster.layout();
+            let configs = match cluster.describe_topic_at(*broker, &last.target).await {
+                Ok(configs) => configs,
+                Err(error) if start.elapsed() > SETTLE_WITHIN => return Err(error.into()),
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    // Who has left the cluster leads nothing.
+                    let layout = cluster.refresh(&seen).await;
+                    if layout.is_ok_and(|layout| !layout.brokers.contains_key(broker)) {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            if Mark::of(&configs) == Mark::Temporary {
+                break;
+            }
+            if start.elapsed() > SETTLE_WITHIN {
+                let what =
+                    format!("broker {broker} does not take over the settings of topic {}", last.target);
+                return Err(KafkaError::NoRoute(what).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+

@@ -280,8 +280,11 @@ impl FromStr for Interval {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("`{text}` is no duration: write seconds, minutes, hours or days such as 30s, 5m, 1h or 7d");
+        let bad = || {
+            format!(
+                "`{text}` is no duration: write seconds, minutes, hours or days such as 30s, 5m, 1h or 7d"
+            )
+        };
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = match text.get(digits.len()..) {
             Some("s" | "") => 1,

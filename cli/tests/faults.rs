@@ -8,90 +8,19 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::ops::Deref;
-use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bodley_testbed::workbench::{Generate, ProduceOptions, Quota, Record};
 use bodley_testbed::workloads::{BulkOptions, bulk};
-use bodley_testbed::{Cluster, ClusterOptions, Isolation, Proxy};
+use bodley_testbed::{ClusterOptions, Isolation};
 use serde_json::{Value, json};
 
 use common::judge::{prefix, same, same_digests};
 use common::site::Site;
+use common::stage::{Slot, Stage};
 use common::vault::Vault;
-use common::{Ran, Rng, Running, list, topics};
-
-/// A cluster for as long as a test works with it.
-struct Stage {
-    site: Site,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Deref for Stage {
-    type Target = Site;
-
-    fn deref(&self) -> &Site {
-        &self.site
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.proxies().for_each(Proxy::calm);
-    }
-}
-
-struct Slot {
-    cluster: OnceLock<Cluster>,
-    turn: Mutex<()>,
-}
-
-impl Slot {
-    const fn new() -> Self {
-        Self { cluster: OnceLock::new(), turn: Mutex::new(()) }
-    }
-
-    /// Whichever of these is free first.
-    fn any(slots: &'static [Self]) -> (&'static Self, MutexGuard<'static, ()>) {
-        loop {
-            for slot in slots {
-                match slot.turn.try_lock() {
-                    Ok(turn) => return (slot, turn),
-                    Err(TryLockError::Poisoned(turn)) => return (slot, turn.into_inner()),
-                    Err(TryLockError::WouldBlock) => {}
-                }
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn stage(slots: &'static [Self], options: ClusterOptions, fill: impl Fn(&Site)) -> Stage {
-        let (slot, turn) = Self::any(slots);
-        slot.with(turn, options, fill)
-    }
-
-    fn with(
-        &'static self,
-        turn: MutexGuard<'static, ()>,
-        options: ClusterOptions,
-        fill: impl Fn(&Site),
-    ) -> Stage {
-        let fresh = self.cluster.get().is_none();
-        let cluster = self.cluster.get_or_init(|| Cluster::start(options.proxied()).unwrap());
-        // A test that failed may have left a node dead.
-        for node in cluster.nodes().iter().filter(|node| node.pid().is_none()) {
-            node.start().unwrap();
-        }
-        cluster.wait_until_up().unwrap();
-        let stage = Stage { site: Site::at(cluster), _turn: turn };
-        if fresh {
-            fill(&stage);
-        }
-        stage
-    }
-}
+use common::{Ran, Rng, Running, list, seconds, soak, topics};
 
 /// 200 MiB in eight partitions, in records of 1 KiB.
 const BULK: &str = "bulk";
@@ -122,10 +51,6 @@ fn fill_some(site: &Site, partitions: i32) {
 }
 
 impl Stage {
-    fn proxies(&self) -> impl Iterator<Item = &Proxy> {
-        (0..self.cluster.nodes().len()).map(|n| self.cluster.proxy(n).unwrap())
-    }
-
     /// Starts a backup of a topic that takes some seconds.
     fn slow_backup(&self, vault: &Vault, topic: &str, rate: &str) -> Running {
         self.start("backup", vault, &["--topic", topic, "--limit-read", rate])
@@ -172,15 +97,6 @@ impl Stage {
         self.bench.delete_topic(target).unwrap();
         assert!(outlasted, "the restore did not outlast a fault that passed");
     }
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
-
-/// With BODLEY_SOAK set some tests take longer.
-fn soak() -> bool {
-    std::env::var_os("BODLEY_SOAK").is_some()
 }
 
 // Bodley itself ends

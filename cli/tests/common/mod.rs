@@ -11,6 +11,7 @@
 
 pub mod judge;
 pub mod site;
+pub mod stage;
 pub mod vault;
 
 use std::fmt;
@@ -215,6 +216,16 @@ impl Ran {
         }
         document
     }
+}
+
+/// With BODLEY_SOAK set some tests take longer.
+pub fn soak() -> bool {
+    std::env::var_os("BODLEY_SOAK").is_some()
+}
+
+/// A time.
+pub fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
 }
 
 /// The array in a field of a document.

@@ -1,10 +1,11 @@
 //! Fence, then count: keeps late requests of an earlier run (or of a broken connection) out of the log, and finds out which record comes next.
 //!
 //! A request that a dead process sent may still be appended after its successor has looked at the log's end. A marker of a newer
-//! producer epoch makes the leader refuse it, whatever the records' age. Behind the marker the log's end is final, and as nothing but our
-//! records and fences lies between it and where the run began, the difference is the count.
+//! producer epoch makes the leader refuse it, whatever the records' age. A leader forgets a producer a day after the time of its last batch,
+//! which for old records is at once: so nobody writes behind a marker with the same producer id. Behind the marker the log's end is final, and
+//! as nothing but our records and fences lies between it and where the run began, the difference is the count.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::ErrorCode;
 use bodley_protocol::batch::{self, HEADER_LEN, Header};
 
-use super::ledger::group_name;
-use super::stand::Stand;
+use super::ledger::{Entries, group_name};
+use super::stand::{Stand, Writer};
 use crate::error::EngineError;
 
 /// Without a fence the end of a log must not have moved for so long.
@@ -36,66 +37,96 @@ pub enum Way {
     Count,
 }
 
-/// The restore's producer.
+/// The restore's producers.
 #[derive(Debug)]
 pub struct Producer {
     cluster: Arc<Cluster>,
-    /// Transactional id.
-    name: String,
-    /// Newest epoch.
-    pub identity: ProducerIdentity,
+    restore: String,
+    /// Who writes from now on.
+    pub writer: Writer,
+    /// Of an earlier run, of which nothing is known but that it has begun.
+    pub unknown: Option<Writer>,
     /// How late requests are kept out.
     pub way: Way,
-    /// The producer id is not the one that an earlier run had: the fence does not hold its requests back.
-    changed: bool,
+    /// Ids of producers that belong to the restore.
+    known: BTreeSet<i64>,
+    /// A fence was put by another producer id than that which it was to hold back.
+    missed: bool,
 }
 
 impl Producer {
-    /// For restore `id`; `earlier`: the producer of an earlier run, and whether its id belongs to a transactional id.
-    pub async fn begin(
-        cluster: &Arc<Cluster>,
-        id: &str,
-        earlier: Option<(ProducerIdentity, bool)>,
-    ) -> Result<Self, EngineError> {
-        let name = group_name(id);
-        let new = |identity, way, changed| Self { cluster: Arc::clone(cluster), name: name.clone(), identity, way, changed };
-        if let Some((identity, false)) = earlier {
-            return Ok(new(identity, Way::Marker, false));
+    /// For restore `id`, of which earlier runs have left `entries`.
+    pub async fn begin(cluster: &Arc<Cluster>, id: &str, entries: &Entries) -> Result<Self, EngineError> {
+        let last = entries.values().max_by_key(|entry| entry.meta.generation);
+        let nobody = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
+        let mut producer = Self {
+            cluster: Arc::clone(cluster),
+            restore: id.to_owned(),
+            writer: last.map_or(nobody, |entry| entry.writer()),
+            unknown: None,
+            way: if last.is_none_or(|entry| entry.meta.transactional) {
+                Way::Transaction
+            } else {
+                Way::Marker
+            },
+            known: entries.values().map(|entry| entry.writer().identity.id).collect(),
+            missed: false,
+        };
+        match last {
+            Some(_) => producer.advance().await?,
+            None => producer.first().await?,
         }
-        match cluster.transactional_identity(&name).await {
-            Ok(identity) => {
-                let changed = earlier.is_some_and(|(earlier, _)| earlier.id != identity.id);
-                Ok(new(identity, Way::Transaction, changed))
+        Ok(producer)
+    }
+
+    /// The first producer of a restore: one that nobody has used.
+    async fn first(&mut self) -> Result<(), EngineError> {
+        loop {
+            let identity = match self.cluster.transactional_identity(&self.name(self.writer.generation)).await
+            {
+                Ok(identity) => identity,
+                Err(error) if is_closed_way(&error) => {
+                    tracing::info!("{error}: the restore goes without a transactional id");
+                    self.way = Way::Marker;
+                    self.cluster.init_producer_id().await?
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.writer.identity = identity;
+            self.known.insert(identity.id);
+            if identity.epoch == 0 {
+                return Ok(());
             }
-            Err(error) if is_closed_way(&error) && earlier.is_none() => {
-                tracing::info!("{error}: the restore goes without a transactional id");
-                Ok(new(cluster.init_producer_id().await?, Way::Marker, false))
-            }
-            Err(error) => Err(error.into()),
+            self.unknown = Some(self.writer);
+            self.writer.generation += 1;
         }
     }
 
-    /// Whether the producer id belongs to a transactional id.
+    /// Takes a new producer for what is written from now on.
+    pub async fn advance(&mut self) -> Result<(), EngineError> {
+        let generation = self.writer.generation + 1;
+        let identity = match self.way {
+            Way::Transaction => self.cluster.transactional_identity(&self.name(generation)).await?,
+            Way::Marker => self.cluster.init_producer_id().await?,
+            // Only the same producer's sequences tell a repeat.
+            Way::Count => return Ok(()),
+        };
+        self.known.insert(identity.id);
+        self.writer = Writer { identity, generation };
+        Ok(())
+    }
+
+    /// Transactional id of a generation.
+    fn name(&self, generation: u32) -> String {
+        format!("{}.{generation}", group_name(&self.restore))
+    }
+
+    /// Whether the producer ids belong to transactional ids.
     pub fn is_transactional(&self) -> bool {
         self.way == Way::Transaction
     }
 
-    /// An earlier run may have sent something, though it left no state.
-    pub fn may_have_run(&self) -> bool {
-        self.way == Way::Transaction && self.identity.epoch > 0
-    }
-
-    /// Takes the next epoch, so that a fence holds back what this run itself has sent.
-    pub async fn next_epoch(&mut self) -> Result<(), EngineError> {
-        if self.way == Way::Transaction {
-            let fresh = self.cluster.transactional_identity(&self.name).await?;
-            self.changed = fresh.id != self.identity.id;
-            self.identity = fresh;
-        }
-        Ok(())
-    }
-
-    /// Fences `parts` and finds where they stand now. The epoch must be newer than that of any request that is to be kept out.
+    /// Puts a fence behind whatever the writers of `parts` have sent, and finds where they stand now. From then on the newest producer writes.
     pub async fn settle(
         &mut self,
         parts: Vec<(TopicPartition, Stand)>,
@@ -103,19 +134,33 @@ impl Producer {
         if parts.is_empty() {
             return Ok(parts);
         }
+        self.missed = false;
+        let mut by_writer: BTreeMap<u32, (Writer, Vec<TopicPartition>)> = BTreeMap::new();
+        for (tp, Stand { writer, .. }) in &parts {
+            by_writer.entry(writer.generation).or_insert((*writer, Vec::new())).1.push(tp.clone());
+        }
+        for (writer, fenced) in by_writer.into_values() {
+            self.fence(writer, &fenced).await?;
+        }
         let names: Vec<TopicPartition> = parts.iter().map(|(tp, _)| tp.clone()).collect();
-        self.fence(&names).await?;
         let ends = self.ends(&names).await?;
         self.count(parts, &ends).await
     }
 
-    async fn fence(&mut self, parts: &[TopicPartition]) -> Result<(), EngineError> {
+    async fn fence(&mut self, writer: Writer, parts: &[TopicPartition]) -> Result<(), EngineError> {
         match self.way {
-            Way::Transaction => self.cluster.empty_transaction(&self.name, self.identity, parts).await?,
+            Way::Transaction => {
+                let name = self.name(writer.generation);
+                let newer = self.cluster.transactional_identity(&name).await?;
+                self.known.insert(newer.id);
+                self.missed |= newer.id != writer.identity.id;
+                self.cluster.empty_transaction(&name, newer, parts).await?;
+            }
             Way::Marker => {
-                let next = ProducerIdentity { epoch: self.identity.epoch.saturating_add(1), ..self.identity };
-                match self.cluster.write_markers(next, parts).await {
-                    Ok(()) => self.identity = next,
+                let ProducerIdentity { id, epoch } = writer.identity;
+                let newer = ProducerIdentity { id, epoch: epoch.saturating_add(1) };
+                match self.cluster.write_markers(newer, parts).await {
+                    Ok(()) => {}
                     Err(error) if is_closed_way(&error) => {
                         tracing::info!("{error}: the restore goes on by sequences");
                         self.way = Way::Count;
@@ -130,7 +175,7 @@ impl Producer {
 
     /// Log ends that are replicated, and final behind a fence; else such that did not move for a while.
     async fn ends(&self, parts: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, EngineError> {
-        let fenced = self.way != Way::Count && !self.changed;
+        let fenced = self.way != Way::Count && !self.missed;
         let mut ends = self.replicated_ends(parts).await?;
         let mut since = Instant::now();
         while !fenced && since.elapsed() < STILL_FOR {
@@ -158,9 +203,10 @@ impl Producer {
                 return Err(error.into());
             }
             open.retain(|tp| {
-                let end = replicated.found.get(tp).filter(|end| {
-                    written.found.get(tp).is_some_and(|written| written.offset == end.offset)
-                });
+                let end = replicated
+                    .found
+                    .get(tp)
+                    .filter(|end| written.found.get(tp).is_some_and(|written| written.offset == end.offset));
                 settled.extend(end.map(|end| (tp.clone(), end.offset)));
                 end.is_none()
             });
@@ -228,8 +274,7 @@ impl Producer {
             Ok(Some(header)) => header,
             _ => return Err(foreign(tp, at - 1, "the last batch there has no readable header")),
         };
-        let ours = [self.identity.id, stand.producer.id].contains(&header.producer_id);
-        if header.last_offset() != at - 1 || !ours {
+        if header.last_offset() != at - 1 || !self.known.contains(&header.producer_id) {
             return Err(foreign(tp, header.base_offset, "somebody else has written to the topic"));
         }
         if header.is_control() {
@@ -237,7 +282,11 @@ impl Producer {
         }
         match ends_at(&header) == stand.records_at(at).map(|n| stand.sequence_of(n)) {
             true => Ok(Seen::Records),
-            false => Err(foreign(tp, header.base_offset, "the records there are not those that this restore has sent")),
+            false => Err(foreign(
+                tp,
+                header.base_offset,
+                "the records there are not those that this restore has sent",
+            )),
         }
     }
 
@@ -258,7 +307,7 @@ impl Producer {
                 stand.done = done;
                 stand
             }
-            Way::Transaction | Way::Marker => stand.behind_fence(done, end, self.identity),
+            Way::Transaction | Way::Marker => stand.behind_fence(done, end, self.writer),
         };
         Ok((tp, stand))
     }

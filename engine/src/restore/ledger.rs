@@ -15,7 +15,7 @@ use bodley_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use super::identity::PREFIX;
-use super::stand::{Piece, Stand};
+use super::stand::{Piece, Stand, Writer};
 use crate::error::EngineError;
 
 const VERSION: u32 = 1;
@@ -43,6 +43,7 @@ pub struct Meta {
     pieces: Vec<(i64, i64)>,
     producer: i64,
     epoch: i16,
+    pub(super) generation: u32,
     /// The producer id belongs to a transactional id.
     pub transactional: bool,
     /// The restore made the topic.
@@ -71,18 +72,20 @@ pub struct Entry {
 impl Entry {
     /// Where the partition stood.
     pub fn stand(&self) -> Stand {
-        let earlier = self.meta.pieces.iter().map(|(records, offset)| Piece { records: *records, offset: *offset });
+        let earlier =
+            self.meta.pieces.iter().map(|(records, offset)| Piece { records: *records, offset: *offset });
         Stand {
             earlier: earlier.collect(),
             piece: Piece { records: self.meta.records, offset: self.offset },
-            producer: self.producer(),
+            writer: self.writer(),
             done: self.meta.records,
         }
     }
 
     /// Who wrote.
-    pub fn producer(&self) -> ProducerIdentity {
-        ProducerIdentity { id: self.meta.producer, epoch: self.meta.epoch }
+    pub fn writer(&self) -> Writer {
+        let identity = ProducerIdentity { id: self.meta.producer, epoch: self.meta.epoch };
+        Writer { identity, generation: self.meta.generation }
     }
 
     /// Whether it is about the topic that has this id now.
@@ -137,14 +140,17 @@ impl Place {
                     Some(NewOffset { tp: tp.clone(), offset: entry.offset, metadata })
                 };
                 let offsets: Vec<NewOffset> = changed.iter().filter_map(new).collect();
-                cluster.commit_group_offsets(&group_name(id), &offsets).await.map_err(|e| hint_at_file(e.into()))
+                cluster
+                    .commit_group_offsets(&group_name(id), &offsets)
+                    .await
+                    .map_err(|e| hint_at_file(e.into()))
             }
             Self::File(path) => save_file(path, all),
         }
     }
 }
 
-/// Name of the restore's group and transactional id.
+/// Name of the restore's group.
 pub fn group_name(id: &str) -> String {
     format!("{PREFIX}{id}")
 }
@@ -168,7 +174,9 @@ async fn load_group(cluster: &Cluster, id: &str) -> Result<Entries, EngineError>
     for (tp, committed) in found.offsets {
         let text = committed.metadata.unwrap_or_default();
         let meta = parse(&text).map_err(|what| {
-            EngineError::Refused(format!("group {group} at the target has an offset for {tp} that is no restore's state ({what})"))
+            EngineError::Refused(format!(
+                "group {group} at the target has an offset for {tp} that is no restore's state ({what})"
+            ))
         })?;
         entries.insert(tp, Entry { offset: committed.offset, meta });
     }
@@ -194,12 +202,16 @@ fn load_file(path: &Path) -> Result<Entries, EngineError> {
     let mut entries = Entries::new();
     let mut topics: HashMap<String, Arc<str>> = HashMap::new();
     for line in text.lines() {
-        let line: Line = serde_json::from_str(line).map_err(|e| bad(format!("it is no restore's state ({e})")))?;
+        let line: Line =
+            serde_json::from_str(line).map_err(|e| bad(format!("it is no restore's state ({e})")))?;
         if line.state.v != VERSION {
             return Err(bad("another version of bodley wrote it".into()));
         }
         let topic = topics.entry(line.topic).or_insert_with_key(|name| Arc::from(name.as_str()));
-        entries.insert(TopicPartition::new(topic, line.partition), Entry { offset: line.offset, meta: line.state });
+        entries.insert(
+            TopicPartition::new(topic, line.partition),
+            Entry { offset: line.offset, meta: line.state },
+        );
     }
     Ok(entries)
 }
@@ -272,7 +284,12 @@ pub struct Ledger {
 
 impl Ledger {
     /// With what an earlier run left.
-    pub fn new(place: Place, restore: Restore, topics: HashMap<Arc<str>, TopicState>, entries: Entries) -> Self {
+    pub fn new(
+        place: Place,
+        restore: Restore,
+        topics: HashMap<Arc<str>, TopicState>,
+        entries: Entries,
+    ) -> Self {
         Self { place, restore, topics, entries, coarse: false }
     }
 
@@ -311,8 +328,9 @@ impl Ledger {
                 topic: crate::vault::hex(&topic.id),
                 records: stand.piece.records,
                 pieces: stand.earlier.iter().map(|piece| (piece.records, piece.offset)).collect(),
-                producer: stand.producer.id,
-                epoch: stand.producer.epoch,
+                producer: stand.writer.identity.id,
+                epoch: stand.writer.identity.epoch,
+                generation: stand.writer.generation,
                 transactional: self.restore.transactional,
                 created: topic.created,
                 in_use: topic.in_use,
@@ -346,7 +364,7 @@ mod tests {
         assert!(place.load("x").await.unwrap().is_empty());
         let mut ledger = ledger(&path);
         let tp = TopicPartition::new(&Arc::from("a"), 2);
-        let who = ProducerIdentity { id: 9, epoch: 4 };
+        let who = Writer { identity: ProducerIdentity { id: 9, epoch: 4 }, generation: 2 };
         let mut stand = Stand::fresh(0, who).behind_fence(10, 11, who);
         ledger.save(&[(tp.clone(), stand.clone())]).await.unwrap();
         let entries = place.load("x").await.unwrap();

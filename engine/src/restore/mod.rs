@@ -34,8 +34,8 @@ use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
 use crate::error::EngineError;
-use crate::progress::Progress;
 use crate::error::Severity;
+use crate::progress::Progress;
 use crate::report::{Issue, Report};
 use crate::select::Selection;
 use crate::vault::log::Vault;
@@ -209,9 +209,7 @@ async fn prepare(
         return Ok(Prepared { plan, report, work: None });
     }
     // Before anything is made: a cluster that can't give one yet is waited for.
-    let earlier = entries.values().max_by_key(|entry| entry.producer().epoch);
-    let earlier = earlier.map(|entry| (entry.producer(), entry.meta.transactional));
-    let producer = Producer::begin(cluster, &id, earlier).await?;
+    let producer = Producer::begin(cluster, &id, &entries).await?;
     Ok(Prepared { plan, report, work: Some(Begun { id, seq, place, entries, producer }) })
 }
 
@@ -221,7 +219,8 @@ fn nothing_to_do(plan: &Plan, entries: &Entries, report: &mut Report) {
     report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
     let code = entries.values().filter_map(|entry| entry.meta.done).max().unwrap_or(0);
     if code > report.exit_code() {
-        let severity = if code == Severity::Missing.exit_code() { Severity::Missing } else { Severity::Failed };
+        let severity =
+            if code == Severity::Missing.exit_code() { Severity::Missing } else { Severity::Failed };
         let message = format!("the run that completed it ended with exit {code}: see its report");
         report.errors.push(Issue::new("earlier_result", severity, message));
     }
@@ -281,7 +280,9 @@ async fn carry_out(
     let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
     groups::commit(cluster, &wanted, &done.positions, report).await;
     if author.ledger.coarse {
-        report.notes.push("this restore was cut very often: group positions may lie some records too early".into());
+        report
+            .notes
+            .push("this restore was cut very often: group positions may lie some records too early".into());
     }
     let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
     if !failed {
@@ -303,14 +304,17 @@ async fn begin(
         for partition in &topic.partitions {
             match &partition.stand {
                 Some(stand) => unsettled.push((partition.tp.clone(), stand.clone())),
-                None => fresh.push((partition.tp.clone(), Stand::fresh(partition.base, producer.identity))),
+                None => {
+                    let writer = producer.unknown.unwrap_or(producer.writer);
+                    fresh.push((partition.tp.clone(), Stand::fresh(partition.base, writer)));
+                }
             }
         }
     }
     ledger.save(&fresh).await?;
     topics::check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
     // A run that was cut before it left a state, or one that goes on at this moment, is kept out as well.
-    if producer.may_have_run() {
+    if producer.unknown.is_some() {
         unsettled.append(&mut fresh);
     }
     let settled = producer.settle(unsettled).await?;
@@ -352,7 +356,9 @@ fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Re
     report.bytes = means.progress.snapshot().bytes;
     let earlier = done.records.values().sum::<i64>() - done.sent;
     if earlier > 0 {
-        report.notes.push(format!("{earlier} of these records were there already, from an earlier run of this restore"));
+        report.notes.push(format!(
+            "{earlier} of these records were there already, from an earlier run of this restore"
+        ));
     }
 }
 

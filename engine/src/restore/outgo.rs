@@ -277,7 +277,7 @@ impl Preparer {
     }
 
     fn producer(&self) -> Producer {
-        let ProducerIdentity { id, epoch } = self.stand.producer;
+        let ProducerIdentity { id, epoch } = self.stand.writer.identity;
         Producer { id, epoch, sequence: self.stand.sequence_of(self.passed) }
     }
 }

@@ -257,7 +257,8 @@ impl Run<'_> {
             match (&refreshed, topic, leader) {
                 (Err(error), ..) => self.park(job, KafkaError::NoRoute(error.to_string()))?,
                 (Ok(_), None, _) => {
-                    let what = format!("topic {} was deleted at the target while it was written", job.tp.topic);
+                    let what =
+                        format!("topic {} was deleted at the target while it was written", job.tp.topic);
                     if job.stuck.is_some_and(|since| since.elapsed() > GONE_AFTER) {
                         return Err(EngineError::Diverged(what));
                     }
@@ -287,7 +288,7 @@ impl Run<'_> {
         }
         let parts = jobs.iter().map(|(tp, job)| (tp.clone(), job.stand.clone())).collect();
         let Author { producer, ledger } = &mut *self.author;
-        producer.next_epoch().await?;
+        producer.advance().await?;
         let stands = producer.settle(parts).await?;
         ledger.save(&stands).await?;
         let restart = |(tp, stand)| Some(jobs.remove(&tp)?.restart(stand));

@@ -130,7 +130,11 @@ impl Job {
     pub fn restart(self, stand: Stand) -> Self {
         let progress = stand.done - self.stand.done;
         let stuck = self.stuck.filter(|_| progress <= 0);
-        Self { sent: self.sent + progress.max(0), stuck, ..Self::new(self.tp, self.work, stand, self.topic_id) }
+        Self {
+            sent: self.sent + progress.max(0),
+            stuck,
+            ..Self::new(self.tp, self.work, stand, self.topic_id)
+        }
     }
 
     fn may_send(&self) -> bool {
@@ -281,7 +285,8 @@ impl Sender {
         while self.active.len() < ACTIVE {
             let Some(mut job) = self.waiting.pop_front() else { break };
             if job.inbox.is_none() {
-                let order = Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
+                let order =
+                    Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
                 job.inbox = Some(outgo::start(self.shared.source.clone(), order));
             }
             self.active.push(job);
@@ -394,11 +399,8 @@ impl Sender {
 
     fn acknowledge(&mut self, ack: &Ack) -> Result<(), EngineError> {
         let answers = |job: &&mut Job| {
-            let topic = if ack.topic.is_empty() {
-                job.topic_id == ack.topic_id
-            } else {
-                *job.tp.topic == ack.topic
-            };
+            let topic =
+                if ack.topic.is_empty() { job.topic_id == ack.topic_id } else { *job.tp.topic == ack.topic };
             topic && job.tp.partition == ack.partition
         };
         let Some(job) = self.active.iter_mut().find(answers) else { return Ok(()) };

@@ -5,6 +5,16 @@
 
 use bodley_io::kafka::produce::ProducerIdentity;
 
+/// A producer of the restore. Each is used until a fence is put behind its requests; what is written behind the fence is another one's, or the
+/// fence would be forgotten as soon as old records follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
+    /// Producer id and epoch.
+    pub identity: ProducerIdentity,
+    /// Counts the restore's producers from 0.
+    pub generation: u32,
+}
+
 /// Sequences wrap behind the greatest INT32.
 const SEQUENCES: i64 = 1 << 31;
 
@@ -25,15 +35,15 @@ pub struct Stand {
     /// The one that is written now; sequences count from its begin.
     pub piece: Piece,
     /// Who writes it.
-    pub producer: ProducerIdentity,
+    pub writer: Writer,
     /// Records of the plan that are at the target.
     pub done: i64,
 }
 
 impl Stand {
     /// Nothing is written yet; the first record goes to `offset`.
-    pub fn fresh(offset: i64, producer: ProducerIdentity) -> Self {
-        Self { earlier: Vec::new(), piece: Piece { records: 0, offset }, producer, done: 0 }
+    pub fn fresh(offset: i64, writer: Writer) -> Self {
+        Self { earlier: Vec::new(), piece: Piece { records: 0, offset }, writer, done: 0 }
     }
 
     /// Offset at the target of record `number` of the plan (counted from 0), or where it will lie.
@@ -55,11 +65,11 @@ impl Stand {
     }
 
     /// The standing behind a fence: `done` records are there, the next one goes to `offset`.
-    pub fn behind_fence(mut self, done: i64, offset: i64, producer: ProducerIdentity) -> Self {
+    pub fn behind_fence(mut self, done: i64, offset: i64, writer: Writer) -> Self {
         if done > self.piece.records {
             self.earlier.push(self.piece);
         }
-        Self { earlier: self.earlier, piece: Piece { records: done, offset }, producer, done }
+        Self { earlier: self.earlier, piece: Piece { records: done, offset }, writer, done }
     }
 
     /// Forgets one piece, so that records in it are taken to lie a little earlier than they do. `false`: there is none to forget.
@@ -78,7 +88,7 @@ mod tests {
 
     #[test]
     fn records_have_their_places() {
-        let who = |epoch| ProducerIdentity { id: 7, epoch };
+        let who = |generation| Writer { identity: ProducerIdentity { id: 7, epoch: 0 }, generation };
         let first = Stand::fresh(100, who(0));
         assert_eq!((first.offset_of(0), first.offset_of(9), first.sequence_of(9)), (100, 109, 9));
         assert_eq!((first.records_at(130), first.records_at(99)), (Some(30), None));
@@ -97,7 +107,8 @@ mod tests {
 
     #[test]
     fn sequences_wrap() {
-        let stand = Stand::fresh(0, ProducerIdentity { id: 1, epoch: 0 });
+        let identity = ProducerIdentity { id: 1, epoch: 0 };
+        let stand = Stand::fresh(0, Writer { identity, generation: 0 });
         assert_eq!(stand.sequence_of(i64::from(i32::MAX)), i32::MAX);
         assert_eq!(stand.sequence_of(i64::from(i32::MAX) + 1), 0);
     }

@@ -33,9 +33,14 @@ pub async fn check_target(
         let wanted = topic.source.partitions as usize;
         if found.partitions.len() < wanted {
             let there = found.partitions.len();
-            conflicts.push(format!("topic {} has {there} partitions at the target, {wanted} are needed", topic.target));
+            conflicts.push(format!(
+                "topic {} has {there} partitions at the target, {wanted} are needed",
+                topic.target
+            ));
         }
-        parts.extend(found.partitions.iter().map(|partition| TopicPartition::new(&topic.target, partition.index)));
+        parts.extend(
+            found.partitions.iter().map(|partition| TopicPartition::new(&topic.target, partition.index)),
+        );
     }
     if present.is_empty() {
         return Ok(());

@@ -71,7 +71,10 @@ async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), Engi
 /// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
 pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
     // A target that does not know the setting that we look for can't be asked.
-    let Some(last) = topics.iter().rfind(|topic| topic.status != Status::Done && topic.settings.has_mark()) else { return Ok(()) };
+    let Some(last) = topics.iter().rfind(|topic| topic.status != Status::Done && topic.settings.has_mark())
+    else {
+        return Ok(());
+    };
     let start = Instant::now();
     for broker in cluster.layout().brokers.keys() {
         loop {
@@ -102,4 +105,3 @@ pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), 
     }
     Ok(())
 }
-

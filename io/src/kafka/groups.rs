@@ -215,7 +215,8 @@ impl Cluster {
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |new: &&&NewOffset| {
-                bytes += new.metadata.as_ref().map_or(0, String::len) + new.tp.topic.len() + group.len() + 100;
+                bytes +=
+                    new.metadata.as_ref().map_or(0, String::len) + new.tp.topic.len() + group.len() + 100;
                 bytes <= COMMIT_BYTES
             };
             let (some, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));

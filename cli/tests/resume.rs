@@ -1,0 +1,368 @@
+//! Restores that are cut, and go on: exactly once, whatever was still on its way.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bodley_testbed::proxy::Direction;
+use bodley_testbed::workbench::{Generate, GroupOffset, ProduceOptions};
+use bodley_testbed::{ClusterOptions, Isolation, compare_digests};
+use serde_json::{Value, json};
+
+use common::judge::same_digests;
+use common::site::Site;
+use common::stage::{Slot, Stage};
+use common::vault::Vault;
+use common::{Rng, Running, seconds, soak};
+
+/// 24 MiB in four partitions, records of 4 KiB in batches of at most 64 KiB, written today.
+const NEW: &str = "new";
+/// The same, dated 2017: a broker forgets the producers of such records at its next look, every three seconds here.
+const OLD: &str = "old";
+
+fn fill(site: &Site, partitions: i32) {
+    for (topic, first_timestamp) in [(NEW, None), (OLD, Some(1_500_000_000_000))] {
+        site.bench.create_topic(topic, partitions, &[("retention.ms", "-1")]).unwrap();
+        let load =
+            Generate { count: 6_000, partitions, value_bytes: 4096, first_timestamp, ..Generate::default() };
+        let options = ProduceOptions { batch_bytes: 64 << 10, linger_ms: 20, ..ProduceOptions::default() };
+        site.bench.generate(topic, &load, &options).unwrap();
+    }
+}
+
+fn one() -> Stage {
+    static ONES: [Slot; 2] = [Slot::new(), Slot::new()];
+    Slot::stage(&ONES, ClusterOptions::new(), |site| fill(site, 4))
+}
+
+fn three() -> Stage {
+    static THREE: [Slot; 1] = [Slot::new()];
+    Slot::stage(&THREE, ClusterOptions::new().nodes(3), |site| fill(site, 6))
+}
+
+impl Stage {
+    fn vault_of(&self, topic: &str) -> Vault {
+        let vault = Vault::new();
+        self.backup(&vault, &["--topic", topic]).exits(0);
+        vault
+    }
+
+    /// Starts a restore of one topic under another name, slow enough to be met on its way.
+    fn restoring(&self, vault: &Vault, topic: &str, target: &str, more: &[&str]) -> Running {
+        let rename = format!("{topic}={target}");
+        let fixed = ["--topic", topic, "--rename", &rename, "--limit-write", "8M"];
+        self.start("restore", vault, &[&fixed, more].concat())
+    }
+
+    /// The restore is done, with equal records and the source's settings, and a further run finds nothing to do.
+    #[track_caller]
+    fn judge(&self, vault: &Vault, topic: &str, target: &str, more: &[&str]) {
+        same_digests(&self.bench, topic, target);
+        let own = |topic| self.bench.describe(topic).unwrap().own_configs();
+        assert_eq!(own(target), own(topic));
+        let before = self.ends(target);
+        self.restoring(vault, topic, target, more).wait().exits(0).says("nothing to do");
+        assert_eq!(self.ends(target), before);
+        self.bench.delete_topic(target).unwrap();
+    }
+
+    /// Lets a run go on until the target has so many records of it.
+    #[track_caller]
+    fn until(&self, run: &mut Running, target: &str, records: i64) {
+        while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
+            assert!(run.leave_alone(seconds(0.05)).is_running(), "too fast for this test");
+        }
+    }
+
+    fn ends(&self, topic: &str) -> Vec<i64> {
+        self.bench.describe(topic).unwrap().partitions.iter().map(|p| p.end).collect()
+    }
+}
+
+/// Killed again and again, until it is done.
+fn killed_until_done(stage: &Stage, topic: &str, target: &str, seed: u64) -> usize {
+    let vault = stage.vault_of(topic);
+    let mut rng = Rng::new(target, seed);
+    let mut kills = 0;
+    loop {
+        let mut run = stage.restoring(&vault, topic, target, &[]);
+        // A run takes some three seconds; the first steps, and the fence of later runs, take a fraction of one.
+        let patience = if kills % 2 == 0 { rng.millis(400) } else { rng.millis(1200) };
+        if !run.leave_alone(patience).is_running() {
+            run.wait().exits(0);
+            break;
+        }
+        run.kill();
+        kills += 1;
+        assert!(kills < 100, "it makes no progress");
+    }
+    stage.judge(&vault, topic, target, &[]);
+    kills
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let rounds = if soak() { 40 } else { 1 };
+    let kills = [NEW, OLD].iter().map(|topic| {
+        let stage = one();
+        let round = |seed| killed_until_done(&stage, topic, &format!("{topic}-killed-{seed}"), seed);
+        (0..rounds).map(round).sum::<usize>()
+    });
+    let kills: usize = kills.sum();
+    eprintln!("{kills} kills");
+    assert!(kills >= 6 * rounds as usize, "only {kills} kills");
+}
+
+#[test]
+fn killed_while_brokers_die_and_leaders_move() {
+    let stage = three();
+    let vault = stage.vault_of(OLD);
+    let mut rng = Rng::new("kills of both", 5);
+    for round in 0..if soak() { 12 } else { 2 } {
+        let target = format!("both-{round}");
+        let mut run = stage.restoring(&vault, OLD, &target, &[]);
+        stage.until(&mut run, &target, 300);
+        run.leave_alone(rng.millis(800));
+        let node = stage.cluster.node(rng.below(3) as usize).unwrap();
+        node.kill().unwrap();
+        run.leave_alone(rng.millis(600));
+        run.kill();
+        let mut run = stage.restoring(&vault, OLD, &target, &[]);
+        run.leave_alone(seconds(1.0));
+        node.start().unwrap();
+        run.wait().exits(0);
+        stage.cluster.wait_until_up().unwrap();
+        stage.judge(&vault, OLD, &target, &[]);
+    }
+}
+
+/// acks=all and a follower that stands still: requests time out, and are stored all the same when it goes on.
+#[test]
+fn a_follower_stands_still() {
+    let stage = three();
+    let vault = stage.vault_of(OLD);
+    let replicated = ["--topic-config", "min.insync.replicas=3", "--replication-factor", "3"];
+    let mut run = stage.restoring(&vault, OLD, "still", &replicated);
+    stage.until(&mut run, "still", 500);
+    let node = stage.cluster.node(1).unwrap();
+    node.pause().unwrap();
+    run.leave_alone(seconds(2.0));
+    run.kill();
+    let mut run = stage.restoring(&vault, OLD, "still", &replicated);
+    run.leave_alone(seconds(3.0));
+    node.resume().unwrap();
+    run.wait().exits(0);
+    stage.cluster.wait_until_up().unwrap();
+    same_digests(&stage.bench, OLD, "still");
+    stage.bench.delete_topic("still").unwrap();
+}
+
+/// Where the dead run's requests are when the next run begins.
+struct InFlight {
+    stage: Stage,
+    vault: Vault,
+    state: PathBuf,
+    target: String,
+}
+
+impl InFlight {
+    /// A restore whose requests are held back on their way to the broker, killed.
+    fn new(target: &str) -> Self {
+        let stage = one();
+        let vault = stage.vault_of(OLD);
+        let state = vault.root().with_file_name("state");
+        let held = Self { stage, vault, state, target: target.into() };
+        let proxy = held.stage.cluster.proxy(0).unwrap();
+        let mut run = held.stage.restoring(&held.vault, OLD, target, &held.flags("one"));
+        held.stage.until(&mut run, target, 500);
+        proxy.stall_one_way(Direction::ToServer, true);
+        run.leave_alone(seconds(1.0));
+        run.kill();
+        held
+    }
+
+    fn flags(&self, id: &'static str) -> [&str; 4] {
+        ["--state", self.state.to_str().unwrap(), "--restore-id", id]
+    }
+
+    /// The next run, which reaches the broker on another way.
+    fn resume(&self, id: &'static str) -> Running {
+        let rename = format!("{OLD}={}", self.target);
+        let bootstrap = self.stage.cluster.direct_bootstrap();
+        let fixed =
+            ["restore", "-b", &bootstrap, "--vault", self.vault.url(), "--topic", OLD, "--rename", &rename];
+        common::start(&[&fixed[..], &self.flags(id)].concat())
+    }
+
+    /// The dead run's requests arrive.
+    fn let_go(&self) {
+        let proxy = self.stage.cluster.proxy(0).unwrap();
+        proxy.stall_one_way(Direction::ToServer, false);
+        while proxy.connections() > 0 {
+            std::thread::sleep(seconds(0.05));
+        }
+        std::thread::sleep(seconds(0.5));
+    }
+}
+
+/// The dead run's requests arrive when the next run is done; in between, the broker has forgotten the old records' producer.
+#[test]
+fn late_requests_are_refused() {
+    let held = InFlight::new("late");
+    held.resume("one").wait().exits(0);
+    std::thread::sleep(seconds(4.0));
+    held.let_go();
+    held.stage.judge(&held.vault, OLD, "late", &held.flags("one"));
+}
+
+/// They arrive while the next run is at work.
+#[test]
+fn late_requests_meet_the_next_run() {
+    for round in 0..if soak() { 20 } else { 2 } {
+        let held = InFlight::new("meeting");
+        let mut run = held.resume("one");
+        run.leave_alone(seconds(0.02 * f64::from(round)));
+        held.let_go();
+        run.wait().exits(0);
+        held.stage.judge(&held.vault, OLD, "meeting", &held.flags("one"));
+    }
+}
+
+/// The test of the tests: a run with a fresh producer, without a fence of the old one, that goes on from the log's end, doubles records here.
+#[test]
+fn a_naive_resume_is_caught() {
+    let held = InFlight::new("naive");
+    let ends = held.stage.ends("naive");
+    edit(&held.state, |line| {
+        let end = ends[line["partition"].as_u64().unwrap() as usize];
+        line["offset"] = json!(end);
+        let state = &mut line["state"];
+        (state["restore"], state["records"]) = (json!("two"), json!(end));
+        (state["producer"], state["transactional"]) = (json!(999_999_999), json!(false));
+    });
+    held.resume("two").wait().exits(0);
+    same_digests(&held.stage.bench, OLD, "naive");
+    held.let_go();
+    let digest = |topic| held.stage.bench.digest(topic, Isolation::Committed, false).unwrap();
+    let difference = compare_digests(&digest(OLD), &digest("naive")).unwrap_err();
+    eprintln!("{difference:#}");
+    held.stage.bench.delete_topic("naive").unwrap();
+}
+
+fn edit(state: &Path, change: impl Fn(&mut Value)) {
+    let text = fs::read_to_string(state).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        change(&mut line);
+        format!("{line}\n")
+    });
+    let text: String = lines.collect();
+    fs::write(state, text).unwrap();
+}
+
+/// Groups stand where they stood, also in records that earlier runs have restored; a topic's own settings come back after a crash.
+#[test]
+fn groups_and_settings_after_cuts() {
+    let stage = one();
+    let positions: Vec<_> = (0..4).map(|p| GroupOffset::new(NEW, p, 100 + i64::from(p) * 400)).collect();
+    stage.bench.commit_offsets("reader", &positions).unwrap();
+    let vault = stage.vault_of(NEW);
+    let own = [("retention.ms", "86400000"), ("min.insync.replicas", "1"), ("segment.ms", "3600000")];
+    stage.bench.create_topic("mine", 4, &own).unwrap();
+    let before = stage.bench.describe("mine").unwrap().own_configs();
+    for records in [500, 1500, 3000] {
+        let mut run = stage.restoring(&vault, NEW, "mine", &[]);
+        stage.until(&mut run, "mine", records);
+        run.kill();
+    }
+    assert_ne!(stage.bench.describe("mine").unwrap().own_configs(), before);
+    stage.restoring(&vault, NEW, "mine", &[]).wait().exits(0);
+    assert_eq!(stage.bench.describe("mine").unwrap().own_configs(), before);
+    same_digests(&stage.bench, NEW, "mine");
+    let of_mine = |group: &GroupOffset| (group.topic == "mine").then_some((group.partition, group.offset));
+    let found: Vec<_> = stage.bench.group_offsets("reader").unwrap().iter().filter_map(of_mine).collect();
+    // A fence takes an offset: the position is told by the record.
+    let next = |topic: &str, partition: i32, offset: i64| {
+        let dump = stage.dump(topic);
+        let record =
+            dump.iter().unwrap().map(Result::unwrap).find(|r| r.partition == partition && r.offset >= offset);
+        record.map(|record| record.value)
+    };
+    assert_eq!(found.len(), 4);
+    for (partition, offset) in found {
+        let source = positions[partition as usize].offset;
+        assert_eq!(next("mine", partition, offset), next(NEW, partition, source), "partition {partition}");
+    }
+    stage.bench.delete_topic("mine").unwrap();
+}
+
+/// One of two topics is deleted between the runs: it is restored anew, the other one is left as it is.
+#[test]
+fn a_topic_deleted_between_the_runs() {
+    let stage = one();
+    let vault = Vault::new();
+    stage.backup(&vault, &["--topic", NEW, "--topic", OLD]).exits(0);
+    let flags = ["--topic", NEW, "--topic", OLD, "--rename", "new=pair-new", "--rename", "old=pair-old"];
+    stage.restore(&vault, &flags).exits(0);
+    let kept = stage.ends("pair-new");
+    stage.bench.delete_topic("pair-old").unwrap();
+    stage.restore(&vault, &flags).exits(0);
+    same_digests(&stage.bench, OLD, "pair-old");
+    assert_eq!(stage.ends("pair-new"), kept);
+    stage.restore(&vault, &flags).exits(0).says("nothing to do");
+    for topic in ["pair-new", "pair-old"] {
+        stage.bench.delete_topic(topic).unwrap();
+    }
+}
+
+/// A restore keeps to the commit that it was begun with.
+#[test]
+fn the_vault_goes_on_in_between() {
+    let stage = one();
+    stage.topic("growing", 1);
+    stage.write("growing", 0, "first", 50);
+    let vault = Vault::new();
+    stage.backup(&vault, &["--topic", "growing"]).exits(0);
+    let flags = ["--topic", "growing", "--rename", "growing=grown"];
+    stage.restore(&vault, &flags).exits(0);
+    stage.write("growing", 0, "second", 50);
+    stage.backup(&vault, &["--topic", "growing"]).exits(0);
+    stage.restore(&vault, &flags).exits(0).says("nothing to do").says("commit 2").says("--restore-id");
+    assert_eq!(stage.ends("grown"), [50]);
+    // Another restore of the same topic finds data that is not its own.
+    let another = [&flags[..], &["--restore-id", "another"]].concat();
+    stage.restore(&vault, &another).exits(2).says("grown").says("--append");
+    // To add to it is a choice, and done once.
+    let append = [&flags[..], &["--append"]].concat();
+    stage.restore(&vault, &append).exits(0);
+    assert_eq!(stage.ends("grown"), [150]);
+    stage.restore(&vault, &append).exits(0).says("nothing to do");
+    assert_eq!(stage.ends("grown"), [150]);
+    for topic in ["growing", "grown"] {
+        stage.bench.delete_topic(topic).unwrap();
+    }
+}
+
+/// Its state is gone: the same restore is refused while it is not done, and the way out is told.
+#[test]
+fn without_its_state() {
+    let stage = one();
+    let vault = stage.vault_of(NEW);
+    let mut run = stage.restoring(&vault, NEW, "stateless", &[]);
+    stage.until(&mut run, "stateless", 500);
+    run.kill();
+    let groups = stage.bench.groups().unwrap();
+    let own: Vec<&String> = groups.iter().filter(|name| name.starts_with("bodley-restore-")).collect();
+    for group in own {
+        stage.bench.delete_group(group).unwrap();
+    }
+    let before = stage.ends("stateless");
+    stage.restoring(&vault, NEW, "stateless", &[]).wait().exits(2).says("stateless").says("--state");
+    assert_eq!(stage.ends("stateless"), before);
+    stage.bench.delete_topic("stateless").unwrap();
+    stage.restoring(&vault, NEW, "stateless", &[]).wait().exits(0);
+    stage.judge(&vault, NEW, "stateless", &[]);
+}

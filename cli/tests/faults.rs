@@ -9,11 +9,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bodley_testbed::workbench::{Generate, ProduceOptions, Quota, Record};
 use bodley_testbed::workloads::{BulkOptions, bulk};
-use bodley_testbed::{ClusterOptions, Isolation};
+use bodley_testbed::{ClusterOptions, Isolation, Proxy};
 use serde_json::{Value, json};
 
 use common::judge::{prefix, same, same_digests};

@@ -7,16 +7,17 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bodley_testbed::dump::Data;
 use bodley_testbed::proxy::Direction;
-use bodley_testbed::workbench::{Generate, GroupOffset, ProduceOptions};
-use bodley_testbed::{ClusterOptions, Isolation, compare_digests};
+use bodley_testbed::workbench::{Generate, GroupOffset, ProduceOptions, Record};
+use bodley_testbed::{ClusterOptions, Dump, Isolation, compare_digests};
 use serde_json::{Value, json};
 
 use common::judge::same_digests;
 use common::site::Site;
 use common::stage::{Slot, Stage};
 use common::vault::Vault;
-use common::{Rng, Running, seconds, soak};
+use common::{Rng, Running, list, seconds, soak};
 
 /// 24 MiB in four partitions, records of 4 KiB in batches of at most 64 KiB, written today.
 const NEW: &str = "new";
@@ -74,6 +75,13 @@ impl Stage {
     fn until(&self, run: &mut Running, target: &str, records: i64) {
         while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
             assert!(run.leave_alone(seconds(0.05)).is_running(), "too fast for this test");
+        }
+    }
+
+    /// As after a week.
+    fn forget_restores(&self) {
+        for group in self.bench.groups().unwrap().iter().filter(|name| name.starts_with("bodley-restore-")) {
+            self.bench.delete_group(group).unwrap();
         }
     }
 
@@ -354,15 +362,130 @@ fn without_its_state() {
     let mut run = stage.restoring(&vault, NEW, "stateless", &[]);
     stage.until(&mut run, "stateless", 500);
     run.kill();
-    let groups = stage.bench.groups().unwrap();
-    let own: Vec<&String> = groups.iter().filter(|name| name.starts_with("bodley-restore-")).collect();
-    for group in own {
-        stage.bench.delete_group(group).unwrap();
-    }
+    stage.forget_restores();
     let before = stage.ends("stateless");
     stage.restoring(&vault, NEW, "stateless", &[]).wait().exits(2).says("stateless").says("--state");
     assert_eq!(stage.ends("stateless"), before);
     stage.bench.delete_topic("stateless").unwrap();
     stage.restoring(&vault, NEW, "stateless", &[]).wait().exits(0);
     stage.judge(&vault, NEW, "stateless", &[]);
+}
+
+/// The state has expired after the restore was done: count and last batch tell that there is nothing to do, unless something was added.
+#[test]
+fn done_and_its_state_expired() {
+    let stage = one();
+    let vault = stage.vault_of(NEW);
+    stage.restoring(&vault, NEW, "expired", &[]).wait().exits(0);
+    stage.forget_restores();
+    let before = stage.ends("expired");
+    stage.restoring(&vault, NEW, "expired", &[]).wait().exits(0).says("nothing to do");
+    assert_eq!(stage.ends("expired"), before);
+    stage.write("expired", 0, "another", 5);
+    stage.restoring(&vault, NEW, "expired", &[]).wait().exits(2).says("expired");
+    stage.bench.delete_topic("expired").unwrap();
+}
+
+/// Records of 2017 in a topic of the default retention would be deleted at once.
+#[test]
+fn retention_is_held() {
+    let stage = one();
+    stage.bench.create_topic("dated", 1, &[("retention.ms", "-1")]).unwrap();
+    let record = |n: i64| Record::new(0).value(format!("{n}")).at(1_500_000_000_000 + n);
+    let records: Vec<Record> = (0..20).map(record).collect();
+    stage.bench.produce("dated", &records, &ProduceOptions::default()).unwrap();
+    let vault = stage.vault_of("dated");
+    let week = ["--topic-config", "retention.ms=604800000", "--hold-retention", "2h"];
+    let ran = stage.restoring(&vault, "dated", "held-back", &week).wait().exits(0);
+    ran.says("--add-config retention.ms=604800000").says("held-back");
+    let described = stage.bench.describe("held-back").unwrap();
+    let retention: i64 = described.config("retention.ms").unwrap().parse().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let until = 1_500_000_000_000 + retention - now;
+    assert!((7_100_000..7_300_000).contains(&until), "kept for {until} ms");
+    for topic in ["dated", "held-back"] {
+        stage.bench.delete_topic(topic).unwrap();
+    }
+}
+
+/// A damaged chunk is refused; asked to, restore brings back all else, and says what is missing.
+#[test]
+fn damage_is_left_out_on_demand() {
+    let stage = one();
+    let vault = stage.vault_of(NEW);
+    let segment = vault.objects().into_keys().find(|path| path.starts_with("data/")).unwrap();
+    // Somewhere in the records of a batch.
+    vault.change(&segment, |bytes| bytes[3_000_000] ^= 1);
+    let ran = stage.restoring(&vault, NEW, "holey", &[]).wait().exits(3).says("--skip-damaged");
+    let hit = list(&ran.json(), "errors")[0].clone();
+    assert!(hit["topic"] == "holey" && hit["partition"].is_u64() && hit["offset"].is_u64(), "{ran}");
+    let ran = stage.restoring(&vault, NEW, "holey", &["--skip-damaged"]).wait().exits(3).says("left out");
+    let errors = ran.json();
+    let errors = list(&errors, "errors");
+    assert_eq!(errors.len(), 1, "{ran}");
+    assert_eq!((&errors[0]["partition"], &errors[0]["object"]), (&hit["partition"], &json!(segment)));
+    // What is there, is right; what is missing, is one run of one partition.
+    let (source, found) = (stage.dump(NEW), stage.dump("holey"));
+    for partition in 0..4 {
+        let (source, found) = (values(&source, partition), values(&found, partition));
+        if hit["partition"] == partition {
+            let head = source.iter().zip(&found).take_while(|(a, b)| a == b).count();
+            assert!(found.len() < source.len() && source.ends_with(&found[head..]), "partition {partition}");
+        } else {
+            assert_eq!(source, found, "partition {partition}");
+        }
+    }
+    stage.restoring(&vault, NEW, "holey", &["--skip-damaged"]).wait().exits(3).says("nothing to do");
+    stage.bench.delete_topic("holey").unwrap();
+}
+
+fn guarded() -> Stage {
+    static GUARDED: [Slot; 1] = [Slot::new()];
+    let options = ClusterOptions::new()
+        .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .set("allow.everyone.if.no.acl.found", "true")
+        // Denied to everybody, so also to the broker itself, which then can't report to its controller.
+        .set("broker.session.timeout.ms", "600000");
+    Slot::stage(&GUARDED, options, |site| fill(site, 4))
+}
+
+/// Without the right to transactional ids the fence is a marker that bodley writes itself; without the right to that, sequences decide.
+#[test]
+fn weaker_ways() {
+    let stage = guarded();
+    let vault = stage.vault_of(NEW);
+    stage.bench.deny("GROUP", "bodley-restore-", &["ALL"]).unwrap();
+    stage.restoring(&vault, NEW, "stateful", &[]).wait().exits(2).says("--state");
+    assert!(!stage.has("stateful"));
+
+    stage.bench.deny("TRANSACTIONAL_ID", "bodley-restore-", &["ALL"]).unwrap();
+    let cut_twice = |target: &'static str, state: &Path, flag: &'static str| {
+        let flags = ["--state", state.to_str().unwrap(), "-v", flag];
+        for records in [500, 2500] {
+            let mut run = stage.restoring(&vault, NEW, target, &flags);
+            stage.until(&mut run, target, records);
+            run.kill();
+        }
+        stage.restoring(&vault, NEW, target, &flags).wait().exits(0)
+    };
+    cut_twice("marked", &vault.root().with_file_name("marked"), "-v");
+    same_digests(&stage.bench, NEW, "marked");
+    let markers = stage.ends("marked").iter().sum::<i64>() - 6_000;
+    assert!((4..=8).contains(&markers), "{markers} markers");
+
+    // Denied to the broker itself as well: topics can be neither made nor changed from now on, so a topic in use has to do.
+    stage.topic("counted", 4);
+    (0..4).for_each(|partition| stage.write("counted", partition, "before", 1));
+    stage.bench.deny("CLUSTER", "kafka-cluster", &["CLUSTER_ACTION", "ALTER"]).unwrap();
+    let ran = cut_twice("counted", &vault.root().with_file_name("counted"), "--append");
+    ran.says("by sequences");
+    let (source, found) = (stage.dump(NEW), stage.dump("counted"));
+    for partition in 0..4 {
+        assert_eq!(values(&source, partition), values(&found, partition)[1..], "partition {partition}");
+    }
+}
+
+fn values(dump: &Dump, partition: i32) -> Vec<Option<Data>> {
+    let all = dump.iter().unwrap().map(Result::unwrap);
+    all.filter(|record| record.partition == partition).map(|record| record.value).collect()
 }

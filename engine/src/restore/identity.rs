@@ -12,7 +12,7 @@ use crate::vault::{hex, sha256_hex};
 const PLAN_VERSION: u32 = 1;
 /// Groups and transactional ids of restores begin so.
 pub const PREFIX: &str = "bodley-restore-";
-const ID_LEN: usize = 20;
+const SHORT: usize = 20;
 const MAX_ID: usize = 100;
 
 /// The flags that choose what is restored and how it looks.
@@ -28,7 +28,6 @@ struct Choice<'a> {
     replication_factor: Option<i16>,
     hold_retention_s: Option<u64>,
     append: bool,
-    skip_damaged: bool,
 }
 
 fn sorted(flags: &[String]) -> Vec<&String> {
@@ -60,12 +59,16 @@ pub fn restore_id(vault: &str, cluster: &str, options: &RestoreOptions) -> Resul
         replication_factor: options.replication_factor,
         hold_retention_s: options.hold_retention.map(|hold| hold.as_secs()),
         append: options.append,
-        skip_damaged: options.skip_damaged,
     };
     let text = serde_json::to_vec(&choice).map_err(|e| EngineError::Refused(e.to_string()))?;
-    let mut id = sha256_hex(&text);
-    id.truncate(ID_LEN);
-    Ok(id)
+    Ok(short_digest(&text))
+}
+
+/// Enough of a SHA-256 to tell things apart, in hex digits.
+pub fn short_digest(bytes: &[u8]) -> String {
+    let mut digest = sha256_hex(bytes);
+    digest.truncate(SHORT);
+    digest
 }
 
 /// A digest of all that a plan sends, and where.

@@ -15,6 +15,7 @@ use bodley_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use super::identity::PREFIX;
+use super::plan::Plan;
 use super::stand::{Piece, Stand, Writer};
 use crate::error::EngineError;
 
@@ -55,6 +56,9 @@ pub struct Meta {
     /// Own settings of a topic that was there, before temporary ones took their place; `None`: inherited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub old: BTreeMap<String, Option<String>>,
+    /// Digest of the damaged chunks that are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
     /// Exit code of the run that completed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u8>,
@@ -254,6 +258,8 @@ pub struct Restore {
     pub seq: u64,
     /// Digest of the plan.
     pub plan: String,
+    /// Digest of the damaged chunks that are left out.
+    pub left_out: Option<String>,
     /// The producer id belongs to a transactional id.
     pub transactional: bool,
 }
@@ -303,6 +309,27 @@ impl Ledger {
         self.place.save(&self.restore.id, &self.entries, &changed).await
     }
 
+    /// Chunks that are left out now, and were not when an earlier run restored them, would be missing from the count.
+    pub fn check_left_out(&self, plan: &Plan, stands: &[(TopicPartition, Stand)]) -> Result<(), EngineError> {
+        let partitions = plan.topics.iter().flat_map(|topic| &topic.partitions);
+        let left_out: HashMap<_, _> =
+            partitions.filter_map(|p| Some((&p.tp, p.work.left_out_behind?))).collect();
+        for (tp, stand) in stands {
+            let before = self.entries.get(tp).and_then(|entry| entry.meta.left_out.as_ref());
+            let shifted = match left_out.get(tp) {
+                _ if before == self.restore.left_out.as_ref() => false,
+                Some(behind) => before.is_some() || stand.done > *behind,
+                None => before.is_some(),
+            };
+            if shifted && stand.done > 0 {
+                return Err(EngineError::Diverged(format!(
+                    "{tp}: other chunks are damaged than when an earlier run began: delete the topic, and run the restore again"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes everything again, before the target lets it expire.
     pub async fn renew(&self) -> Result<(), EngineError> {
         let all: Vec<TopicPartition> = self.entries.keys().cloned().collect();
@@ -335,6 +362,7 @@ impl Ledger {
                 created: topic.created,
                 in_use: topic.in_use,
                 old: topic.old.clone(),
+                left_out: self.restore.left_out.clone(),
                 done: None,
             };
             let len = serde_json::to_string(&meta).map_or(0, |text| text.len());
@@ -351,7 +379,8 @@ mod tests {
     use super::*;
 
     fn ledger(path: &Path) -> Ledger {
-        let restore = Restore { id: "x".into(), seq: 3, plan: "p".into(), transactional: true };
+        let restore =
+            Restore { id: "x".into(), seq: 3, plan: "p".into(), left_out: None, transactional: true };
         let topics = [(Arc::from("a"), TopicState { id: [1; 16], created: true, ..TopicState::default() })];
         Ledger::new(Place::File(path.into()), restore, topics.into(), Entries::new())
     }

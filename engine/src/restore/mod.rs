@@ -7,6 +7,7 @@
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
 //! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
 //! groups.rs    positions of consumer groups                           topics.rs    creates them, waits for them
+//! scan.rs      reads chunks without sending them: damage, and what a complete restore ends with
 //! ```
 
 mod fence;
@@ -16,6 +17,7 @@ mod ledger;
 mod outgo;
 mod plan;
 mod run;
+mod scan;
 mod sender;
 mod settings;
 mod stand;
@@ -42,6 +44,7 @@ use crate::vault::log::Vault;
 use crate::vault::segment::PART_LEN;
 use fence::Producer;
 use ledger::{Entries, Ledger, Place, TopicState};
+use outgo::Source;
 use plan::{Plan, Status};
 use run::Author;
 use sender::Job;
@@ -124,25 +127,21 @@ pub async fn restore(
         _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
     };
     let Prepared { mut plan, mut report, work } = prepared;
-    let Some(Begun { id, seq, place, entries, producer }) = work else { return Ok(report) };
+    let Some(Begun { restore, place, entries, producer, source }) = work else { return Ok(report) };
     topics::create(&cluster, &mut plan, &options).await?;
+    if let Some(hold) = options.hold_retention {
+        topics::hold(&cluster, &mut plan, hold).await?;
+    }
     report.notes.append(&mut plan.notes);
-    let restore = ledger::Restore {
-        id,
-        seq,
-        plan: identity::plan_digest(seq, &plan),
-        transactional: producer.is_transactional(),
-    };
     let ledger = Ledger::new(place, restore, topic_states(&cluster, &plan), entries);
     let mut author = Author { producer, ledger };
-    let means = run::Means { store, options, progress, stop };
+    let means = run::Means { source, options, progress, stop };
     let result = carry_out(&cluster, &mut plan, &means, &mut author, &mut report).await;
     if let Err(error) = &result {
         report.errors.push(Issue::from(error));
-    }
-    if report.interrupted || result.is_err() {
-        report.errors.extend((!report.interrupted).then(|| left_over(&plan)));
-        report.notes.extend(report.interrupted.then(|| left_over(&plan).in_a_line()));
+        report.errors.push(left_over(&plan, matches!(error, EngineError::Damaged { .. })));
+    } else if report.interrupted {
+        report.notes.push(left_over(&plan, false).in_a_line());
     }
     Ok(report)
 }
@@ -157,11 +156,11 @@ struct Prepared {
 
 /// A restore that has something to do.
 struct Begun {
-    id: String,
-    seq: u64,
+    restore: ledger::Restore,
     place: Place,
     entries: Entries,
     producer: Producer,
+    source: Source,
 }
 
 async fn prepare(
@@ -194,23 +193,56 @@ async fn prepare(
     }
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
-    let mut plan = plan::plan(cluster, &state, options, &entries).await?;
-    if earlier.as_ref().is_some_and(|earlier| earlier.meta.plan != identity::plan_digest(seq, &plan)) {
+    let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
+    let mut plan = plan::plan(cluster, &state, options, &entries, &source).await?;
+    let digest = identity::plan_digest(seq, &plan);
+    if earlier.as_ref().is_some_and(|earlier| earlier.meta.plan != digest) {
         return Err(EngineError::Refused(format!(
             "nothing was written: restore `{id}` was begun with another plan (other flags, or another version of bodley): run it as then, or delete its topics"
         )));
     }
-    plan::check_segments(store, &state, &plan).await?;
     report.receipt = Some(vault.receipt().to_string());
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);
     if !plan.topics.is_empty() && plan.topics.iter().all(|topic| topic.status == Status::Done) {
+        report.notes.append(&mut plan.notes);
         nothing_to_do(&plan, &entries, &mut report);
         return Ok(Prepared { plan, report, work: None });
     }
+    let left_out = if options.skip_damaged {
+        leave_damage_out(&source, &mut plan, &mut report).await?
+    } else {
+        plan::check_segments(store, &state, &plan).await?;
+        None
+    };
     // Before anything is made: a cluster that can't give one yet is waited for.
     let producer = Producer::begin(cluster, &id, &entries).await?;
-    Ok(Prepared { plan, report, work: Some(Begun { id, seq, place, entries, producer }) })
+    let transactional = producer.is_transactional();
+    let restore = ledger::Restore { id, seq, plan: digest, left_out, transactional };
+    Ok(Prepared { plan, report, work: Some(Begun { restore, place, entries, producer, source }) })
+}
+
+/// Reads all that is to be restored and leaves out what is damaged; a digest of that.
+async fn leave_damage_out(
+    source: &Source,
+    plan: &mut Plan,
+    report: &mut Report,
+) -> Result<Option<String>, EngineError> {
+    let mut all = String::new();
+    for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
+        for partition in &mut topic.partitions {
+            let found = scan::damaged(source, &partition.tp, &partition.work).await?;
+            for (place, error) in &found {
+                all.push_str(&format!("{} {place}\n", partition.tp));
+                let mut issue = Issue::from(error);
+                issue.message = format!("left out: {}", issue.message);
+                report.errors.push(issue);
+            }
+            let places: Vec<usize> = found.iter().map(|(place, _)| *place).collect();
+            partition.work.leave_out(&places);
+        }
+    }
+    Ok((!all.is_empty()).then(|| identity::short_digest(all.as_bytes())))
 }
 
 /// The same result as that of the run which did it.
@@ -318,6 +350,7 @@ async fn begin(
         unsettled.append(&mut fresh);
     }
     let settled = producer.settle(unsettled).await?;
+    ledger.check_left_out(plan, &settled)?;
     ledger.save(&settled).await?;
     Ok(fresh.into_iter().chain(settled).collect())
 }
@@ -330,8 +363,6 @@ async fn stream(
     means: &run::Means,
     author: &mut Author,
 ) -> Result<run::Done, EngineError> {
-    let pool = BufferPool::new(PART_LEN, means.options.budget);
-    let source = outgo::Source { store: Arc::clone(&means.store), pool };
     let layout = cluster.layout();
     let mut jobs = Vec::new();
     for partition in plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)) {
@@ -339,7 +370,7 @@ async fn stream(
         let id = layout.topics.get(&partition.tp.topic).map_or([0; 16], |topic| topic.id);
         jobs.push(Job::new(partition.tp, Arc::new(partition.work), stand, id));
     }
-    run::run(cluster, source, jobs, means, author).await
+    run::run(cluster, jobs, means, author).await
 }
 
 /// Topic by topic what is at the target now.
@@ -362,7 +393,7 @@ fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Re
     }
 }
 
-fn left_over(plan: &Plan) -> Issue {
+fn left_over(plan: &Plan, damaged: bool) -> Issue {
     let open = plan.topics.iter().filter(|topic| !matches!(topic.status, Status::Done | Status::InUse));
     let names: Vec<&str> = open.map(|topic| &*topic.target).collect();
     let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
@@ -373,6 +404,9 @@ fn left_over(plan: &Plan) -> Issue {
             "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
         ),
     };
-    Issue::new("incomplete", Severity::Failed, message)
-        .hint("run the same command again: it goes on from here, without duplicates")
+    let hint = match damaged {
+        true => "run the same command again with --skip-damaged: it restores all but what is damaged",
+        false => "run the same command again: it goes on from here, without duplicates",
+    };
+    Issue::new("incomplete", Severity::Failed, message).hint(hint)
 }

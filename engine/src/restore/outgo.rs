@@ -107,7 +107,8 @@ pub fn start(source: Source, order: Order) -> mpsc::Receiver<Result<Handed, Engi
     outbox
 }
 
-struct Preparer {
+/// Goes through a partition's chunks.
+pub(super) struct Preparer {
     source: Source,
     tp: TopicPartition,
     work: Arc<Work>,
@@ -122,7 +123,8 @@ struct Preparer {
 }
 
 impl Preparer {
-    fn new(source: Source, order: Order) -> Self {
+    /// At the begin.
+    pub(super) fn new(source: Source, order: Order) -> Self {
         let Order { tp, work, stand } = order;
         let aborted = Aborted::from_rows(work.aborted.iter());
         Self {
@@ -161,7 +163,8 @@ impl Preparer {
         Some(Ok(Handed::End(std::mem::take(&mut self.positions))))
     }
 
-    async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
+    /// Reads the next chunk. `exact`: it must have as many records as its row says.
+    pub(super) async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
         let before = self.passed;
         let path = segment_path(&ulid::Ulid::from_bytes(range.segment).to_string());
         let len = range.stored as usize;

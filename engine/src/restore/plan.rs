@@ -8,10 +8,10 @@ use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_io::store::SharedStore;
 
 use super::ledger::Entries;
-use super::outgo::damaged;
+use super::outgo::{Source, damaged};
 use super::settings::Settings;
 use super::stand::Stand;
-use super::target::check_target;
+use super::target::{Look, check_target};
 use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
@@ -96,6 +96,8 @@ pub struct PartitionPlan {
 /// What a partition has in the vault.
 #[derive(Debug, Clone, Default)]
 pub struct Work {
+    /// Chunks were left out behind so many records.
+    pub left_out_behind: Option<i64>,
     /// Chunks in order.
     pub ranges: Vec<Range>,
     /// What they hold of aborted transactions.
@@ -112,6 +114,18 @@ impl Work {
         let before = index.checked_sub(1).and_then(|before| self.ranges.get(before));
         let follows = before.is_some_and(|b| b.next == range.first && b.rewind == range.rewind);
         range.kept >= 0 && (follows || range.first == 0)
+    }
+
+    /// Leaves chunks out, by their places in order.
+    pub fn leave_out(&mut self, places: &[usize]) {
+        let Some(first) = places.first() else { return };
+        let before = self.ranges.iter().take(*first);
+        self.left_out_behind = Some(before.map(|range| range.kept.max(0)).sum());
+        let mut index = 0;
+        self.ranges.retain(|_| {
+            index += 1;
+            !places.contains(&(index - 1))
+        });
     }
 
     /// Bytes to read when the first `done` records are at the target.
@@ -178,6 +192,7 @@ pub async fn plan(
     state: &State,
     options: &RestoreOptions,
     entries: &Entries,
+    source: &Source,
 ) -> Result<Plan, EngineError> {
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
@@ -208,7 +223,8 @@ pub async fn plan(
         plan.topics.push(topic);
     }
     known_settings(cluster, state, options, &layout, &mut plan).await?;
-    check_target(cluster, &layout, &mut plan, options.append, entries, &mut conflicts).await?;
+    let look = Look { cluster, layout: &layout, entries, source, append: options.append };
+    check_target(&look, &mut plan, &mut conflicts).await?;
     check_replication(&layout, options, &plan, &mut conflicts);
     groups::mark(state, options, &mut plan);
     if !plan.gaps.is_empty() {
@@ -230,7 +246,7 @@ fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
         let ranges: Vec<Range> =
             part.ranges.iter().filter(|range| range.kind == Kind::Data).cloned().collect();
         let tp = TopicPartition::new(&target, *partition as i32);
-        let work = Work { ranges, aborted: part.aborted.clone(), marks: Vec::new() };
+        let work = Work { ranges, aborted: part.aborted.clone(), ..Work::default() };
         partitions.push(PartitionPlan { tp, work, base: 0, stand: None });
     }
     let mut summary = inventory::summarize(state, source);

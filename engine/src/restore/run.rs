@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_io::store::SharedStore;
 use bodley_protocol::ErrorCode;
 use bodley_protocol::batch::{self, HEADER_LEN};
 use tokio::sync::{mpsc, watch};
@@ -32,8 +31,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(86_400);
 
 /// What a run works with.
 pub struct Means {
-    /// The vault's objects.
-    pub store: SharedStore,
+    /// Where chunks come from.
+    pub source: Source,
     /// What was asked for.
     pub options: RestoreOptions,
     /// Counters.
@@ -53,7 +52,7 @@ pub struct Author {
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Records of the plan at the target, by target partition, for partitions that are complete.
+    /// Records of the plan at the target, by target partition, as far as is known.
     pub records: HashMap<TopicPartition, i64>,
     /// Of these, sent by this run.
     pub sent: i64,
@@ -61,6 +60,13 @@ pub struct Done {
     pub positions: Positions,
     /// Ended by a signal.
     pub interrupted: bool,
+}
+
+impl Done {
+    fn count(&mut self, job: &Job) {
+        self.sent += job.sent;
+        self.records.insert(job.tp.clone(), job.stand.done);
+    }
 }
 
 struct Run<'a> {
@@ -90,7 +96,6 @@ struct Finished {
 /// Restores what `jobs` say and checks at the end that each log ends as it must.
 pub async fn run(
     cluster: &Arc<Cluster>,
-    source: Source,
     jobs: Vec<Job>,
     means: &Means,
     author: &mut Author,
@@ -98,7 +103,7 @@ pub async fn run(
     let (events, mut inbox) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         cluster: Arc::clone(cluster),
-        source,
+        source: means.source.clone(),
         progress: Arc::clone(&means.progress),
         stop: means.stop.clone(),
         limit: means.options.limit_write.clone(),
@@ -161,9 +166,13 @@ impl Run<'_> {
         let deadline = tokio::time::Instant::now() + STOP_WITHIN;
         while running > 0 {
             match tokio::time::timeout_at(deadline, inbox.recv()).await {
-                Ok(Some(Event::Stopped | Event::Fatal(_))) => running -= 1,
+                Ok(Some(Event::Stopped(jobs))) => {
+                    running -= 1;
+                    jobs.iter().for_each(|job| self.done.count(job));
+                }
+                Ok(Some(Event::Fatal(_))) => running -= 1,
                 Ok(Some(Event::Done(job))) => self.finished(*job),
-                Ok(Some(Event::Back(..))) => {}
+                Ok(Some(Event::Back(job, _))) => self.done.count(&job),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -182,7 +191,7 @@ impl Run<'_> {
                 self.park(*job, error)
             }
             Event::Fatal(error) => Err(error),
-            Event::Stopped => Ok(()),
+            Event::Stopped(_) => Ok(()),
         }
     }
 
@@ -191,8 +200,7 @@ impl Run<'_> {
         let written = job.sent > 0 && job.stand.done > job.stand.piece.records;
         let sequence = written.then(|| job.stand.sequence_of(job.stand.done));
         self.ends.push(Finished { tp: job.tp.clone(), end: job.acknowledged(), sequence });
-        self.done.sent += job.sent;
-        self.done.records.insert(job.tp.clone(), job.stand.done);
+        self.done.count(&job);
         let offset = |(mark, number): (&i64, &i64)| (*mark, job.stand.offset_of(*number));
         self.done.positions.insert(job.tp.clone(), job.positions.iter().map(offset).collect());
     }

@@ -152,8 +152,8 @@ pub enum Event {
     Back(Box<Job>, KafkaError),
     /// The restore cannot go on.
     Fatal(EngineError),
-    /// After a signal: nothing is in flight any more.
-    Stopped,
+    /// After a signal: nothing is in flight any more. The partitions as they stand.
+    Stopped(Vec<Job>),
 }
 
 /// What all senders share.
@@ -213,7 +213,7 @@ impl Sender {
         loop {
             if *stop.borrow() {
                 self.drain().await;
-                let _ = self.events.send(Event::Stopped);
+                self.stopped();
                 return;
             }
             while let Ok(jobs) = self.orders.try_recv() {
@@ -236,7 +236,7 @@ impl Sender {
             let result = tokio::select! {
                 result = self.step() => result,
                 () = overdue => {
-                    let _ = self.events.send(Event::Stopped);
+                    self.stopped();
                     return;
                 }
             };
@@ -448,6 +448,10 @@ impl Sender {
             let error = KafkaError::NoRoute(error.to_string());
             let _ = self.events.send(Event::Back(Box::new(job), error));
         }
+    }
+
+    fn stopped(self) {
+        let _ = self.events.send(Event::Stopped(self.active.into_iter().chain(self.waiting).collect()));
     }
 
     /// Waits for the answers to what is in flight, a bounded time.

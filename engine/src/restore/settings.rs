@@ -171,6 +171,33 @@ impl Settings {
         }
     }
 
+    /// Makes the real settings keep records for `keep` ms; `inherited` are the target's defaults. Returns the flags of Kafka's own tool that set the
+    /// real ones again, if anything had to be changed.
+    pub fn hold_retention(&mut self, keep: i64, inherited: &BTreeMap<String, String>) -> Option<String> {
+        let effective = |name: &str| self.real.get(name).or_else(|| inherited.get(name)).map(String::as_str);
+        if effective("cleanup.policy").is_some_and(|policy| !policy.contains("delete")) {
+            return None;
+        }
+        let held = [("retention.ms", keep), ("retention.bytes", -1)];
+        let too_short =
+            |(name, wanted): &(&str, i64)| match effective(name).and_then(|v| v.parse::<i64>().ok()) {
+                Some(now) if now < 0 => false,
+                Some(now) => *wanted < 0 || now < *wanted,
+                None => true,
+            };
+        let (mut set, mut unset) = (Vec::new(), Vec::new());
+        for (name, wanted) in held.into_iter().filter(too_short).collect::<Vec<_>>() {
+            match self.real.insert(name.into(), wanted.to_string()) {
+                Some(real) => set.push(format!("{name}={real}")),
+                None => unset.push(name),
+            }
+        }
+        let add = (!set.is_empty()).then(|| format!("--add-config {}", set.join(",")));
+        let delete = (!unset.is_empty()).then(|| format!("--delete-config {}", unset.join(",")));
+        let flags: Vec<String> = add.into_iter().chain(delete).collect();
+        (!flags.is_empty()).then(|| flags.join(" "))
+    }
+
     /// The topic is in use: nothing is changed, not even for a time.
     pub fn leave_alone(&mut self) {
         (self.real, self.temporary, self.found) = (BTreeMap::new(), BTreeMap::new(), true);
@@ -226,6 +253,28 @@ mod tests {
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), Some((*v).to_owned()))).collect()
+    }
+
+    #[test]
+    fn retention_is_held() {
+        let inherited =
+            [("retention.ms".to_owned(), "604800000".to_owned()), ("retention.bytes".into(), "-1".into())];
+        let inherited = inherited.into();
+        let none = Overrides::default();
+        let held = |own: &[(&str, &str)], keep| {
+            let mut settings = Settings::of_source(map(own), &none, "a", 0);
+            let back = settings.hold_retention(keep, &inherited);
+            (back, settings.real.get("retention.ms").cloned(), settings.real.get("retention.bytes").cloned())
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(held(&[], 5), (None, None, None), "the target's default suffices");
+        assert_eq!(held(&[], 700_000_000), (text("--delete-config retention.ms"), text("700000000"), None));
+        assert_eq!(
+            held(&[("retention.ms", "1000"), ("retention.bytes", "7")], 5000),
+            (text("--add-config retention.ms=1000,retention.bytes=7"), text("5000"), text("-1"))
+        );
+        assert_eq!(held(&[("retention.ms", "-1")], 5000).0, None);
+        assert_eq!(held(&[("cleanup.policy", "compact"), ("retention.ms", "1")], 5000).0, None);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use super::RestoreOptions;
 use super::plan::{self, Plan, Status, TopicPlan};
 use super::settings::Mark;
 use crate::error::EngineError;
+use crate::report::known_time;
+use crate::vault::log::now_ms;
+use crate::vault::rows::Range;
 
 /// How long the target may take to show created topics with leaders, or changed settings.
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
@@ -54,6 +57,33 @@ pub async fn create(
         }
     }
     check_names(cluster, plan).await
+}
+
+/// Makes created and empty topics keep their records for `hold`: topic by topic, what the real settings are.
+pub async fn hold(cluster: &Arc<Cluster>, plan: &mut Plan, hold: Duration) -> Result<(), EngineError> {
+    let Some(any) = plan.topics.first().map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
+    let inherited = cluster.inherited_configs(&any).await?;
+    let open = |topic: &&mut TopicPlan| !matches!(topic.status, Status::Done | Status::InUse);
+    for topic in plan.topics.iter_mut().filter(open) {
+        let oldest = topic.partitions.iter().flat_map(|p| &p.work.ranges).filter_map(oldest).min();
+        let age = oldest.map_or(0, |oldest| (now_ms() - oldest).max(0));
+        let keep = age.saturating_add(hold.as_millis() as i64);
+        if let Some(back) = topic.settings.hold_retention(keep, &inherited) {
+            plan.notes.push(format!(
+                "topic {} keeps its records for {} h from now; to have the real retention back: kafka-configs.sh --bootstrap-server HOST:PORT --entity-type topics --entity-name {} --alter {back}",
+                topic.target,
+                hold.as_secs() / 3600,
+                topic.target,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A time that no record of the chunk's last segment at the target is older than, as far as headers tell.
+fn oldest(range: &Range) -> Option<i64> {
+    let known = [range.min_ts, range.base_ts, range.max_ts];
+    known.into_iter().filter_map(known_time).min()
 }
 
 /// Where the target had no topic to ask for the names of settings, it has one now.

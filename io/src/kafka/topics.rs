@@ -99,6 +99,27 @@ impl Cluster {
         Ok(all)
     }
 
+    /// What a topic of this cluster has where it has no setting of its own, as `topic` tells it.
+    pub async fn inherited_configs(&self, topic: &Arc<str>) -> Result<BTreeMap<String, String>, KafkaError> {
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(TOPIC_RESOURCE)
+            .with_resource_name(string(topic))
+            .with_configuration_keys(None);
+        let request =
+            DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_synonyms(true);
+        let mut inherited = BTreeMap::new();
+        for result in self.call(To::Any, &request).await?.results {
+            refused("DescribeConfigs", &result.resource_name, result.error_code, result.error_message)?;
+            for config in result.configs {
+                let is_own = config.config_source == SOURCE_DYNAMIC_TOPIC;
+                let mut synonyms = config.synonyms.into_iter().filter(|s| s.source != SOURCE_DYNAMIC_TOPIC);
+                let value = if is_own { synonyms.next().and_then(|s| s.value) } else { config.value };
+                inherited.extend(value.map(|value| (config.name.to_string(), value.to_string())));
+            }
+        }
+        Ok(inherited)
+    }
+
     /// The settings of a topic as one broker sees them. Not tried twice.
     pub async fn describe_topic_at(&self, broker: i32, topic: &str) -> Result<Configs, KafkaError> {
         let mut results = self.describe(To::Broker(broker), &[Arc::from(topic)]).await?;

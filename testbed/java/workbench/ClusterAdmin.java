@@ -21,8 +21,15 @@ import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.quota.ClientQuotaAlteration;
 import org.apache.kafka.common.quota.ClientQuotaEntity;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourceType;
 
 /** Verbs about brokers, replicas, consumer groups and quotas. */
 final class ClusterAdmin {
@@ -135,6 +142,22 @@ final class ClusterAdmin {
         ClientQuotaAlteration.Op op =
                 new ClientQuotaAlteration.Op(args.get("quota").asText(), rate.isNull() ? null : rate.asDouble());
         admin.alterClientQuotas(List.of(new ClientQuotaAlteration(new ClientQuotaEntity(anyClient), List.of(op)))).all().get();
+        return Main.JSON.createObjectNode();
+    }
+
+    /** Denies everybody operations on resources of a type whose names begin so; the cluster itself is kafka-cluster. */
+    JsonNode deny(JsonNode args) throws Exception {
+        ResourcePattern pattern =
+                new ResourcePattern(
+                        ResourceType.fromString(args.get("type").asText()),
+                        args.get("name").asText(),
+                        PatternType.fromString(args.get("pattern").asText()));
+        List<AclBinding> bindings = new ArrayList<>();
+        for (JsonNode operation : args.get("operations")) {
+            AclOperation denied = AclOperation.fromString(operation.asText());
+            bindings.add(new AclBinding(pattern, new AccessControlEntry("User:*", "*", denied, AclPermissionType.DENY)));
+        }
+        admin.createAcls(bindings).all().get();
         return Main.JSON.createObjectNode();
     }
 }

@@ -32,6 +32,7 @@ final class Verbs {
         verbs.put("groups", cluster::groups);
         verbs.put("delete_group", cluster::deleteGroup);
         verbs.put("set_quota", cluster::setQuota);
+        verbs.put("deny", cluster::deny);
 
         Producers producers = new Producers(bootstrap);
         verbs.put("produce", producers::produce);

@@ -201,6 +201,14 @@ impl Workbench {
         };
         self.order("set_quota", &json!({ "quota": name, "bytes_per_second": bytes_per_second }))
     }
+
+    /// Denies everybody `operations` on resources of `kind` (`TRANSACTIONAL_ID`, `CLUSTER`, `GROUP`, …) whose names begin with `prefix`.
+    /// The cluster needs `authorizer.class.name` and `allow.everyone.if.no.acl.found`.
+    pub fn deny(&self, kind: &str, prefix: &str, operations: &[&str]) -> Result<()> {
+        let pattern = if kind == "CLUSTER" { "LITERAL" } else { "PREFIXED" };
+        let args = json!({ "type": kind, "name": prefix, "pattern": pattern, "operations": operations });
+        self.order("deny", &args)
+    }
 }
 
 fn object(pairs: &[(&str, &str)]) -> Map<String, Value> {

@@ -1,0 +1,79 @@
+//! Reads of a plan's chunks that send nothing: which are damaged, and what a complete restore ends with.
+
+use bodley_io::kafka::TopicPartition;
+use bodley_io::kafka::produce::ProducerIdentity;
+use bodley_protocol::batch;
+use bodley_protocol::records::Payload;
+use std::sync::Arc;
+
+use super::outgo::{Handed, Order, Preparer, Source};
+use super::plan::Work;
+use super::stand::{Stand, Writer};
+use crate::error::EngineError;
+
+fn preparer(source: &Source, tp: &TopicPartition, work: &Work) -> Preparer {
+    let writer = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
+    let order = Order { tp: tp.clone(), work: Arc::new(work.clone()), stand: Stand::fresh(0, writer) };
+    Preparer::new(source.clone(), order)
+}
+
+/// The damaged chunks of a partition: index and what is wrong.
+pub async fn damaged(
+    source: &Source,
+    tp: &TopicPartition,
+    work: &Work,
+) -> Result<Vec<(usize, EngineError)>, EngineError> {
+    let mut preparer = preparer(source, tp, work);
+    let mut found = Vec::new();
+    for (index, range) in work.ranges.iter().enumerate() {
+        match preparer.chunk(range, work.is_exact(index)).await {
+            Ok(_) => {}
+            Err(error @ EngineError::Damaged { .. }) => found.push((index, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// A record without its offset: time, and key, value and headers as they lie in the batch.
+pub type Bare = (i64, Vec<u8>);
+
+/// What a complete restore leaves.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Records in all.
+    pub records: i64,
+    /// Those of the last batch.
+    pub last: Vec<Bare>,
+}
+
+/// What a complete restore of a partition ends with. Reads as few chunks as it can.
+pub async fn outcome(source: &Source, tp: &TopicPartition, work: &Work) -> Result<Outcome, EngineError> {
+    let mut preparer = preparer(source, tp, work);
+    let mut outcome = Outcome::default();
+    let last = work.ranges.iter().rposition(|range| range.kept != 0);
+    for (index, range) in work.ranges.iter().enumerate() {
+        let exact = work.is_exact(index);
+        if exact && Some(index) != last {
+            outcome.records += range.kept;
+            continue;
+        }
+        if let Handed::Chunk(batches, _) = preparer.chunk(range, exact).await? {
+            outcome.records += batches.iter().map(|batch| i64::from(batch.records)).sum::<i64>();
+            if let Some(batch) = batches.last() {
+                outcome.last = bare(batch.bytes()).unwrap_or_default();
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// The records of a whole batch; `None`: it is no whole batch of readable records.
+pub fn bare(bytes: &[u8]) -> Option<Vec<Bare>> {
+    let header = batch::view_checked(bytes).ok()??;
+    let payload = Payload::unpack(&header, bytes).ok()?;
+    payload
+        .records()
+        .map(|record| record.ok().map(|record| (record.timestamp, record.body.to_vec())))
+        .collect()
+}

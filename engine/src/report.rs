@@ -28,6 +28,9 @@ pub struct Report {
     pub objects: u64,
     /// Ended by a signal before everything was done.
     pub interrupted: bool,
+    /// Of a restore: its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_id: Option<String>,
 }
 
 /// One topic in a report.

@@ -6,13 +6,15 @@
 //! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
 //! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
-//! groups.rs    positions of consumer groups                           topics.rs    creates them, waits for them
+//! job.rs       one partition on its way                               topics.rs    creates them, waits for them
+//! groups.rs    positions of consumer groups
 //! scan.rs      reads chunks without sending them: damage, and what a complete restore ends with
 //! ```
 
 mod fence;
 mod groups;
 mod identity;
+mod job;
 mod ledger;
 mod outgo;
 mod plan;
@@ -43,11 +45,11 @@ use crate::select::Selection;
 use crate::vault::log::Vault;
 use crate::vault::segment::PART_LEN;
 use fence::Producer;
+use job::Job;
 use ledger::{Entries, Ledger, Place, TopicState};
 use outgo::Source;
 use plan::{Plan, Status};
 use run::Author;
-use sender::Job;
 use settings::Settings;
 use stand::Stand;
 
@@ -179,7 +181,7 @@ async fn prepare(
     let mut entries = place.load(&id).await?;
     // What was said of a topic that has been deleted since is void.
     entries.retain(|tp, entry| layout.topics.get(&tp.topic).is_some_and(|topic| entry.is_of(&topic.id)));
-    let mut report = Report::default();
+    let mut report = Report { restore_id: Some(id.clone()), ..Report::default() };
     let earlier = entries.values().next().cloned();
     if let Some(earlier) = &earlier {
         let head = vault.receipt().seq;

@@ -13,9 +13,10 @@ use tokio::sync::{mpsc, watch};
 use super::RestoreOptions;
 use super::fence::{Producer, ends_at};
 use super::groups::Positions;
+use super::job::Job;
 use super::ledger::Ledger;
 use super::outgo::Source;
-use super::sender::{Event, Job, Sender, Shared};
+use super::sender::{Event, Sender, Shared};
 use crate::error::EngineError;
 use crate::progress::Progress;
 

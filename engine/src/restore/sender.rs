@@ -1,7 +1,7 @@
 //! One connection to one broker of the target: keeps Produce requests in flight, and matches answers with what was sent.
 //!
-//! Per partition one batch is in flight until the first is acknowledged, then up to five (a leader remembers five). Several
-//! partitions share a request. After an error nothing more of that partition is sent from here: it goes back to the run, which asks the leader what is stored.
+//! Several partitions share a request. After an error nothing more of that partition is sent from here: it goes back to the run, which finds out
+//! what is stored.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,21 +9,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::produce::Ack;
-use bodley_io::kafka::{Cluster, Connection, KafkaError, TopicPartition};
+use bodley_io::kafka::{Cluster, Connection, KafkaError};
 use bodley_io::throttle::Throttle;
 use bodley_protocol::produce::Target;
-use bodley_protocol::{ErrorCode, RetryClass, TopicId};
+use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
 
-use super::outgo::{self, Handed, Order, Outgoing, Source, Translated};
-use super::plan::Work;
-use super::stand::Stand;
+use super::job::{IN_FLIGHT, Job};
+use super::outgo::{self, Handed, Order, Source};
 use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::vault::VaultError;
 
-/// Requests in flight on a connection, and batches of one partition.
-const IN_FLIGHT: usize = 5;
 /// Bytes of batches in one request, unless the first alone is larger.
 const REQUEST_BYTES: usize = 1 << 20;
 /// Partitions in one request.
@@ -32,8 +29,6 @@ const REQUEST_BATCHES: usize = 64;
 const ACTIVE: usize = 8;
 /// Answers are awaited so long after a signal.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// A leader that has heard nothing of a partition for so long may have forgotten its producer.
-const IDLE: Duration = Duration::from_secs(300);
 /// With one of these nothing was stored.
 const NOT_STORED: [ErrorCode; 5] = [
     ErrorCode::NOT_ENOUGH_REPLICAS,
@@ -50,98 +45,6 @@ const SEQUENCE_ERRORS: [ErrorCode; 3] = [
 ];
 /// A newer epoch of our producer is in the partition.
 const FENCED: [ErrorCode; 2] = [ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::PRODUCER_FENCED];
-
-type Inbox = mpsc::Receiver<Result<Handed, EngineError>>;
-
-/// A partition that is being restored.
-#[derive(Debug)]
-pub struct Job {
-    /// At the target.
-    pub tp: TopicPartition,
-    /// What to restore.
-    pub work: Arc<Work>,
-    /// Where it stands; `done` counts what is acknowledged.
-    pub stand: Stand,
-    /// The target's topic id; zeros where it has none.
-    pub topic_id: TopicId,
-    /// Prepared batches; `None` before it is begun.
-    inbox: Option<Inbox>,
-    /// To be sent, in order.
-    ready: VecDeque<Outgoing>,
-    /// Sent, not acknowledged, in order.
-    unacked: VecDeque<Outgoing>,
-    /// Requests with a batch of it that are not answered.
-    outstanding: usize,
-    /// When the last batch was acknowledged since the partition came here.
-    acked: Option<Instant>,
-    /// Nothing more will be prepared.
-    exhausted: bool,
-    failed: Option<KafkaError>,
-    /// A batch may be stored or not.
-    pub unclear: bool,
-    /// Records that this run has sent.
-    pub sent: i64,
-    /// Group positions.
-    pub positions: Translated,
-    /// Since when there has been no progress.
-    pub stuck: Option<Instant>,
-}
-
-impl Job {
-    /// Not begun yet.
-    pub fn new(tp: TopicPartition, work: Arc<Work>, stand: Stand, topic_id: TopicId) -> Self {
-        Self {
-            tp,
-            work,
-            stand,
-            topic_id,
-            inbox: None,
-            ready: VecDeque::new(),
-            unacked: VecDeque::new(),
-            outstanding: 0,
-            acked: None,
-            exhausted: false,
-            failed: None,
-            unclear: false,
-            sent: 0,
-            positions: Translated::new(),
-            stuck: None,
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.exhausted && self.ready.is_empty() && self.unacked.is_empty()
-    }
-
-    /// Offset behind the last acknowledged record.
-    pub fn acknowledged(&self) -> i64 {
-        self.stand.offset_of(self.stand.done)
-    }
-
-    /// Nothing was stored of what is not acknowledged: it is sent again as it is.
-    pub fn send_again(&mut self) {
-        while let Some(last) = self.unacked.pop_back() {
-            self.ready.push_front(last);
-        }
-        (self.acked, self.failed, self.outstanding) = (None, None, 0);
-    }
-
-    /// Goes on from `stand`, which was asked of the leader. What was prepared is let go of.
-    pub fn restart(self, stand: Stand) -> Self {
-        let progress = stand.done - self.stand.done;
-        let stuck = self.stuck.filter(|_| progress <= 0);
-        Self {
-            sent: self.sent + progress.max(0),
-            stuck,
-            ..Self::new(self.tp, self.work, stand, self.topic_id)
-        }
-    }
-
-    fn may_send(&self) -> bool {
-        let window = if self.acked.is_some_and(|at| at.elapsed() < IDLE) { IN_FLIGHT } else { 1 };
-        self.failed.is_none() && !self.ready.is_empty() && self.unacked.len() < window
-    }
-}
 
 /// What a sender tells.
 #[derive(Debug)]

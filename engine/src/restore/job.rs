@@ -1,0 +1,118 @@
+//! A partition on its way back: what is prepared, what is in flight, what is acknowledged.
+//!
+//! One batch is in flight until the first is acknowledged, then up to five (a leader remembers five); one again after every error, and when nothing
+//! was acknowledged for some minutes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bodley_io::kafka::{KafkaError, TopicPartition};
+use bodley_protocol::TopicId;
+use tokio::sync::mpsc;
+
+use super::outgo::{Handed, Outgoing, Translated};
+use super::plan::Work;
+use super::stand::Stand;
+use crate::error::EngineError;
+
+/// Batches of one partition, and requests of one connection, in flight.
+pub const IN_FLIGHT: usize = 5;
+/// A leader that has heard nothing of a partition for so long may have forgotten its producer.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// Where prepared batches come from.
+pub type Inbox = mpsc::Receiver<Result<Handed, EngineError>>;
+
+/// A partition that is being restored.
+#[derive(Debug)]
+pub struct Job {
+    /// At the target.
+    pub tp: TopicPartition,
+    /// What to restore.
+    pub work: Arc<Work>,
+    /// Where it stands; `done` counts what is acknowledged.
+    pub stand: Stand,
+    /// The target's topic id; zeros where it has none.
+    pub topic_id: TopicId,
+    /// Prepared batches; `None` before it is begun.
+    pub inbox: Option<Inbox>,
+    /// To be sent, in order.
+    pub ready: VecDeque<Outgoing>,
+    /// Sent, not acknowledged, in order.
+    pub unacked: VecDeque<Outgoing>,
+    /// Requests with a batch of it that are not answered.
+    pub outstanding: usize,
+    /// When the last batch was acknowledged since the partition came here.
+    pub acked: Option<Instant>,
+    /// Nothing more will be prepared.
+    pub exhausted: bool,
+    /// Why nothing more is sent of it from here.
+    pub failed: Option<KafkaError>,
+    /// A batch may be stored or not.
+    pub unclear: bool,
+    /// Records that this run has sent.
+    pub sent: i64,
+    /// Group positions.
+    pub positions: Translated,
+    /// Since when there has been no progress.
+    pub stuck: Option<Instant>,
+}
+
+impl Job {
+    /// Not begun yet.
+    pub fn new(tp: TopicPartition, work: Arc<Work>, stand: Stand, topic_id: TopicId) -> Self {
+        Self {
+            tp,
+            work,
+            stand,
+            topic_id,
+            inbox: None,
+            ready: VecDeque::new(),
+            unacked: VecDeque::new(),
+            outstanding: 0,
+            acked: None,
+            exhausted: false,
+            failed: None,
+            unclear: false,
+            sent: 0,
+            positions: Translated::new(),
+            stuck: None,
+        }
+    }
+
+    /// All is acknowledged.
+    pub fn is_done(&self) -> bool {
+        self.exhausted && self.ready.is_empty() && self.unacked.is_empty()
+    }
+
+    /// Offset behind the last acknowledged record.
+    pub fn acknowledged(&self) -> i64 {
+        self.stand.offset_of(self.stand.done)
+    }
+
+    /// Nothing was stored of what is not acknowledged: it is sent again as it is.
+    pub fn send_again(&mut self) {
+        while let Some(last) = self.unacked.pop_back() {
+            self.ready.push_front(last);
+        }
+        (self.acked, self.failed, self.outstanding) = (None, None, 0);
+    }
+
+    /// Goes on from `stand`, which was asked of the leader. What was prepared is let go of.
+    pub fn restart(self, stand: Stand) -> Self {
+        let progress = stand.done - self.stand.done;
+        let stuck = self.stuck.filter(|_| progress <= 0);
+        Self {
+            sent: self.sent + progress.max(0),
+            stuck,
+            ..Self::new(self.tp, self.work, stand, self.topic_id)
+        }
+    }
+
+    /// The next batch may be sent.
+    pub fn may_send(&self) -> bool {
+        let window = if self.acked.is_some_and(|at| at.elapsed() < IDLE) { IN_FLIGHT } else { 1 };
+        self.failed.is_none() && !self.ready.is_empty() && self.unacked.len() < window
+    }
+}

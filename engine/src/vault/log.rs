@@ -198,8 +198,14 @@ impl Vault {
     /// As [`Vault::open`]; writes the first commit if a run died before it could.
     pub async fn open_for_writing(store: SharedStore) -> Result<Self, VaultError> {
         let mut vault = Self::open(store).await?;
-        if vault.head.receipt.seq == 0 {
-            vault.init().await?;
+        match vault.head.receipt.seq {
+            0 => vault.init().await?,
+            seq => {
+                // A killed run may have left a commit that is visible and not yet durable: it is put once more before we build on it.
+                let path = commit_path(seq);
+                let bytes = vault.store.get(&path, MAX_COMMIT).await?;
+                vault.store.put_if_absent(&path, bytes).await?;
+            }
         }
         Ok(vault)
     }

@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
 
 pub mod chaos;
+pub mod frozen;
+pub mod machine;
 pub mod model;
 pub mod sample;

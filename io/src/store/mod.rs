@@ -7,6 +7,7 @@
 mod conformance;
 pub mod decorators;
 pub mod disk;
+pub mod files;
 pub mod memory;
 
 use std::path::PathBuf;

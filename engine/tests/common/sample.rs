@@ -95,7 +95,7 @@ pub async fn segment_of(
     payload: usize,
 ) -> Result<(SegmentRef, Vec<Range>), VaultError> {
     static POOL: OnceLock<Arc<BufferPool>> = OnceLock::new();
-    let pool = POOL.get_or_init(|| BufferPool::new(2 << 20, 64 << 20));
+    let pool = POOL.get_or_init(|| BufferPool::new(64 << 10, 64 << 20));
     let mut writer = SegmentWriter::create(store, pool).await?;
     for (partition, first, from) in chunks {
         let bytes = [records(*first, 4, payload), records(first + 4, 6, payload)].concat();
@@ -144,7 +144,7 @@ pub async fn run(store: &SharedStore, commits: u32, told: &mut Vec<Receipt>) -> 
     let mut cursors = [cursor(0), cursor(1), cursor(2)];
     for commit in 0..commits {
         let chunk = |p: usize| (p as u32, cursors[p].unwrap_or(0), cursors[p].unwrap_or(-1));
-        let payload = if commit == 1 { 600 << 10 } else { 50 };
+        let payload = if commit == 1 { 20 << 10 } else { 50 };
         let (segment, mut ranges) = segment_of(store, &[chunk(0), chunk(1)], 0, payload).await?;
         let (_, first, from) = chunk(2);
         let mut gap = row(2, first..first + 1, from);

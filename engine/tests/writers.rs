@@ -141,11 +141,14 @@ impl Writer {
         }
         ranges.extend(data);
         let rows = Rows { ranges, topics: vec![topic_row()], ..Rows::default() };
-        let fate = match vault.append(Addition { segments: vec![segment], rows }).await {
-            Ok(receipt) => Fate::Acknowledged(receipt),
-            Err(VaultError::LostRace { .. }) => Fate::Lost,
-            Err(VaultError::Store(_)) => Fate::Unknown,
-            Err(error) => return Err(error),
+        // Some runs are told to stop meanwhile.
+        let patience = if self.random.u32(0..20) == 0 { self.random.u64(0..100) } else { 3_600_000 };
+        let append = vault.append(Addition { segments: vec![segment], rows });
+        let fate = match tokio::time::timeout(Duration::from_millis(patience), append).await {
+            Ok(Ok(receipt)) => Fate::Acknowledged(receipt),
+            Ok(Err(VaultError::LostRace { .. })) => Fate::Lost,
+            Ok(Err(VaultError::Store(_))) | Err(_) => Fate::Unknown,
+            Ok(Err(error)) => return Err(error),
         };
         let done = matches!(fate, Fate::Acknowledged(_));
         self.note(fate);
@@ -326,6 +329,31 @@ fn eight_writers_of_shared_partitions() {
 #[test]
 fn eight_writers_of_disjoint_partitions() {
     play(Contest { writers: 8, partitions: 16, disjoint: true, sessions: 2, rate: 40 }, 300);
+}
+
+/// The head of a log of several pages, whatever the listing leaves out, says twice or begins again.
+#[test]
+fn the_head_does_not_depend_on_the_listing() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let memory = MemoryStore::new();
+        let mut vault = Vault::create(Arc::new(memory.clone()), "cluster").await.unwrap();
+        for at in 0..2100 {
+            let rows = Rows {
+                ranges: vec![sample::row(0, at..at + 1, if at == 0 { -1 } else { at })],
+                ..Rows::default()
+            };
+            vault.append(Addition { segments: Vec::new(), rows }).await.unwrap();
+        }
+        let tally = Tally::default();
+        for seed in seeds(60) {
+            let store = Arc::new(Chaos::new(memory.clone(), seed, 0, tally.clone()));
+            let opened = Vault::open(store).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert_eq!(opened.receipt(), vault.receipt(), "seed {seed}");
+        }
+        assert!(tally.get("list: newest left out") > 0 && tally.get("list: from the start") > 0);
+    });
 }
 
 /// Whoever has a failing seed must be able to see it again.

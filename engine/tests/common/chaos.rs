@@ -27,7 +27,7 @@ impl Tally {
 }
 
 /// All that [`Chaos`] does, as [`Tally`] names it.
-pub const FAULTS: [&str; 11] = [
+pub const FAULTS: [&str; 12] = [
     "put: answer lost",
     "put: late",
     "put: no effect",
@@ -38,6 +38,7 @@ pub const FAULTS: [&str; 11] = [
     "finish: no effect",
     "list: newest left out",
     "list: names twice",
+    "list: from the start",
     "read: failed",
 ];
 
@@ -166,8 +167,12 @@ impl Store for Chaos {
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
         self.before_read(prefix).await?;
-        let mut page = self.inner.list(prefix, after).await?;
-        // As with errors, but oftener: a listing is the least reliable answer.
+        // A listing is the least reliable answer, whatever the rate.
+        let again = self.below(4) == 0;
+        if again {
+            self.tally.add("list: from the start");
+        }
+        let mut page = self.inner.list(prefix, if again { "" } else { after }).await?;
         if self.below(4) == 0 && !page.is_empty() {
             self.tally.add("list: newest left out");
             let left_out = 1 + self.below(page.len() as u32) as usize;

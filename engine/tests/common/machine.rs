@@ -69,15 +69,16 @@ struct State {
 #[derive(Debug)]
 pub struct Machine {
     base: PathBuf,
+    links: bool,
     state: Mutex<State>,
 }
 
 impl Machine {
-    /// What is below `base` is durable.
-    pub fn new(base: &Path) -> Self {
+    /// What is below `base` is durable. Its file system has links, or it has not.
+    pub fn new(base: &Path, links: bool) -> Self {
         let mut state = State::default();
         state.disk.adopt(base);
-        Self { base: base.to_owned(), state: Mutex::new(state) }
+        Self { base: base.to_owned(), links, state: Mutex::new(state) }
     }
 
     /// A process starts: counts anew, and lets `event` happen at its call `at`.
@@ -96,11 +97,11 @@ impl Machine {
         self.state.lock().unwrap().hit
     }
 
-    /// The power goes: writes what the disk holds then to `target`.
-    pub fn power_loss(&self, target: &Path, random: &mut fastrand::Rng) {
+    /// The power goes: writes what the disk holds then to `target`. Of what was not synced that is nothing, any part, or all of it, in turn by seed.
+    pub fn power_loss(&self, target: &Path, seed: u64) {
         let state = self.state.lock().unwrap();
-        // Sometimes everything reached the disk, sometimes nothing that was not synced.
-        let luck = [0, 128, 256][random.usize(0..3)];
+        let luck = [0, 128, 256][(seed % 3) as usize];
+        let random = &mut fastrand::Rng::with_seed(seed);
         let disk = &state.disk;
         let contents: Vec<Vec<u8>> = disk.inodes.iter().map(|inode| inode.survives(luck, random)).collect();
         disk.materialize((&self.base, target), &contents, luck, random);
@@ -323,6 +324,9 @@ impl Files for Machine {
         assert!(!state.failed.contains(&inode), "a file whose sync failed was given its name");
         drop(state);
         self.whole("link", |disk| {
+            if !self.links {
+                return Err(rustix::io::Errno::OPNOTSUPP.into());
+            }
             SystemFiles.link(from, to)?;
             disk.name(to, Some(entry));
             Ok(())

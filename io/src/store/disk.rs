@@ -144,8 +144,8 @@ impl Store for DiskStore {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        let (file, path) = (self.file(path), path.to_owned());
-        blocking(move || match std::fs::remove_file(file) {
+        let (files, file, path) = (Arc::clone(&self.files), self.file(path), path.to_owned());
+        blocking(move || match files.remove(&file) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("delete", &path, error)),
             _ => Ok(()),
         })

@@ -94,6 +94,7 @@ impl Case {
 
     /// The vault as it lies there; its number of commits.
     async fn is_sound(&self) -> u64 {
+        assert_eq!(self.machine.broken(), [""; 0], "{}", self.name);
         let root = self.root();
         let store: SharedStore = Arc::new(DiskStore::new(&root, self.way.io()));
         sample::sound(&store, &objects(&root), &self.told, &self.name).await

@@ -63,6 +63,8 @@ struct State {
     hit: Option<&'static str>,
     /// Inodes whose sync failed.
     failed: Vec<usize>,
+    /// What was done to such a file all the same.
+    broken: Vec<&'static str>,
 }
 
 /// See the head of the file. Real folders below `base`.
@@ -105,6 +107,20 @@ impl Machine {
         let disk = &state.disk;
         let contents: Vec<Vec<u8>> = disk.inodes.iter().map(|inode| inode.survives(luck, random)).collect();
         disk.materialize((&self.base, target), &contents, luck, random);
+    }
+
+    /// Rules that were broken; none is right.
+    pub fn broken(&self) -> Vec<&'static str> {
+        self.state.lock().unwrap().broken.clone()
+    }
+
+    fn to_be_named(&self, path: &Path) -> Entry {
+        let mut state = self.state.lock().unwrap();
+        let entry = state.disk.find(path);
+        if state.failed.iter().any(|inode| Entry::File(*inode) == entry) {
+            state.broken.push("a file whose sync failed was given its name");
+        }
+        entry
     }
 
     /// One call: `Err` when it has no effect; `Ok(true)`: the process dies in it.
@@ -292,7 +308,9 @@ impl Files for Machine {
     fn sync(&self, file: &File) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         let inode = state.disk.inode(file);
-        assert!(!state.failed.contains(&inode), "a failed sync was tried again on the same file");
+        if state.failed.contains(&inode) {
+            state.broken.push("a failed sync was tried again on the same file");
+        }
         match self.call(&mut state, "sync") {
             Ok(false) => {}
             Ok(true) => return Err(io::Error::other("killed")),
@@ -318,11 +336,7 @@ impl Files for Machine {
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let state = self.state.lock().unwrap();
-        let entry = state.disk.find(from);
-        let Entry::File(inode) = entry else { panic!("{} is a folder", from.display()) };
-        assert!(!state.failed.contains(&inode), "a file whose sync failed was given its name");
-        drop(state);
+        let entry = self.to_be_named(from);
         self.whole("link", |disk| {
             if !self.links {
                 return Err(rustix::io::Errno::OPNOTSUPP.into());
@@ -334,8 +348,8 @@ impl Files for Machine {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let entry = self.to_be_named(from);
         self.whole("rename", |disk| {
-            let entry = disk.find(from);
             SystemFiles.rename(from, to)?;
             disk.name(from, None);
             disk.name(to, Some(entry));

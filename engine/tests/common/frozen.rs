@@ -1,4 +1,4 @@
-//! A store behind which the process dies: at its Nth operation, before or after the effect. Nothing after that has an effect or an answer.
+//! A store behind which the process stands still: at its Nth operation, before or after the effect. It is dropped there, or goes on later.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,9 +9,9 @@ use bodley_io::{Filled, PartBuf};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// Where it dies.
+/// Where it stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Death {
+pub struct Stop {
     /// The operation, from 1.
     pub at: usize,
     /// It has had its effect.
@@ -20,9 +20,10 @@ pub struct Death {
 
 #[derive(Debug)]
 struct Clockwork {
-    death: Option<Death>,
+    stop: Option<Stop>,
     operations: AtomicUsize,
-    died: Notify,
+    stopped: Notify,
+    thawed: Notify,
     names: Mutex<Vec<&'static str>>,
 }
 
@@ -34,9 +35,9 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    pub fn new(inner: SharedStore, death: Option<Death>) -> Self {
-        let (operations, died, names) = Default::default();
-        Self { inner, clockwork: Arc::new(Clockwork { death, operations, died, names }) }
+    pub fn new(inner: SharedStore, stop: Option<Stop>) -> Self {
+        let (operations, stopped, thawed, names) = Default::default();
+        Self { inner, clockwork: Arc::new(Clockwork { stop, operations, stopped, thawed, names }) }
     }
 
     /// The operations so far, by name.
@@ -44,13 +45,18 @@ impl Frozen {
         self.clockwork.names.lock().unwrap().clone()
     }
 
-    /// Runs `work` until its end, or until the process dies: then it is dropped where it stands.
+    /// Runs `work` until its end, or until it stands still: `None`.
     pub async fn live<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.clockwork.died.notified() => None,
+            () = self.clockwork.stopped.notified() => None,
             done = work => Some(done),
         }
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.clockwork.thawed.notify_one();
     }
 }
 
@@ -58,17 +64,18 @@ impl Clockwork {
     async fn around<T>(&self, name: &'static str, effect: impl Future<Output = T>) -> T {
         self.names.lock().unwrap().push(name);
         let n = 1 + self.operations.fetch_add(1, Ordering::SeqCst);
-        match self.death {
-            Some(death) if n > death.at => std::future::pending().await,
-            Some(death) if n == death.at => {
-                if death.after {
-                    effect.await;
-                }
-                self.died.notify_one();
-                std::future::pending().await
-            }
-            _ => effect.await,
+        let Some(stop) = self.stop.filter(|stop| stop.at == n) else { return effect.await };
+        let still = async {
+            self.stopped.notify_one();
+            self.thawed.notified().await;
+        };
+        if stop.after {
+            let done = effect.await;
+            still.await;
+            return done;
         }
+        still.await;
+        effect.await
     }
 }
 

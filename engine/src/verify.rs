@@ -50,7 +50,11 @@ pub async fn verify(
 ) -> Result<Report, EngineError> {
     let mut vault = Vault::open_damaged(Arc::clone(&store)).await?;
     let mut report = Report { receipt: vault.receipt_text(), ..Report::default() };
-    if vault.receipt().seq == 0 && !store.list("data/", "").await?.is_empty() {
+    // A first run may begin between the two looks.
+    if vault.receipt().seq == 0
+        && !store.list("data/", "").await?.is_empty()
+        && store.size(&commit_path(1)).await?.is_none()
+    {
         let message = "there is no commit, and segments are there: the log is lost";
         let issue = Issue::new("vault_damaged", Severity::Missing, message).object(commit_path(1));
         report.errors.push(issue.hint("restore log/ and index/ from a copy of the vault"));

@@ -1,6 +1,8 @@
 //! The one retry policy: jittered exponential pauses up to a deadline without progress.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Pauses that grow from 50 ms to 2 s, each shortened by up to a half at random so that clients don't move in step.
 #[derive(Debug)]

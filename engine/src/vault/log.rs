@@ -59,6 +59,9 @@ pub struct Vault {
     identity_sha256: String,
     writer: String,
     head: Head,
+    /// Cursors as far as they are known: of all partitions after a fold, else of those that we moved.
+    cursors: HashMap<PartKey, i64>,
+    folded: bool,
     /// Partitions that others moved in commits that we followed, and who: our plans for them are void.
     foreign: HashMap<PartKey, String>,
     read_features: Vec<String>,
@@ -81,12 +84,17 @@ impl Vault {
     /// there is none.
     pub async fn open(store: SharedStore) -> Result<Self, VaultError> {
         let mut vault = Self::identify(store).await?;
-        let seq = vault.find_head().await?;
+        let mut seq = vault.find_head().await?;
+        if seq == 0 && !vault.store.list("data/", "").await?.is_empty() {
+            // A run that died before the first commit leaves no segments; one that just began has a commit by now.
+            seq = vault.find_head().await?;
+            if seq == 0 {
+                let what = "it is missing, and segments are there".into();
+                return Err(VaultError::damaged(&commit_path(1), what));
+            }
+        }
         if seq > 0 {
             vault.move_head(seq).await?;
-        } else if !vault.store.list("data/", "").await?.is_empty() {
-            // A run that died before the first commit leaves no segments.
-            return Err(VaultError::damaged(&commit_path(1), "it is missing, and segments are there".into()));
         }
         Ok(vault)
     }
@@ -112,6 +120,11 @@ impl Vault {
         if !log.iter().any(|object| seq_of_path(&object.path).is_some()) {
             return Err(error);
         }
+        // Another writer may have made the vault between the two looks.
+        let error = match Self::read_identity(store).await {
+            Err(error @ (VaultError::Absent { .. } | VaultError::Foreign { .. })) => error,
+            result => return result,
+        };
         let what = match error {
             VaultError::Foreign { what, .. } => what,
             _ => "it is missing, and a log of commits is there".to_owned(),
@@ -149,6 +162,8 @@ impl Vault {
             identity_sha256: sha256_hex(&bytes),
             writer: random_hex()?,
             head,
+            cursors: HashMap::new(),
+            folded: false,
             foreign: HashMap::new(),
             read_features: Vec::new(),
             write_features: Vec::new(),
@@ -158,10 +173,14 @@ impl Vault {
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
         for folder in ["log/", "data/"] {
-            if !store.list(folder, "").await?.is_empty() {
-                let what = format!("it is missing, and objects under {folder} are there");
-                return Err(VaultError::damaged(IDENTITY, what));
+            if store.list(folder, "").await?.is_empty() {
+                continue;
             }
+            if store.size(IDENTITY).await?.is_some() {
+                return Self::open_for_writing(store).await;
+            }
+            let what = format!("it is missing, and objects under {folder} are there");
+            return Err(VaultError::damaged(IDENTITY, what));
         }
         let identity = Identity {
             magic: MAGIC.into(),
@@ -179,8 +198,14 @@ impl Vault {
     /// As [`Vault::open`]; writes the first commit if a run died before it could.
     pub async fn open_for_writing(store: SharedStore) -> Result<Self, VaultError> {
         let mut vault = Self::open(store).await?;
-        if vault.head.receipt.seq == 0 {
-            vault.init().await?;
+        match vault.head.receipt.seq {
+            0 => vault.init().await?,
+            seq => {
+                // A killed run may have left a commit that is visible and not yet durable: it is put once more before we build on it.
+                let path = commit_path(seq);
+                let bytes = vault.store.get(&path, MAX_COMMIT).await?;
+                vault.store.put_if_absent(&path, bytes).await?;
+            }
         }
         Ok(vault)
     }
@@ -297,7 +322,6 @@ impl Vault {
     pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
         let mut state = State::new(keep_ranges);
         let mut prev = None;
-        self.foreign.clear();
         for seq in 1..=self.head.receipt.seq {
             let (commit, digest) = self.read_commit(seq).await?;
             self.check_link(&commit, prev.as_ref())?;
@@ -312,6 +336,9 @@ impl Vault {
             let part = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
             return Err(VaultError::damaged(&commit_path(wrong.seq), format!("{part}: {}", wrong.what)));
         }
+        self.foreign.clear();
+        self.cursors = state.cursors();
+        self.folded = true;
         Ok(state)
     }
 
@@ -351,6 +378,7 @@ impl Vault {
         }
         let parts = moved(&addition.rows)?;
         self.check_foreign(&parts)?;
+        self.check_from(&parts)?;
         let mut commit = self.blank(Op::Append)?;
         commit.segments = std::mem::take(&mut addition.segments);
         commit.tables = vec![self.put_table(&mut addition.rows).await?];
@@ -371,6 +399,7 @@ impl Vault {
                 }
             }
             self.head = Head { receipt: Receipt { seq: commit.seq, digest }, time: commit.time };
+            self.cursors.extend(parts.into_iter().map(|(key, moved)| (key, moved.next)));
             return Ok(self.head.receipt.clone());
         }
         Err(VaultError::LostRace {
@@ -386,9 +415,13 @@ impl Vault {
         let bytes = table.finish()?;
         let id = ulid::Ulid::generate().to_string();
         let table = TableRef { id, bytes: bytes.len() as u64, rows: count, sha256: sha256_hex(&bytes) };
-        match self.store.put_if_absent(&table.path(), bytes.into()).await? {
-            Put::Created => Ok(table),
-            Put::Exists => Err(VaultError::Internal(format!("{} exists already", table.path()))),
+        let (path, bytes) = (table.path(), Bytes::from(bytes));
+        // A request that reached the store twice finds its own object.
+        match self.store.put_if_absent(&path, bytes.clone()).await? {
+            Put::Exists if self.store.get(&path, table.bytes).await? != bytes => {
+                Err(VaultError::Internal(format!("{path} exists already")))
+            }
+            _ => Ok(table),
         }
     }
 
@@ -406,8 +439,20 @@ impl Vault {
         Ok(())
     }
 
+    /// Rows must go on from where the log is: the last look before what can't be taken back.
+    fn check_from(&self, ours: &HashMap<PartKey, Moved>) -> Result<(), VaultError> {
+        for (key, Moved { from, .. }) in ours {
+            let cursor = self.cursors.get(key).copied().or(self.folded.then_some(-1));
+            if let Some(cursor) = cursor.filter(|cursor| cursor != from) {
+                let what = format!("rows of partition {} go on from {from}, its cursor is {cursor}", key.1);
+                return Err(VaultError::Internal(what));
+            }
+        }
+        Ok(())
+    }
+
     /// A partition that another writer moved stops us, also if that commit lies some of ours back.
-    fn check_foreign(&self, ours: &HashMap<PartKey, i64>) -> Result<(), VaultError> {
+    fn check_foreign(&self, ours: &HashMap<PartKey, Moved>) -> Result<(), VaultError> {
         let mut shared: Vec<_> = ours.keys().filter_map(|key| Some((key, self.foreign.get(key)?))).collect();
         shared.sort_unstable();
         match shared.first() {
@@ -421,27 +466,34 @@ impl Vault {
     }
 }
 
-/// The partitions that rows move, with their from-cursors. Checks that each partition's rows leave no hole: what is committed cannot be
-/// changed later.
-fn moved(rows: &Rows) -> Result<HashMap<PartKey, i64>, VaultError> {
+/// How rows move a partition.
+struct Moved {
+    from: i64,
+    next: i64,
+}
+
+/// The partitions that rows move. Checks that each partition's rows leave no hole: what is committed cannot be changed later.
+fn moved(rows: &Rows) -> Result<HashMap<PartKey, Moved>, VaultError> {
     let mut parts: HashMap<PartKey, Vec<&super::rows::Range>> = HashMap::new();
     for range in &rows.ranges {
         parts.entry((range.topic, range.partition)).or_default().push(range);
     }
-    let mut from = HashMap::with_capacity(parts.len());
+    let mut all = HashMap::with_capacity(parts.len());
     for (key, mut ranges) in parts {
         ranges.sort_by_key(|range| (range.rewind, range.first, range.next));
         let holes = ranges.windows(2).any(|pair| match pair {
             [a, b] => a.next != b.first || a.from != b.from || a.rewind != b.rewind,
             _ => false,
         });
-        let starts = ranges.first().is_some_and(|first| first.from == -1 || first.from == first.first);
-        if holes || !starts {
+        let backwards = ranges.iter().any(|range| range.first < 0 || range.next < range.first);
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { continue };
+        let starts = first.from == -1 || first.from == first.first;
+        if holes || backwards || !starts {
             return Err(VaultError::Internal(format!("rows of partition {} don't join", key.1)));
         }
-        from.insert(key, ranges.first().map_or(-1, |first| first.from));
+        all.insert(key, Moved { from: first.from, next: last.next });
     }
-    Ok(from)
+    Ok(all)
 }
 
 /// An object that a commit names and the store does not have is damage.

@@ -186,6 +186,12 @@ impl State {
         }
     }
 
+    /// The first offset of each partition that is not covered.
+    pub fn cursors(&self) -> HashMap<PartKey, i64> {
+        let cursors = self.partitions.iter();
+        cursors.filter_map(|(key, partition)| Some((*key, partition.cursor?.next))).collect()
+    }
+
     /// Topic ids of a name, the newest life first.
     pub fn lives(&self, name: &str) -> Vec<&TopicRow> {
         let mut lives: Vec<_> = self.topics.values().filter(|topic| topic.name == name).collect();

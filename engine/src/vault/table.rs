@@ -1,9 +1,11 @@
 //! Tables: sections of columns, each column one zstd frame. See docs/format.md, "Tables".
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bodley_protocol::checksum::crc64;
 use serde::{Deserialize, Serialize};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::VaultError;
 
@@ -84,6 +86,8 @@ struct ColumnEntry {
 pub struct TableWriter {
     sections: Vec<SectionEntry>,
     body: Vec<u8>,
+    /// One for all columns: making it costs more than packing a short one.
+    compressor: Option<Compressor<'static>>,
 }
 
 impl TableWriter {
@@ -92,6 +96,14 @@ impl TableWriter {
         let at = self.sections.len();
         self.sections.push(SectionEntry { kind: kind.to_owned(), rows, columns: Vec::new() });
         SectionWriter { table: self, at }
+    }
+
+    fn pack(&mut self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
+        let compressor = match self.compressor.take() {
+            Some(compressor) => compressor,
+            None => Compressor::new(ZSTD_LEVEL)?,
+        };
+        self.compressor.insert(compressor).compress(plain)
     }
 
     /// Rows of all sections.
@@ -147,8 +159,8 @@ impl SectionWriter<'_> {
     }
 
     fn column(&mut self, name: &str, kind: &str, plain: &[u8]) -> Result<(), VaultError> {
-        let packed = zstd::bulk::compress(plain, ZSTD_LEVEL)
-            .map_err(|e| VaultError::Internal(format!("column {name}: {e}")))?;
+        let packed =
+            self.table.pack(plain).map_err(|e| VaultError::Internal(format!("column {name}: {e}")))?;
         let entry = ColumnEntry {
             name: name.to_owned(),
             kind: kind.to_owned(),
@@ -169,6 +181,7 @@ pub struct Table<'a> {
     object: &'a str,
     directory: Directory,
     body: &'a [u8],
+    decompressor: RefCell<Option<Decompressor<'static>>>,
 }
 
 /// A section of a [`Table`].
@@ -178,6 +191,7 @@ pub struct Section<'a> {
     pub rows: usize,
     columns: BTreeMap<&'a str, &'a ColumnEntry>,
     body: &'a [u8],
+    decompressor: &'a RefCell<Option<Decompressor<'static>>>,
 }
 
 impl<'a> Table<'a> {
@@ -205,7 +219,7 @@ impl<'a> Table<'a> {
             rest.split_at_checked(directory_len).ok_or_else(|| damaged("cut directory"))?;
         let directory: Directory =
             serde_json::from_slice(directory).map_err(|e| damaged(&format!("directory: {e}")))?;
-        Ok(Self { object, directory, body })
+        Ok(Self { object, directory, body, decompressor: RefCell::default() })
     }
 
     /// The section of a kind, if there is one.
@@ -220,7 +234,13 @@ impl<'a> Table<'a> {
             ));
         }
         let columns = entry.columns.iter().map(|column| (column.name.as_str(), column)).collect();
-        Ok(Some(Section { object: self.object, rows: entry.rows, columns, body: self.body }))
+        Ok(Some(Section {
+            object: self.object,
+            rows: entry.rows,
+            columns,
+            body: self.body,
+            decompressor: &self.decompressor,
+        }))
     }
 
     /// Rows of all sections, as the directory says.
@@ -279,12 +299,22 @@ impl Section<'_> {
         if column.plain > MAX_PLAIN || column.plain > packed.len().saturating_mul(1 << 16) {
             return Err(self.damaged(&column.name, "claims more than it can hold"));
         }
-        let plain = zstd::bulk::decompress(packed, column.plain)
-            .map_err(|e| self.damaged(&column.name, &e.to_string()))?;
+        let plain =
+            self.decompress(packed, column.plain).map_err(|e| self.damaged(&column.name, &e.to_string()))?;
         match plain.len() == column.plain {
             true => Ok(plain),
             false => Err(self.damaged(&column.name, "unpacks to another length than it says")),
         }
+    }
+
+    fn decompress(&self, packed: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
+        let mut decompressor = match self.decompressor.take() {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new()?,
+        };
+        let plain = decompressor.decompress(packed, len);
+        self.decompressor.replace(Some(decompressor));
+        plain
     }
 
     fn damaged(&self, column: &str, what: &str) -> VaultError {

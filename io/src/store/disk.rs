@@ -3,17 +3,22 @@
 //! Last station of a byte on its way into a vault: parts are written past the page cache (O_DIRECT) by blocking threads, off the
 //! task that reads the socket. Every object is written under a temporary name, synced, and then linked to its own name, which fails if that is taken;
 //! then the folder is synced. Where O_DIRECT is refused, pieces of 256 KiB go through the page cache.
+//!
+//! A process that is killed may leave names that are visible and not yet durable. So nothing is built on a name that was only seen: the
+//! folders above an object are synced once per process, and a name that turns out to be taken is synced before that is said.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::files::{Files, SystemFiles, is_refusal, open};
 use super::{LIST_PAGE, Object, Put, Store, StoreError, Upload};
 use crate::buffers::{Filled, PartBuf};
 
@@ -39,12 +44,20 @@ pub enum DirectIo {
 pub struct DiskStore {
     root: Arc<Path>,
     direct: DirectIo,
+    files: Arc<dyn Files>,
+    /// Folders whose names, and those above them, are durable.
+    settled: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl DiskStore {
     /// The folder need not exist before the first object is written.
     pub fn new(root: impl Into<PathBuf>, direct: DirectIo) -> Self {
-        Self { root: root.into().into(), direct }
+        Self::with_files(root, direct, Arc::new(SystemFiles))
+    }
+
+    /// As [`DiskStore::new`], with other system calls.
+    pub fn with_files(root: impl Into<PathBuf>, direct: DirectIo, files: Arc<dyn Files>) -> Self {
+        Self { root: root.into().into(), direct, files, settled: Arc::default() }
     }
 
     fn file(&self, path: &str) -> PathBuf {
@@ -83,10 +96,10 @@ impl Store for DiskStore {
         let (store, path) = (DiskStore { direct: DirectIo::Off, ..self.clone() }, path.to_owned());
         blocking(move || {
             if store.file(&path).exists() {
-                return Ok(Put::Exists);
+                return store.taken(&path);
             }
             let temp = Temp::create(&store, &path)?;
-            temp.file.write_all_at(&body, 0).map_err(|e| temp.error("write", e))?;
+            store.files.write(&temp.file, &body, 0).map_err(|e| temp.error("write", e))?;
             temp.publish(body.len() as u64)
         })
         .await
@@ -131,8 +144,8 @@ impl Store for DiskStore {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        let (file, path) = (self.file(path), path.to_owned());
-        blocking(move || match std::fs::remove_file(file) {
+        let (files, file, path) = (Arc::clone(&self.files), self.file(path), path.to_owned());
+        blocking(move || match files.remove(&file) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("delete", &path, error)),
             _ => Ok(()),
         })
@@ -144,8 +157,9 @@ impl DiskStore {
     fn read_range(&self, path: &str, at: u64, len: usize, mut buf: PartBuf) -> Result<Filled, StoreError> {
         let error = |e| StoreError::io("read", path, e);
         let wanted = at.saturating_add(len as u64);
+        let wish = self.direct == DirectIo::Auto;
         let (mut file, mut direct) =
-            open(&self.file(path), OpenOptions::new().read(true), self.direct).map_err(error)?;
+            open(&self.file(path), OpenOptions::new().read(true), wish).map_err(error)?;
         let lead = (at % BLOCK as u64) as usize;
         let span = (lead + len).next_multiple_of(BLOCK);
         let room = buf.get_mut(..span).ok_or_else(|| error(ErrorKind::InvalidInput.into()))?;
@@ -171,8 +185,8 @@ impl DiskStore {
                 Ok(n) => done += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if direct && e.kind() == ErrorKind::InvalidInput => {
-                    (file, direct) = open(&self.file(path), OpenOptions::new().read(true), DirectIo::Off)
-                        .map_err(error)?;
+                    (file, direct) =
+                        open(&self.file(path), OpenOptions::new().read(true), false).map_err(error)?;
                 }
                 Err(e) => return Err(error(e)),
             }
@@ -216,42 +230,76 @@ impl DiskStore {
     }
 }
 
-/// Opens with O_DIRECT where it is wanted and allowed; tells whether.
-fn open(path: &Path, options: &mut OpenOptions, direct: DirectIo) -> io::Result<(File, bool)> {
-    #[cfg(target_os = "linux")]
-    if direct == DirectIo::Auto {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut with = options.clone();
-        match with.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32).open(path) {
-            // Refused by the file system, not by its rights or contents. A file that O_EXCL made is reopened below.
-            Err(e) if e.kind() == ErrorKind::InvalidInput => {}
-            result => return result.map(|file| (file, true)),
+/// Changes below the root.
+impl DiskStore {
+    /// Makes `folder` and what is missing above it, and all of their names durable.
+    fn settle(&self, folder: &Path) -> io::Result<()> {
+        let is_settled = |folder: &Path| self.settled().contains(folder);
+        if is_settled(folder) && folder.exists() {
+            return Ok(());
         }
+        let mut down: Vec<&Path> = folder.ancestors().filter(|f| !f.as_os_str().is_empty()).collect();
+        down.reverse();
+        for folder in down {
+            let made = !folder.exists()
+                && match self.files.make_folder(folder) {
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
+                    result => result.map(|()| true)?,
+                };
+            if !made && is_settled(folder) {
+                continue;
+            }
+            match folder.parent().map(|parent| self.sync_folder(parent)) {
+                // Above the vault a folder that we did not make need not be ours to sync.
+                Some(Err(e)) if made || folder.ancestors().skip(1).any(|f| f == &*self.root) => {
+                    return Err(e);
+                }
+                Some(Err(e)) if e.kind() != ErrorKind::PermissionDenied && !is_refusal(&e) => return Err(e),
+                _ => {}
+            }
+            self.settled().insert(folder.to_owned());
+        }
+        Ok(())
     }
-    let _ = direct;
-    options.open(path).map(|file| (file, false))
+
+    fn settled(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.files.sync_folder(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+    }
+
+    /// The name is there; who is told so builds on it.
+    fn taken(&self, object: &str) -> Result<Put, StoreError> {
+        let target = self.file(object);
+        let parent = target.parent().unwrap_or(&self.root);
+        let synced = self.settle(parent).and_then(|()| self.sync_folder(parent));
+        synced.map_err(|e| StoreError::io("sync the folder of", object, e))?;
+        Ok(Put::Exists)
+    }
 }
 
 /// A file under its temporary name; removed when dropped.
 struct Temp {
+    store: DiskStore,
     object: String,
     path: PathBuf,
     target: PathBuf,
     file: File,
     direct: bool,
-    made: Vec<PathBuf>,
 }
 
 impl Temp {
     fn create(store: &DiskStore, object: &str) -> Result<Self, StoreError> {
         let target = store.file(object);
-        let parent = target.parent().unwrap_or(&store.root).to_owned();
-        let made = make_folders(&parent).map_err(|e| StoreError::io("make the folder of", object, e))?;
+        let parent = target.parent().unwrap_or(&store.root);
+        store.settle(parent).map_err(|e| StoreError::io("make the folder of", object, e))?;
         let path = parent.join(format!("{TEMP_PREFIX}{}", ulid::Ulid::generate()));
-        let mut options = OpenOptions::new();
-        let (file, direct) = open(&path, options.write(true).create(true), store.direct)
-            .map_err(|e| StoreError::io("create", object, e))?;
-        Ok(Self { object: object.to_owned(), path, target, file, direct, made })
+        let direct = store.direct == DirectIo::Auto;
+        let (file, direct) =
+            store.files.create(&path, direct).map_err(|e| StoreError::io("create", object, e))?;
+        Ok(Self { store: store.clone(), object: object.to_owned(), path, target, file, direct })
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> StoreError {
@@ -260,77 +308,77 @@ impl Temp {
 
     /// Writes a part at `position`; a part that is no multiple of a block is padded, and the padding cut off at the end.
     fn write(&self, part: &mut Filled, position: u64) -> Result<(), StoreError> {
-        if self.direct {
-            match self.file.write_all_at(part.padded(BLOCK), position) {
-                Err(e) if e.kind() == ErrorKind::InvalidInput => {}
-                result => return result.map_err(|e| self.error("write", e)),
-            }
+        if !self.direct {
+            return self.write_pieces(&self.file, part, position);
         }
-        let (file, _) = open(&self.path, OpenOptions::new().write(true), DirectIo::Off)
-            .map_err(|e| self.error("write", e))?;
-        for (i, piece) in part.chunks(BUFFERED_PIECE).enumerate() {
+        match self.store.files.write(&self.file, part.padded(BLOCK), position) {
+            Err(e) if e.kind() == ErrorKind::InvalidInput => {
+                let file = self.store.files.reopen(&self.path).map_err(|e| self.error("write", e))?;
+                self.write_pieces(&file, part, position)
+            }
+            result => result.map_err(|e| self.error("write", e)),
+        }
+    }
+
+    fn write_pieces(&self, file: &File, bytes: &[u8], position: u64) -> Result<(), StoreError> {
+        for (i, piece) in bytes.chunks(BUFFERED_PIECE).enumerate() {
             let at = position + (i * BUFFERED_PIECE) as u64;
-            file.write_all_at(piece, at).map_err(|e| self.error("write", e))?;
+            self.store.files.write(file, piece, at).map_err(|e| self.error("write", e))?;
         }
         Ok(())
     }
 
     /// Makes the file durable and gives it its name, unless that is taken.
     fn publish(&self, len: u64) -> Result<Put, StoreError> {
-        self.file.set_len(len).map_err(|e| self.error("set the length of", e))?;
+        let files = &self.store.files;
+        files.set_len(&self.file, len).map_err(|e| self.error("set the length of", e))?;
         // A failed sync is never repeated: the kernel may have dropped the pages and would say yes.
-        self.file.sync_all().map_err(|e| self.error("sync", e))?;
-        match std::fs::hard_link(&self.path, &self.target) {
+        files.sync(&self.file).map_err(|e| self.error("sync", e))?;
+        match self.name() {
             Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Put::Exists),
-            Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::StorageFull => {
-                return Err(self.error("link", e));
-            }
-            Err(_) => match rename_without_replacing(&self.path, &self.target) {
-                Ok(()) => {}
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Put::Exists),
-                Err(_) => return Err(StoreError::NoPutIfAbsent(self.target.clone())),
-            },
+            // Over a network a repeated request finds what it did itself.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_named() => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return self.store.taken(&self.object),
+            Err(e) if is_refusal(&e) => return Err(StoreError::NoPutIfAbsent(self.target.clone())),
+            Err(e) => return Err(self.error("link", e)),
         }
-        for folder in self.target.parent().into_iter().chain(self.made.iter().map(PathBuf::as_path)) {
-            sync_folder(folder).map_err(|e| self.error("sync the folder of", e))?;
+        if let Some(folder) = self.target.parent() {
+            self.store.sync_folder(folder).map_err(|e| self.error("sync the folder of", e))?;
         }
         Ok(Put::Created)
+    }
+
+    /// By link, or where there are no links (EACCES, EMLINK and EXDEV are said by some file systems of other makes) by rename.
+    fn name(&self) -> io::Result<()> {
+        use ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks};
+        match self.store.files.link(&self.path, &self.target) {
+            Err(e)
+                if is_refusal(&e) || matches!(e.kind(), PermissionDenied | TooManyLinks | CrossesDevices) =>
+            {
+                self.store.files.rename(&self.path, &self.target)
+            }
+            result => result,
+        }
+    }
+
+    /// The target is this very file.
+    fn is_named(&self) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        match (self.file.metadata(), std::fs::metadata(&self.target)) {
+            (Ok(ours), Ok(theirs)) => identity(ours) == identity(theirs),
+            _ => false,
+        }
     }
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
+        if let Err(error) = self.store.files.remove(&self.path)
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder)?.sync_all()
-}
-
-/// Makes `folder` and its parents; returns the folders whose entries changed and so want a sync.
-fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let missing: Vec<&Path> =
-        folder.ancestors().take_while(|f| !f.as_os_str().is_empty() && !f.exists()).collect();
-    std::fs::create_dir_all(folder)?;
-    Ok(missing.into_iter().filter_map(Path::parent).map(Path::to_owned).collect())
-}
-
-#[cfg(target_os = "linux")]
-fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn rename_without_replacing(_from: &Path, _to: &Path) -> io::Result<()> {
-    Err(ErrorKind::Unsupported.into())
 }
 
 struct DiskUpload {

@@ -7,6 +7,7 @@
 mod conformance;
 pub mod decorators;
 pub mod disk;
+pub mod files;
 pub mod memory;
 
 use std::path::PathBuf;
@@ -179,13 +180,15 @@ pub trait Upload: Send {
 /// Entries of one page of a listing.
 pub const LIST_PAGE: usize = 1000;
 
-/// Lists everything below `prefix`.
+/// Lists everything below `prefix`; what a listing leaves out or says twice is left out or said twice.
 pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Object>, StoreError> {
     let mut all: Vec<Object> = Vec::new();
     loop {
         let after = all.last().map(|object| object.path.clone()).unwrap_or_default();
         let page = store.list(prefix, &after).await?;
-        let last = page.len() < LIST_PAGE;
+        // A store that gives the same page again must not keep us for ever.
+        let goes_on = page.last().is_some_and(|object| object.path > after);
+        let last = page.len() < LIST_PAGE || !goes_on;
         all.extend(page);
         if last {
             return Ok(all);

@@ -1,0 +1,10 @@
+//! What the tests of the vault share. Each test file uses a part of it.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
+
+pub mod chaos;
+pub mod frozen;
+pub mod machine;
+pub mod model;
+pub mod sample;

@@ -1,6 +1,6 @@
 //! Verify: proves that what the log names is there, unchanged, and covers every offset. Goes on after damage, to name all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bodley_io::BufferPool;
@@ -13,9 +13,10 @@ use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
+use crate::strays;
 use crate::vault::VaultError;
 use crate::vault::aborted::Aborted;
-use crate::vault::commit::{Receipt, SegmentRef, commit_path};
+use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
 use crate::vault::segment::{TRAILER_LEN, footer_len};
@@ -53,12 +54,17 @@ pub async fn verify(
     if vault.receipt().seq == 0 && !store.list("data/", "").await?.is_empty() {
         let message = "there is no commit, and segments are there: the log is lost";
         let issue = Issue::new("vault_damaged", Severity::Missing, message).object(commit_path(1));
-        report.errors.push(issue.hint("restore log/ and index/ from a copy of the vault"));
+        report.errors.push(issue.hint(
+            "restore log/ from a copy of the vault, or make a new vault of what is left: bodley rebuild",
+        ));
     }
     if let Some(expected) = &options.expect {
         expect(&vault, expected, &mut report).await?;
     }
-    let Log { state, by_segment, whole } = read_log(&mut vault, &mut report).await?;
+    let Log { state, by_segment, whole, named } = read_log(&mut vault, &mut report).await?;
+    if vault.receipt().seq > 0 {
+        report.notes.extend(strays::notes(&store, &named, whole).await?);
+    }
     for topic in state.topics.values() {
         report.topics.push(inventory::summarize(&state, topic));
         report.gaps.extend(inventory::gaps(&state, topic));
@@ -111,6 +117,8 @@ struct Log {
     by_segment: BySegment,
     /// All of it could.
     whole: bool,
+    /// Paths of the segments and tables in it.
+    named: HashSet<String>,
 }
 
 /// Reads all commits and tables; what is damaged is left out of the state and reported.
@@ -119,6 +127,7 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
     let mut by_segment = BySegment::new();
     let mut prev = None;
     let mut whole = true;
+    let mut named = HashSet::new();
     for seq in 1..=vault.receipt().seq {
         report.objects += 1;
         let (commit, digest) = match vault.read_commit(seq).await {
@@ -138,6 +147,8 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         prev = Some(digest);
         vault.features(&commit)?;
         state.add_commit(&commit);
+        named.extend(commit.segments.iter().map(SegmentRef::path));
+        named.extend(commit.tables.iter().map(TableRef::path));
         for table in &commit.tables {
             report.objects += 1;
             match vault.read_table(table).await {
@@ -168,7 +179,7 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         }
         report.errors.push(issue.object(commit_path(wrong.seq)));
     }
-    Ok(Log { state, by_segment, whole })
+    Ok(Log { state, by_segment, whole, named })
 }
 
 struct Checker {

@@ -12,7 +12,9 @@ use bodley_io::store::{Put, SharedStore, StoreError, list_all};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
+use super::commit::{
+    Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, is_segment_path, seq_of_path,
+};
 use super::rows::Rows;
 use super::state::{PartKey, State};
 use super::table::Table;
@@ -109,12 +111,15 @@ impl Vault {
             result => return result,
         };
         let log = store.list("log/", "").await.unwrap_or_default();
-        if !log.iter().any(|object| seq_of_path(&object.path).is_some()) {
+        let log = log.iter().any(|object| seq_of_path(&object.path).is_some());
+        let data = store.list("data/", "").await.unwrap_or_default();
+        if !log && !data.iter().any(|object| is_segment_path(&object.path)) {
             return Err(error);
         }
         let what = match error {
             VaultError::Foreign { what, .. } => what,
-            _ => "it is missing, and a log of commits is there".to_owned(),
+            _ if log => "it is missing, and a log of commits is there".to_owned(),
+            _ => "it is missing, and segments are there".to_owned(),
         };
         Err(VaultError::damaged(IDENTITY, what))
     }
@@ -313,10 +318,15 @@ impl Vault {
             return Err(VaultError::damaged(&path, "it does not follow the commit before it".into()));
         }
         let first = commit.seq == 1;
-        if first != (commit.op == Op::Init)
-            || (first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256))
-        {
-            return Err(VaultError::damaged(&path, "it and vault.json don't belong together".into()));
+        if first != (commit.op == Op::Init) {
+            return Err(VaultError::damaged(&path, "it has the operation of another commit".into()));
+        }
+        // The commit is proven by its own digest.
+        if first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256) {
+            return Err(VaultError::damaged(
+                IDENTITY,
+                "its SHA-256 is not what the first commit says".into(),
+            ));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod error;
 pub mod inventory;
 pub mod progress;
+pub mod rebuild;
 pub mod report;
 pub mod restore;
 pub mod select;

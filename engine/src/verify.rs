@@ -19,7 +19,7 @@ use crate::vault::aborted::Aborted;
 use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
-use crate::vault::segment::{TRAILER_LEN, footer_len};
+use crate::vault::segment::{MAX_FOOTER, TRAILER_LEN, footer_len};
 use crate::vault::state::{PartKey, State};
 use crate::vault::table::Table;
 use crate::vault::walk::walk;
@@ -30,8 +30,6 @@ const SPAN: usize = 8 << 20;
 const SLACK: usize = 8 << 10;
 /// Segments that are read at a time.
 const SEGMENTS: usize = 4;
-/// Largest footer that is read, bytes.
-const MAX_FOOTER: u64 = 1 << 30;
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -309,7 +307,7 @@ impl Checker {
             self.progress.advance(len as u64, len as u64);
             (at, rest) = (at + len as u64, behind);
         }
-        issues.extend(self.footer(segment, rows, at, crc).await?);
+        issues.extend(self.footer(segment, rows, (at, crc), pool).await?);
         Ok(issues)
     }
 
@@ -401,8 +399,8 @@ impl Checker {
         &self,
         segment: &SegmentRef,
         rows: &[Range],
-        at: u64,
-        crc: u64,
+        (at, crc): (u64, u64),
+        pool: &Arc<BufferPool>,
     ) -> Result<Option<Issue>, EngineError> {
         let path = segment.path();
         let len = segment.bytes.saturating_sub(at);
@@ -417,8 +415,7 @@ impl Checker {
         if len > MAX_FOOTER {
             return damaged("is longer than any footer");
         }
-        let pool = BufferPool::new(len as usize + SLACK, len as usize + SLACK);
-        let buf = pool.get(1).await.map_err(StoreError::from)?;
+        let buf = pool.get(len as usize + SLACK).await.map_err(StoreError::from)?;
         let bytes = self.store.read(&path, at, len as usize, buf).await?;
         self.progress.advance(len, len);
         let whole = crc64_combine(crc, crc64(&bytes), len);

@@ -25,7 +25,7 @@ const MAGIC: &str = "bodley-vault";
 const FORMAT: u32 = 1;
 const MAX_IDENTITY: u64 = 64 << 10;
 /// Largest table that is read, bytes.
-const MAX_TABLE: u64 = 1 << 30;
+pub(crate) const MAX_TABLE: u64 = 1 << 30;
 /// How often a commit is tried at the next number before we say that others are too fast.
 const MAX_RACES: usize = 100;
 
@@ -42,6 +42,9 @@ pub struct Identity {
     pub created: i64,
     /// Digest algorithm of chunks, or `none`.
     pub evidence: String,
+    /// The vault whose remains this one was made from, if it was; `unknown` when they did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
 }
 
 /// What a commit adds.
@@ -132,6 +135,9 @@ impl Vault {
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
                 return Err(VaultError::Foreign { url, what: "it is a file, or lies below one".into() });
             }
+            Err(StoreError::TooLarge { size, .. }) => {
+                return Err(VaultError::Foreign { url, what: format!("vault.json has {size} bytes") });
+            }
             Err(error) => return Err(error.into()),
         };
         let foreign = |what: String| VaultError::Foreign { url: url.clone(), what };
@@ -162,6 +168,23 @@ impl Vault {
 
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
+        Self::create_identity(store, cluster_id, None).await
+    }
+
+    /// Makes a vault from the remains of another.
+    pub async fn create_rebuilt(
+        store: SharedStore,
+        cluster_id: &str,
+        from: &str,
+    ) -> Result<Self, VaultError> {
+        Self::create_identity(store, cluster_id, Some(from.to_owned())).await
+    }
+
+    async fn create_identity(
+        store: SharedStore,
+        cluster_id: &str,
+        rebuilt_from: Option<String>,
+    ) -> Result<Self, VaultError> {
         for folder in ["log/", "data/"] {
             if !store.list(folder, "").await?.is_empty() {
                 let what = format!("it is missing, and objects under {folder} are there");
@@ -175,6 +198,7 @@ impl Vault {
             cluster_id: cluster_id.into(),
             created: now_ms(),
             evidence: "none".into(),
+            rebuilt_from,
         };
         let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
         store.put_if_absent(IDENTITY, bytes.into()).await?;
@@ -436,7 +460,10 @@ fn moved(rows: &Rows) -> Result<HashMap<PartKey, i64>, VaultError> {
             [a, b] => a.next != b.first || a.from != b.from || a.rewind != b.rewind,
             _ => false,
         });
-        let starts = ranges.first().is_some_and(|first| first.from == -1 || first.from == first.first);
+        // A rewind begins below the cursor.
+        let starts = ranges.first().is_some_and(|first| {
+            first.from == -1 || first.from == first.first || (first.rewind > 0 && first.first < first.from)
+        });
         if holes || !starts {
             return Err(VaultError::Internal(format!("rows of partition {} don't join", key.1)));
         }
@@ -449,6 +476,7 @@ fn moved(rows: &Rows) -> Result<HashMap<PartKey, i64>, VaultError> {
 fn missing(path: &str, error: StoreError) -> VaultError {
     match error {
         StoreError::NotFound { .. } => VaultError::damaged(path, "it is missing".into()),
+        StoreError::TooLarge { size, .. } => VaultError::damaged(path, format!("it has {size} bytes")),
         error => error.into(),
     }
 }

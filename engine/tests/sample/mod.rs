@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bodley_engine::vault::aborted::Aborted;
 use bodley_engine::vault::log::{Addition, Vault};
 use bodley_engine::vault::rows::{
-    AbortedRow, ConfigRow, GroupRow, Kind, NO_TIME, Range, Reason, Rows, TopicRow,
+    AbortedRow, ConfigRow, GroupRow, Kind, NO_TIME, Range, Reason, Rows, TopicRow, write_ranges,
 };
 use bodley_engine::vault::segment::{Footer, SegmentWriter};
+use bodley_engine::vault::table::TableWriter;
 use bodley_engine::vault::walk::walk;
 use bodley_engine::vault::{Receipt, SegmentRef};
 use bodley_engine::verify::{VerifyOptions, verify};
@@ -303,4 +304,16 @@ pub fn names(result: &Result<Report, EngineError>, path: &str) -> bool {
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     bodley_engine::vault::hex(&sha2::Sha256::digest(bytes))
+}
+
+/// A segment with other rows in its footer.
+pub fn refooted(segment: &SegmentRef, bytes: &[u8], rows: &[Range]) -> (SegmentRef, Vec<u8>) {
+    let end = rows.iter().map(|row| row.position as usize + row.stored as usize).max().unwrap();
+    let mut table = TableWriter::default();
+    write_ranges(&mut table.section("ranges", rows.len()), rows).unwrap();
+    let table = table.finish().unwrap();
+    let length = (table.len() as u64).to_le_bytes();
+    let bytes = [&bytes[..end], &table, &length, b"BDLYSEG1"].concat();
+    let crc64 = format!("{:016x}", bodley_protocol::checksum::crc64(&bytes));
+    (SegmentRef { bytes: bytes.len() as u64, crc64, ..segment.clone() }, bytes)
 }

@@ -49,6 +49,9 @@ pub async fn verify(
 ) -> Result<Report, EngineError> {
     let mut vault = Vault::open_damaged(Arc::clone(&store)).await?;
     let mut report = Report { receipt: vault.receipt_text(), ..Report::default() };
+    if let Some(from) = &vault.identity().rebuilt_from {
+        report.notes.push(format!("this vault was rebuilt from the remains of vault {from}"));
+    }
     if vault.receipt().seq == 0 && !store.list("data/", "").await?.is_empty() {
         let message = "there is no commit, and segments are there: the log is lost";
         let issue = Issue::new("vault_damaged", Severity::Missing, message).object(commit_path(1));

@@ -16,7 +16,7 @@ use crate::report::{Issue, Report};
 use crate::strays;
 use crate::vault::VaultError;
 use crate::vault::aborted::Aborted;
-use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path};
+use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
 use crate::vault::segment::{MAX_FOOTER, TRAILER_LEN, footer_len};
@@ -30,6 +30,9 @@ const SPAN: usize = 8 << 20;
 const SLACK: usize = 8 << 10;
 /// Segments that are read at a time.
 const SEGMENTS: usize = 4;
+
+/// A hole in the log of so many commits is gone through number by number.
+const ONE_BY_ONE: u64 = 100;
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -129,13 +132,16 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
     let mut prev = None;
     let mut whole = true;
     let mut named = HashSet::new();
-    for seq in 1..=vault.receipt().seq {
+    let mut seq = 0;
+    while seq < vault.receipt().seq {
+        seq += 1;
         report.objects += 1;
         let (commit, digest) = match vault.read_commit(seq).await {
             Ok(read) => read,
             Err(error) => {
                 damage(error, report)?;
                 (prev, whole) = (None, false);
+                seq = skip_hole(vault, seq, report).await?;
                 continue;
             }
         };
@@ -181,6 +187,20 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         report.errors.push(issue.object(commit_path(wrong.seq)));
     }
     Ok(Log { state, by_segment, whole, named })
+}
+
+/// Where many commits behind `seq` are missing, one issue says so. Returns the last number that is dealt with.
+async fn skip_hole(vault: &Vault, seq: u64, report: &mut Report) -> Result<u64, EngineError> {
+    let listed = vault.store().list("log/", &commit_path(seq)).await?;
+    let next = listed.iter().find_map(|object| seq_of_path(&object.path)).unwrap_or(seq);
+    // A listing may be short: numbers nearby are tried one by one.
+    if next <= seq.saturating_add(ONE_BY_ONE) {
+        return Ok(seq);
+    }
+    let (first, last) = (commit_path(seq + 1), commit_path(next - 1));
+    let message = format!("commits {} to {} are missing: {first} to {last}", seq + 1, next - 1);
+    report.errors.push(Issue::new("vault_damaged", Severity::Missing, message).object(first));
+    Ok(next - 1)
 }
 
 struct Checker {

@@ -264,6 +264,35 @@ async fn a_commit_that_is_repeated() {
     }
 }
 
+/// One file with a number far ahead makes a hole of a million million commits: said once, not gone through.
+#[tokio::test]
+async fn a_commit_far_ahead() {
+    let sample = Sample::new().await;
+    let far = "log/0000000100000000/0007.json";
+    sample.put(far, sample.objects[&sample.paths("log/")[1]].clone());
+    for quick in [true, false] {
+        let result = sample.verified(quick).await;
+        damaged(&result, far, "far ahead");
+        let report = result.unwrap();
+        assert!(report.errors.len() < 5, "{report:?}");
+        let hole = "commits 6 to 1000000000006 are missing";
+        assert!(report.errors.iter().any(|issue| issue.message.starts_with(hole)), "{report:?}");
+    }
+    look(&sample, far).await;
+}
+
+/// Larger than anything that makes sense, and than what is read at once.
+#[tokio::test]
+async fn objects_of_monstrous_size() {
+    let sample = Sample::new().await;
+    for (path, size) in [("vault.json".to_owned(), 65 << 10), (sample.paths("log/")[1].clone(), 65 << 20)] {
+        sample.put(&path, vec![b' '; size]);
+        damaged(&sample.verified(true).await, &path, "monstrous");
+        look(&sample, &path).await;
+        sample.heal();
+    }
+}
+
 #[tokio::test]
 async fn what_a_newer_version_wrote_is_refused() {
     let sample = Sample::new().await;

@@ -61,6 +61,9 @@ pub enum Command {
     /// Put topics of a vault into a cluster, where they are missing or empty
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore(Restore),
+    /// Make a new vault from what is left of one whose log is lost or damaged
+    #[command(after_help = REBUILD_EXAMPLES)]
+    Rebuild(Rebuild),
     /// List a vault's topics with sizes, records, times and gaps
     List(List),
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
@@ -99,6 +102,14 @@ Examples:
   bodley restore -b other:9092 --vault /backups/prod
   bodley restore -b broker:9092 --vault /backups/prod --topic orders --rename orders=orders-restored
   bodley restore -b dev:9092 --vault /backups/prod --replication-factor 1 --topic-config retention.ms=86400000";
+
+const REBUILD_EXAMPLES: &str = "\
+Rows come from the index tables and, where those are lost, from the segments' footers; every chunk is checked on the way.
+The damaged vault is only read. What is lost becomes a gap; what is lost or doubtful is listed: exit 3.
+
+Examples:
+  bodley rebuild --vault /backups/prod --to-vault /backups/prod-2
+  bodley rebuild --vault /backups/prod --to-vault /backups/prod-2 --cluster-id 4L6g3nShT-eMCtK--X86sw";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -224,6 +235,25 @@ pub enum Groups {
     Map,
     /// Left alone.
     None,
+}
+
+/// `bodley rebuild`
+#[derive(Debug, ClapArgs)]
+pub struct Rebuild {
+    #[command(flatten)]
+    pub vault: VaultArg,
+    /// The new vault: a folder that is empty or does not exist
+    #[arg(long, value_name = "URL")]
+    pub to_vault: String,
+    /// Id of the source cluster, when vault.json is lost
+    #[arg(long, value_name = "ID")]
+    pub cluster_id: Option<String>,
+    /// Read at most so many bytes per second from the old vault (K, M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_read: Option<Rate>,
+    /// Write at most so many bytes per second to the new one
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_write: Option<Rate>,
 }
 
 /// `bodley list`

@@ -93,6 +93,13 @@ pub fn print_report(report: &Report, summary: &str) {
     }
 }
 
+/// Says that a vault was made from the remains of another.
+pub fn print_rebuilt(from: Option<&str>) {
+    if let Some(from) = from {
+        eprintln!("bodley: note: this vault was rebuilt from the remains of vault {from}");
+    }
+}
+
 const MANY: usize = 20;
 
 /// Rows with columns padded to their widest cell; numbers (from the second column on) to the right.

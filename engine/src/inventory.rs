@@ -15,6 +15,9 @@ use crate::vault::state::{PartitionState, State};
 /// A vault's contents.
 #[derive(Debug, Serialize)]
 pub struct Inventory {
+    /// The vault whose remains this one was made from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
     /// `seq:sha256` of the newest commit, if there is one.
     pub receipt: Option<String>,
     /// Its number.
@@ -58,6 +61,9 @@ impl std::ops::Deref for ListedTopic {
 /// One name's topics in detail.
 #[derive(Debug, Serialize)]
 pub struct TopicDetail {
+    /// The vault whose remains this one was made from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
     /// The newest first.
     pub incarnations: Vec<Incarnation>,
 }
@@ -101,6 +107,9 @@ pub struct PartitionDetail {
 /// The log.
 #[derive(Debug, Serialize)]
 pub struct Commits {
+    /// The vault whose remains this one was made from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
     /// From the first on.
     pub commits: Vec<ListedCommit>,
 }
@@ -129,6 +138,9 @@ pub struct ListedCommit {
 /// Committed offsets of consumer groups.
 #[derive(Debug, Serialize)]
 pub struct Groups {
+    /// The vault whose remains this one was made from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
     /// By group, topic and partition.
     pub groups: Vec<ListedOffset>,
 }
@@ -170,6 +182,7 @@ pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
     let groups: std::collections::BTreeSet<_> =
         state.groups.iter().filter(|(_, pair)| pair.header.present).map(|((group, _), _)| group).collect();
     Ok(Inventory {
+        rebuilt_from: vault.identity().rebuilt_from.clone(),
         receipt: vault.receipt_text(),
         seq: vault.receipt().seq,
         committed: vault.head_time(),
@@ -185,7 +198,9 @@ pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
 
 /// Shows all topics of a name.
 pub async fn show_topic(store: SharedStore, name: &str) -> Result<TopicDetail, EngineError> {
-    let state = Vault::open(store).await?.fold(true).await?;
+    let mut vault = Vault::open(store).await?;
+    let state = vault.fold(true).await?;
+    let rebuilt_from = vault.identity().rebuilt_from.clone();
     let lives = state.lives(name);
     if lives.is_empty() {
         return Err(EngineError::Refused(format!("there is no topic `{name}` in the vault")));
@@ -196,7 +211,7 @@ pub async fn show_topic(store: SharedStore, name: &str) -> Result<TopicDetail, E
         partitions: partitions(&state, row).map(|(partition, state)| detail(partition, state)).collect(),
         gaps: gaps(&state, row),
     });
-    Ok(TopicDetail { incarnations: incarnations.collect() })
+    Ok(TopicDetail { rebuilt_from, incarnations: incarnations.collect() })
 }
 
 /// Shows the log.
@@ -216,12 +231,14 @@ pub async fn show_commits(store: SharedStore) -> Result<Commits, EngineError> {
             digest,
         });
     }
-    Ok(Commits { commits })
+    Ok(Commits { rebuilt_from: vault.identity().rebuilt_from.clone(), commits })
 }
 
 /// Shows the newest snapshot of consumer groups.
 pub async fn show_groups(store: SharedStore) -> Result<Groups, EngineError> {
-    let state = Vault::open(store).await?.fold(false).await?;
+    let mut vault = Vault::open(store).await?;
+    let state = vault.fold(false).await?;
+    let rebuilt_from = vault.identity().rebuilt_from.clone();
     let mut groups = Vec::new();
     for ((group, id), pair) in state.groups.iter().filter(|(_, pair)| pair.header.present) {
         let topic = state.topics.get(id).map_or_else(|| hex(id), |topic| topic.name.clone());
@@ -235,7 +252,7 @@ pub async fn show_groups(store: SharedStore) -> Result<Groups, EngineError> {
             unstable: pair.header.unstable,
         }));
     }
-    Ok(Groups { groups })
+    Ok(Groups { rebuilt_from, groups })
 }
 
 fn partitions<'a>(state: &'a State, row: &'a TopicRow) -> impl Iterator<Item = (u32, &'a PartitionState)> {

@@ -4,9 +4,11 @@ pub mod backup;
 pub mod error;
 pub mod inventory;
 pub mod progress;
+pub mod rebuild;
 pub mod report;
 pub mod restore;
 pub mod select;
+pub mod strays;
 pub mod vault;
 pub mod verify;
 

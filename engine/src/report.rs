@@ -72,7 +72,7 @@ pub struct Gap {
     pub first: i64,
     /// Last offset, exclusive.
     pub next: i64,
-    /// `retention`, `corrupt` or `truncated`.
+    /// `retention`, `corrupt`, `truncated` or `lost`.
     pub reason: &'static str,
 }
 
@@ -129,6 +129,12 @@ impl Issue {
     /// About a partition, at an offset if one is known.
     pub fn at(mut self, topic: &str, partition: u32, offset: Option<i64>) -> Self {
         (self.topic, self.partition, self.offset) = (Some(topic.into()), Some(partition), offset);
+        self
+    }
+
+    /// About a topic as a whole.
+    pub fn topic(mut self, topic: &str) -> Self {
+        self.topic = Some(topic.into());
         self
     }
 

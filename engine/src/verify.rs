@@ -1,6 +1,6 @@
 //! Verify: proves that what the log names is there, unchanged, and covers every offset. Goes on after damage, to name all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bodley_io::BufferPool;
@@ -13,12 +13,13 @@ use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
+use crate::strays;
 use crate::vault::VaultError;
 use crate::vault::aborted::Aborted;
-use crate::vault::commit::{Receipt, SegmentRef, commit_path};
+use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
-use crate::vault::segment::{TRAILER_LEN, footer_len};
+use crate::vault::segment::{MAX_FOOTER, TRAILER_LEN, footer_len};
 use crate::vault::state::{PartKey, State};
 use crate::vault::table::Table;
 use crate::vault::walk::walk;
@@ -29,8 +30,9 @@ const SPAN: usize = 8 << 20;
 const SLACK: usize = 8 << 10;
 /// Segments that are read at a time.
 const SEGMENTS: usize = 4;
-/// Largest footer that is read, bytes.
-const MAX_FOOTER: u64 = 1 << 30;
+
+/// A hole in the log of so many commits is gone through number by number.
+const ONE_BY_ONE: u64 = 100;
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,9 @@ pub async fn verify(
 ) -> Result<Report, EngineError> {
     let mut vault = Vault::open_damaged(Arc::clone(&store)).await?;
     let mut report = Report { receipt: vault.receipt_text(), ..Report::default() };
+    if let Some(from) = &vault.identity().rebuilt_from {
+        report.notes.push(format!("this vault was rebuilt from the remains of vault {from}"));
+    }
     // A first run may begin between the two looks.
     if vault.receipt().seq == 0
         && !store.list("data/", "").await?.is_empty()
@@ -57,12 +62,17 @@ pub async fn verify(
     {
         let message = "there is no commit, and segments are there: the log is lost";
         let issue = Issue::new("vault_damaged", Severity::Missing, message).object(commit_path(1));
-        report.errors.push(issue.hint("restore log/ and index/ from a copy of the vault"));
+        report.errors.push(issue.hint(
+            "restore log/ from a copy of the vault, or make a new vault of what is left: bodley rebuild",
+        ));
     }
     if let Some(expected) = &options.expect {
         expect(&vault, expected, &mut report).await?;
     }
-    let Log { state, by_segment, whole } = read_log(&mut vault, &mut report).await?;
+    let Log { state, by_segment, whole, named } = read_log(&mut vault, &mut report).await?;
+    if vault.receipt().seq > 0 {
+        report.notes.extend(strays::notes(&store, &named, whole).await?);
+    }
     for topic in state.topics.values() {
         report.topics.push(inventory::summarize(&state, topic));
         report.gaps.extend(inventory::gaps(&state, topic));
@@ -115,6 +125,8 @@ struct Log {
     by_segment: BySegment,
     /// All of it could.
     whole: bool,
+    /// Paths of the segments and tables in it.
+    named: HashSet<String>,
 }
 
 /// Reads all commits and tables; what is damaged is left out of the state and reported.
@@ -123,13 +135,17 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
     let mut by_segment = BySegment::new();
     let mut prev = None;
     let mut whole = true;
-    for seq in 1..=vault.receipt().seq {
+    let mut named = HashSet::new();
+    let mut seq = 0;
+    while seq < vault.receipt().seq {
+        seq += 1;
         report.objects += 1;
         let (commit, digest) = match vault.read_commit(seq).await {
             Ok(read) => read,
             Err(error) => {
                 damage(error, report)?;
                 (prev, whole) = (None, false);
+                seq = skip_hole(vault, seq, report).await?;
                 continue;
             }
         };
@@ -142,6 +158,8 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         prev = Some(digest);
         vault.features(&commit)?;
         state.add_commit(&commit);
+        named.extend(commit.segments.iter().map(SegmentRef::path));
+        named.extend(commit.tables.iter().map(TableRef::path));
         for table in &commit.tables {
             report.objects += 1;
             match vault.read_table(table).await {
@@ -172,7 +190,21 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         }
         report.errors.push(issue.object(commit_path(wrong.seq)));
     }
-    Ok(Log { state, by_segment, whole })
+    Ok(Log { state, by_segment, whole, named })
+}
+
+/// Where many commits behind `seq` are missing, one issue says so. Returns the last number that is dealt with.
+async fn skip_hole(vault: &Vault, seq: u64, report: &mut Report) -> Result<u64, EngineError> {
+    let listed = vault.store().list("log/", &commit_path(seq)).await?;
+    let next = listed.iter().find_map(|object| seq_of_path(&object.path)).unwrap_or(seq);
+    // A listing may be short: numbers nearby are tried one by one.
+    if next <= seq.saturating_add(ONE_BY_ONE) {
+        return Ok(seq);
+    }
+    let (first, last) = (commit_path(seq + 1), commit_path(next - 1));
+    let message = format!("commits {} to {} are missing: {first} to {last}", seq + 1, next - 1);
+    report.errors.push(Issue::new("vault_damaged", Severity::Missing, message).object(first));
+    Ok(next - 1)
 }
 
 struct Checker {
@@ -302,7 +334,7 @@ impl Checker {
             self.progress.advance(len as u64, len as u64);
             (at, rest) = (at + len as u64, behind);
         }
-        issues.extend(self.footer(segment, rows, at, crc).await?);
+        issues.extend(self.footer(segment, rows, (at, crc), pool).await?);
         Ok(issues)
     }
 
@@ -394,8 +426,8 @@ impl Checker {
         &self,
         segment: &SegmentRef,
         rows: &[Range],
-        at: u64,
-        crc: u64,
+        (at, crc): (u64, u64),
+        pool: &Arc<BufferPool>,
     ) -> Result<Option<Issue>, EngineError> {
         let path = segment.path();
         let len = segment.bytes.saturating_sub(at);
@@ -410,8 +442,7 @@ impl Checker {
         if len > MAX_FOOTER {
             return damaged("is longer than any footer");
         }
-        let pool = BufferPool::new(len as usize + SLACK, len as usize + SLACK);
-        let buf = pool.get(1).await.map_err(StoreError::from)?;
+        let buf = pool.get(len as usize + SLACK).await.map_err(StoreError::from)?;
         let bytes = self.store.read(&path, at, len as usize, buf).await?;
         self.progress.advance(len, len);
         let whole = crc64_combine(crc, crc64(&bytes), len);

@@ -448,7 +448,7 @@ class Vault:
             self.open_segment(name)
         for row in (row for rows in self.rows.values() for row in rows):
             if row["kind"] == GAP:
-                reason = {1: "retention", 2: "corrupt", 3: "truncated"}.get(row["reason"], "unknown")
+                reason = {1: "retention", 2: "corrupt", 3: "truncated", 4: "lost"}.get(row["reason"], "unknown")
                 print(f"{self.place(row)}: lost up to {row['next']} ({reason})", file=sys.stderr)
             if row["kind"] == DATA:
                 with naming(self.place(row)):

@@ -13,6 +13,7 @@ pub async fn run(flags: List, format: OutputFormat) -> Outcome {
         output::print_json("list", 0, &inventory);
         return Ok(0);
     }
+    output::print_rebuilt(inventory.rebuilt_from.as_deref());
     let header = ["topic", "partitions", "records", "bytes", "first", "last", "gaps", ""];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     for topic in &inventory.topics {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod list;
+mod rebuild;
 mod restore;
 mod show;
 mod verify;
@@ -34,6 +35,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Backup(flags) => ("backup", backup::run(flags, &args.common).await),
         Command::Verify(flags) => ("verify", verify::run(flags, &args.common).await),
         Command::Restore(flags) => ("restore", restore::run(flags, &args.common).await),
+        Command::Rebuild(flags) => ("rebuild", rebuild::run(flags, &args.common).await),
         Command::List(flags) => ("list", list::run(flags, format).await),
         Command::Show(flags) => ("show", show::run(flags, format).await),
         Command::Completions { shell } => ("completions", completions(shell)),
@@ -60,8 +62,8 @@ fn throttle(rate: Option<Rate>) -> Option<Arc<Throttle>> {
     rate.map(|Rate(bytes)| Arc::new(Throttle::new(bytes)))
 }
 
-/// The store that a URL names, with its policies around it.
-fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<SharedStore, Box<Ended>> {
+/// The folder that a URL names.
+fn folder(url: &str) -> Result<&str, Box<Ended>> {
     let path = match url.split_once("://") {
         None => url,
         Some(("file", path)) if path.starts_with('/') => path,
@@ -70,9 +72,15 @@ fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<Shar
             return Err(usage(format!("`{url}`: this version keeps vaults in folders, not on {scheme}://")));
         }
     };
-    if path.is_empty() {
-        return Err(usage("--vault is empty: name a folder".to_owned()));
+    match path.is_empty() {
+        true => Err(usage("--vault is empty: name a folder".to_owned())),
+        false => Ok(path),
     }
+}
+
+/// The store that a URL names, with its policies around it.
+fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<SharedStore, Box<Ended>> {
+    let path = folder(url)?;
     let mut store: SharedStore = Arc::new(DiskStore::new(path, DirectIo::Auto));
     if read.is_some() || write.is_some() {
         store = Arc::new(Throttled::new(store, throttle(read), throttle(write)));

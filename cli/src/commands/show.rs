@@ -10,21 +10,29 @@ pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
     let store = open_store(&flags.vault.vault, None, None)?;
     if let Some(topic) = &flags.topic {
         let shown = inventory::show_topic(store, topic).await?;
-        print(format, &shown, topic_rows);
+        print(format, &shown, shown.rebuilt_from.as_deref(), topic_rows);
     } else if flags.commits {
         let shown = inventory::show_commits(store).await?;
-        print(format, &shown, commit_rows);
+        print(format, &shown, shown.rebuilt_from.as_deref(), commit_rows);
     } else {
         let shown = inventory::show_groups(store).await?;
-        print(format, &shown, group_rows);
+        print(format, &shown, shown.rebuilt_from.as_deref(), group_rows);
     }
     Ok(0)
 }
 
-fn print<T: serde::Serialize>(format: OutputFormat, shown: &T, rows: impl Fn(&T) -> String) {
+fn print<T: serde::Serialize>(
+    format: OutputFormat,
+    shown: &T,
+    rebuilt_from: Option<&str>,
+    rows: impl Fn(&T) -> String,
+) {
     match format {
         OutputFormat::Json => output::print_json("show", 0, shown),
-        OutputFormat::Text => output::print(&rows(shown)),
+        OutputFormat::Text => {
+            output::print_rebuilt(rebuilt_from);
+            output::print(&rows(shown));
+        }
     }
 }
 

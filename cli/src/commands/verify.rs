@@ -6,7 +6,7 @@ use std::time::Instant;
 use bodley_engine::verify::{VerifyOptions, verify};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_store, usage};
+use super::{Outcome, finish, folder, open_store, usage};
 use crate::args::{Common, Verify};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -22,10 +22,31 @@ pub async fn run(flags: Verify, common: &Common) -> Outcome {
     let options = VerifyOptions { quick: flags.quick, expect };
     let result = verify(store, options, progress, signals.stop()).await;
     drop(display);
-    let report = result?;
+    let mut report = result?;
+    report.notes.extend(unfinished(folder(&flags.vault.vault)?));
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common.output, "verify", code, &report, &summary(&report, flags.quick, start));
     Ok(code)
+}
+
+/// A note about the unfinished files of runs that were killed; the store does not show them.
+fn unfinished(root: &str) -> Option<String> {
+    let (mut count, mut bytes) = (0u64, 0u64);
+    let mut folders = vec![std::path::PathBuf::from(root)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+                (count, bytes) = (count + 1, bytes + meta.len());
+            }
+        }
+    }
+    let files = if count == 1 { "unfinished file" } else { "unfinished files" };
+    let note =
+        format!("{count} {files} (.tmp-*), {bytes} bytes: of a run under way, or of one that was killed");
+    (count > 0).then_some(note)
 }
 
 fn summary(report: &Report, quick: bool, start: Instant) -> String {

@@ -1,12 +1,6 @@
-//! Bytes as the records of a Fetch: what the walk accepts is whole, in order and accounted for.
 #![no_main]
 
-use bodley_engine::vault::aborted::Aborted;
-use bodley_engine::vault::walk::walk;
-use libfuzzer_sys::fuzz_target;
+#[path = "../targets/walk.rs"]
+mod target;
 
-fuzz_target!(|data: &[u8]| {
-    let walk = walk(data, 0, i64::MAX, &mut Aborted::default());
-    assert!(walk.len <= data.len() && walk.kept <= walk.records && walk.next >= 0);
-    assert_eq!(walk.crc64, bodley_protocol::checksum::crc64(&data[..walk.len]));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

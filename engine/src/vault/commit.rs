@@ -79,6 +79,20 @@ pub fn segment_path(id: &str) -> String {
     format!("data/{id}.seg")
 }
 
+/// Whether a segment may be at `path`.
+pub fn is_segment_path(path: &str) -> bool {
+    path.strip_prefix("data/").and_then(|file| file.strip_suffix(".seg")).is_some_and(is_ulid)
+}
+
+/// Whether a table may be at `path`.
+pub fn is_table_path(path: &str) -> bool {
+    path.strip_prefix("index/").and_then(|file| file.strip_suffix(".tbl")).is_some_and(is_ulid)
+}
+
+fn is_ulid(id: &str) -> bool {
+    ulid::Ulid::from_string(id).is_ok_and(|read| read.to_string() == id)
+}
+
 /// Line 1 of a commit object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {

@@ -12,7 +12,9 @@ use bodley_io::store::{Put, SharedStore, StoreError, list_all};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
+use super::commit::{
+    Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, is_segment_path, seq_of_path,
+};
 use super::rows::Rows;
 use super::state::{PartKey, State};
 use super::table::Table;
@@ -23,7 +25,7 @@ const MAGIC: &str = "bodley-vault";
 const FORMAT: u32 = 1;
 const MAX_IDENTITY: u64 = 64 << 10;
 /// Largest table that is read, bytes.
-const MAX_TABLE: u64 = 1 << 30;
+pub(crate) const MAX_TABLE: u64 = 1 << 30;
 /// How often a commit is tried at the next number before we say that others are too fast.
 const MAX_RACES: usize = 100;
 
@@ -40,6 +42,9 @@ pub struct Identity {
     pub created: i64,
     /// Digest algorithm of chunks, or `none`.
     pub evidence: String,
+    /// The vault whose remains this one was made from, if it was; `unknown` when they did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt_from: Option<String>,
 }
 
 /// What a commit adds.
@@ -117,7 +122,9 @@ impl Vault {
             result => return result,
         };
         let log = store.list("log/", "").await.unwrap_or_default();
-        if !log.iter().any(|object| seq_of_path(&object.path).is_some()) {
+        let log = log.iter().any(|object| seq_of_path(&object.path).is_some());
+        let data = store.list("data/", "").await.unwrap_or_default();
+        if !log && !data.iter().any(|object| is_segment_path(&object.path)) {
             return Err(error);
         }
         // Another writer may have made the vault between the two looks.
@@ -127,7 +134,8 @@ impl Vault {
         };
         let what = match error {
             VaultError::Foreign { what, .. } => what,
-            _ => "it is missing, and a log of commits is there".to_owned(),
+            _ if log => "it is missing, and a log of commits is there".to_owned(),
+            _ => "it is missing, and segments are there".to_owned(),
         };
         Err(VaultError::damaged(IDENTITY, what))
     }
@@ -139,6 +147,9 @@ impl Vault {
             Err(StoreError::NotFound { .. }) => return Err(VaultError::Absent { url }),
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
                 return Err(VaultError::Foreign { url, what: "it is a file, or lies below one".into() });
+            }
+            Err(StoreError::TooLarge { size, .. }) => {
+                return Err(VaultError::Foreign { url, what: format!("vault.json has {size} bytes") });
             }
             Err(error) => return Err(error.into()),
         };
@@ -172,6 +183,23 @@ impl Vault {
 
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
+        Self::create_identity(store, cluster_id, None).await
+    }
+
+    /// Makes a vault from the remains of another.
+    pub async fn create_rebuilt(
+        store: SharedStore,
+        cluster_id: &str,
+        from: &str,
+    ) -> Result<Self, VaultError> {
+        Self::create_identity(store, cluster_id, Some(from.to_owned())).await
+    }
+
+    async fn create_identity(
+        store: SharedStore,
+        cluster_id: &str,
+        rebuilt_from: Option<String>,
+    ) -> Result<Self, VaultError> {
         for folder in ["log/", "data/"] {
             if store.list(folder, "").await?.is_empty() {
                 continue;
@@ -189,6 +217,7 @@ impl Vault {
             cluster_id: cluster_id.into(),
             created: now_ms(),
             evidence: "none".into(),
+            rebuilt_from,
         };
         let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
         store.put_if_absent(IDENTITY, bytes.into()).await?;
@@ -349,10 +378,15 @@ impl Vault {
             return Err(VaultError::damaged(&path, "it does not follow the commit before it".into()));
         }
         let first = commit.seq == 1;
-        if first != (commit.op == Op::Init)
-            || (first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256))
-        {
-            return Err(VaultError::damaged(&path, "it and vault.json don't belong together".into()));
+        if first != (commit.op == Op::Init) {
+            return Err(VaultError::damaged(&path, "it has the operation of another commit".into()));
+        }
+        // The commit is proven by its own digest.
+        if first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256) {
+            return Err(VaultError::damaged(
+                IDENTITY,
+                "its SHA-256 is not what the first commit says".into(),
+            ));
         }
         Ok(())
     }
@@ -487,7 +521,9 @@ fn moved(rows: &Rows) -> Result<HashMap<PartKey, Moved>, VaultError> {
         });
         let backwards = ranges.iter().any(|range| range.first < 0 || range.next < range.first);
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { continue };
-        let starts = first.from == -1 || first.from == first.first;
+        // A rewind begins below the cursor.
+        let rewinds = first.rewind > 0 && first.first < first.from;
+        let starts = first.from == -1 || first.from == first.first || rewinds;
         if holes || backwards || !starts {
             return Err(VaultError::Internal(format!("rows of partition {} don't join", key.1)));
         }
@@ -500,6 +536,7 @@ fn moved(rows: &Rows) -> Result<HashMap<PartKey, Moved>, VaultError> {
 fn missing(path: &str, error: StoreError) -> VaultError {
     match error {
         StoreError::NotFound { .. } => VaultError::damaged(path, "it is missing".into()),
+        StoreError::TooLarge { size, .. } => VaultError::damaged(path, format!("it has {size} bytes")),
         error => error.into(),
     }
 }

@@ -86,6 +86,18 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The id of a topic whose broker has none: two writers of one vault make the same one.
+pub(crate) fn synthetic_id(vault_id: &str, name: &str, incarnation: u32) -> bodley_protocol::TopicId {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    let id = u128::from_str_radix(vault_id, 16).unwrap_or_default();
+    hash.update(id.to_be_bytes());
+    hash.update(name.as_bytes());
+    hash.update(incarnation.to_be_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
 /// SHA-256 as hex.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;

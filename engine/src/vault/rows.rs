@@ -31,6 +31,8 @@ pub enum Reason {
     Corrupt,
     /// The source's log was truncated.
     Truncated,
+    /// It was in a vault that this one was rebuilt from, and is lost there.
+    Lost,
 }
 
 impl Reason {
@@ -40,6 +42,7 @@ impl Reason {
             Self::Retention => "retention",
             Self::Corrupt => "corrupt",
             Self::Truncated => "truncated",
+            Self::Lost => "lost",
         }
     }
 }
@@ -52,6 +55,7 @@ impl Kind {
             Self::Gap(Reason::Retention) => (2, 1),
             Self::Gap(Reason::Corrupt) => (2, 2),
             Self::Gap(Reason::Truncated) => (2, 3),
+            Self::Gap(Reason::Lost) => (2, 4),
         }
     }
 
@@ -62,6 +66,7 @@ impl Kind {
             (2, 1) => Self::Gap(Reason::Retention),
             (2, 2) => Self::Gap(Reason::Corrupt),
             (2, 3) => Self::Gap(Reason::Truncated),
+            (2, 4) => Self::Gap(Reason::Lost),
             _ => return Err(VaultError::Unsupported(format!("range rows of kind {kind}, reason {reason}"))),
         })
     }
@@ -258,7 +263,7 @@ impl Rows {
             rows.topics = read_topics(&section)?;
         }
         if let Some(section) = table.section("configs")? {
-            let columns = section.fixed("topic", [0; 16])?.into_iter().zip(section.text("name")?);
+            let columns = section.key("topic")?.into_iter().zip(section.key_text("name")?);
             let columns = columns.zip(section.text("value")?);
             let row = |((topic, name), value): ((_, Option<String>), _)| ConfigRow {
                 topic,
@@ -313,6 +318,9 @@ macro_rules! zip_rows {
 }
 
 fn read_ranges(section: &Section<'_>) -> Result<Vec<Range>, VaultError> {
+    // The keys first: they bound what is allocated for the rest.
+    let (topics, partitions) = (section.key("topic")?, section.key("partition")?);
+    let (firsts, nexts) = (section.key("first")?, section.key("next")?);
     if section.fixed("codec", 0u8)?.iter().any(|codec| *codec != 0)
         || section.fixed("key_id", [0u8; 16])?.iter().any(|key| *key != [0; 16])
     {
@@ -321,12 +329,12 @@ fn read_ranges(section: &Section<'_>) -> Result<Vec<Range>, VaultError> {
     let codes = section.fixed("kind", 0u8)?.into_iter().zip(section.fixed("reason", 0u8)?);
     let kinds = codes.map(|(kind, reason)| Kind::from_codes(kind, reason)).collect::<Result<Vec<_>, _>>()?;
     Ok(zip_rows!(Range {
-        topic: section.fixed("topic", [0; 16])?,
-        partition: section.fixed("partition", 0)?,
+        topic: topics,
+        partition: partitions,
         kind: kinds,
         rewind: section.fixed("rewind", 0)?,
-        first: section.fixed("first", 0)?,
-        next: section.fixed("next", 0)?,
+        first: firsts,
+        next: nexts,
         last_epoch: section.fixed("last_epoch", -1)?,
         leader_epoch: section.fixed("leader_epoch", -1)?,
         lso: section.fixed("lso", -1)?,
@@ -366,8 +374,8 @@ fn texts(values: Vec<Option<String>>) -> Vec<String> {
 
 fn read_topics(section: &Section<'_>) -> Result<Vec<TopicRow>, VaultError> {
     Ok(zip_rows!(TopicRow {
-        topic: section.fixed("topic", [0; 16])?,
-        name: texts(section.text("name")?),
+        topic: section.key("topic")?,
+        name: texts(section.key_text("name")?),
         present: flags(section.fixed("state", 1)?),
         partitions: section.fixed("partitions", 0)?,
         replication: section.fixed("replication", 0)?,
@@ -393,8 +401,8 @@ fn write_groups(section: &mut SectionWriter<'_>, rows: &[GroupRow]) -> Result<()
 
 fn read_groups(section: &Section<'_>) -> Result<Vec<GroupRow>, VaultError> {
     Ok(zip_rows!(GroupRow {
-        group: texts(section.text("group")?),
-        topic: section.fixed("topic", [0; 16])?,
+        group: texts(section.key_text("group")?),
+        topic: section.key("topic")?,
         partition: section.fixed("partition", -1)?,
         present: flags(section.fixed("state", 1)?),
         kind: texts(section.text("type")?),
@@ -408,14 +416,15 @@ fn read_groups(section: &Section<'_>) -> Result<Vec<GroupRow>, VaultError> {
 }
 
 fn read_aborted(section: &Section<'_>) -> Result<Vec<AbortedRow>, VaultError> {
+    let (topics, firsts) = (section.key("topic")?, section.key("first")?);
     let mut markers = section.fixed("marker", -1i64)?;
     markers.iter_mut().filter(|marker| **marker < 0).for_each(|marker| *marker = i64::MAX);
     Ok(zip_rows!(AbortedRow {
-        topic: section.fixed("topic", [0; 16])?,
-        partition: section.fixed("partition", 0)?,
+        topic: topics,
+        partition: section.key("partition")?,
         rewind: section.fixed("rewind", 0)?,
-        producer_id: section.fixed("producer_id", -1)?,
-        first: section.fixed("first", 0)?,
+        producer_id: section.key("producer_id")?,
+        first: firsts,
         marker: markers,
     }))
 }

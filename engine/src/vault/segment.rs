@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use bodley_io::store::{SharedStore, Upload};
+use bodley_io::store::{SharedStore, StoreError, Upload};
 use bodley_io::{BufferPool, Filled, PartBuf};
 use bodley_protocol::checksum::{crc64, crc64_combine};
 
 use super::VaultError;
 use super::commit::{SegmentRef, segment_path};
-use super::rows::{Range, TopicRow, write_ranges, write_topics};
-use super::table::TableWriter;
+use super::rows::{Range, Rows, TopicRow, write_ranges, write_topics};
+use super::table::{Table, TableWriter};
 
 const MAGIC: &[u8; 8] = b"BDLYSEG1";
 /// Length of a part buffer, bytes.
@@ -177,6 +177,37 @@ impl SegmentWriter {
 
 /// Bytes of the trailer behind the footer: its length and the magic.
 pub const TRAILER_LEN: usize = 16;
+
+/// Largest footer that is read, bytes.
+pub const MAX_FOOTER: u64 = 1 << 30;
+/// What a read may need beside the bytes asked for: whole blocks at both ends.
+const SLACK: usize = 8 << 10;
+
+/// Reads the rows in the footer of the segment of `size` bytes at `path`: those of its chunks and of their topics.
+pub async fn read_footer(
+    store: &SharedStore,
+    path: &str,
+    size: u64,
+    pool: &Arc<BufferPool>,
+) -> Result<Rows, VaultError> {
+    let damaged = |what: &str| VaultError::damaged(path, format!("its footer {what}"));
+    let cut = |error| match error {
+        StoreError::NotFound { .. } | StoreError::Short { .. } => damaged("is cut or missing"),
+        error => error.into(),
+    };
+    let behind = size.checked_sub(TRAILER_LEN as u64).ok_or_else(|| damaged("is cut"))?;
+    let buf = pool.get(TRAILER_LEN + SLACK).await.map_err(StoreError::from)?;
+    let trailer = store.read(path, behind, TRAILER_LEN, buf).await.map_err(cut)?;
+    let len = footer_len(&trailer).ok_or_else(|| damaged("is missing"))?;
+    drop(trailer);
+    let at = behind.checked_sub(len).ok_or_else(|| damaged("is longer than the segment"))?;
+    if len > MAX_FOOTER {
+        return Err(damaged("is longer than any footer"));
+    }
+    let buf = pool.get(len as usize + SLACK).await.map_err(StoreError::from)?;
+    let bytes = store.read(path, at, len as usize, buf).await.map_err(cut)?;
+    Rows::decode(&Table::open(path, &bytes)?)
+}
 
 /// The length of the footer table, from the last [`TRAILER_LEN`] bytes of a segment.
 pub fn footer_len(trailer: &[u8]) -> Option<u64> {

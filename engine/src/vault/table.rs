@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use bodley_protocol::checksum::crc64;
 use serde::{Deserialize, Serialize};
-use zstd::bulk::{Compressor, Decompressor};
+use zstd::bulk::Compressor;
+use zstd::stream::read::Decoder;
+use zstd::zstd_safe::DCtx;
 
 use super::VaultError;
 
@@ -14,6 +17,9 @@ const VERSION: u16 = 1;
 const HEADER_LEN: usize = 24;
 const MAX_DIRECTORY: usize = 1 << 20;
 const MAX_ROWS: usize = 1 << 28;
+/// Rows that one byte of a table can stand for. Rows differ in their keys, so even the most regular ones (every partition of
+/// thousands of topics, all empty) come to less than a third of this.
+const ROWS_PER_BYTE: usize = 1 << 10;
 const MAX_PLAIN: usize = i32::MAX as usize;
 const NULL: u32 = u32::MAX;
 const ZSTD_LEVEL: i32 = 3;
@@ -181,7 +187,8 @@ pub struct Table<'a> {
     object: &'a str,
     directory: Directory,
     body: &'a [u8],
-    decompressor: RefCell<Option<Decompressor<'static>>>,
+    /// For all columns: making one takes longer than unpacking a small column.
+    context: RefCell<Option<DCtx<'static>>>,
 }
 
 /// A section of a [`Table`].
@@ -191,7 +198,7 @@ pub struct Section<'a> {
     pub rows: usize,
     columns: BTreeMap<&'a str, &'a ColumnEntry>,
     body: &'a [u8],
-    decompressor: &'a RefCell<Option<Decompressor<'static>>>,
+    context: &'a RefCell<Option<DCtx<'static>>>,
 }
 
 impl<'a> Table<'a> {
@@ -219,7 +226,7 @@ impl<'a> Table<'a> {
             rest.split_at_checked(directory_len).ok_or_else(|| damaged("cut directory"))?;
         let directory: Directory =
             serde_json::from_slice(directory).map_err(|e| damaged(&format!("directory: {e}")))?;
-        Ok(Self { object, directory, body, decompressor: RefCell::default() })
+        Ok(Self { object, directory, body, context: RefCell::default() })
     }
 
     /// The section of a kind, if there is one.
@@ -227,7 +234,7 @@ impl<'a> Table<'a> {
         let Some(entry) = self.directory.sections.iter().find(|section| section.kind == kind) else {
             return Ok(None);
         };
-        if entry.rows > MAX_ROWS {
+        if entry.rows > MAX_ROWS.min(self.body.len().saturating_mul(ROWS_PER_BYTE)) {
             return Err(VaultError::damaged(
                 self.object,
                 format!("section {kind} claims {} rows", entry.rows),
@@ -239,7 +246,7 @@ impl<'a> Table<'a> {
             rows: entry.rows,
             columns,
             body: self.body,
-            decompressor: &self.decompressor,
+            context: &self.context,
         }))
     }
 
@@ -291,6 +298,26 @@ impl Section<'_> {
         values.map_err(|_| self.damaged(name, "is no UTF-8"))
     }
 
+    /// The values of a column of fixed width that every section with rows has: it proves that the rows are there, so it is read
+    /// before any column that may be absent.
+    pub fn key<T: Fixed>(&self, name: &str) -> Result<Vec<T>, VaultError> {
+        self.present(name)?;
+        self.fixed(name, T::default())
+    }
+
+    /// As [`Section::key`], of text.
+    pub fn key_text(&self, name: &str) -> Result<Vec<Option<String>>, VaultError> {
+        self.present(name)?;
+        self.text(name)
+    }
+
+    fn present(&self, name: &str) -> Result<(), VaultError> {
+        match self.rows == 0 || self.columns.contains_key(name) {
+            true => Ok(()),
+            false => Err(self.damaged(name, "is missing")),
+        }
+    }
+
     fn unpack(&self, column: &ColumnEntry) -> Result<Vec<u8>, VaultError> {
         let end = column.at.checked_add(column.stored);
         let packed = end.and_then(|end| self.body.get(column.at..end));
@@ -307,14 +334,16 @@ impl Section<'_> {
         }
     }
 
+    /// Unpacks one frame, of which `len` bytes are wanted. What is allocated grows with what there is, not with what is claimed.
     fn decompress(&self, packed: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
-        let mut decompressor = match self.decompressor.take() {
-            Some(decompressor) => decompressor,
-            None => Decompressor::new()?,
-        };
-        let plain = decompressor.decompress(packed, len);
-        self.decompressor.replace(Some(decompressor));
-        plain
+        let mut context = self.context.take().unwrap_or_else(DCtx::create);
+        let mut plain = Vec::new();
+        Decoder::with_context(packed, &mut context).take(len as u64 + 1).read_to_end(&mut plain)?;
+        // One that was left in the middle of a frame is of no more use.
+        if plain.len() == len {
+            self.context.replace(Some(context));
+        }
+        Ok(plain)
     }
 
     fn damaged(&self, column: &str, what: &str) -> VaultError {
@@ -362,7 +391,7 @@ mod tests {
         bytes.extend_from_slice(directory);
         let table = Table::open("x", &bytes).unwrap();
         assert!(table.section("ranges").is_err());
-        assert!(table.section("topics").unwrap().unwrap().fixed("a", 0u64).is_err());
+        assert!(table.section("topics").is_err(), "no byte is there for its rows");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! What the subcommands do.
 
 pub(crate) mod demo;
+mod fuzz;
 
 use std::fs::File;
 use std::io;
@@ -64,6 +65,9 @@ pub(crate) fn test(soak: bool, extra: &[String]) -> Result<ExitCode> {
         test.env("BODLEY_SOAK", "1");
     }
     let status = test.status().context("start cargo")?;
+    if soak && status.success() && !fuzz::all()? {
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 

@@ -1,0 +1,34 @@
+//! What the fuzzers found worth keeping, through the same functions, in every test run. See docs/fuzzing.md.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
+
+use std::path::Path;
+
+#[path = "../fuzz/targets/commit.rs"]
+mod commit;
+#[path = "../fuzz/targets/footer.rs"]
+mod footer;
+#[path = "../fuzz/targets/table.rs"]
+mod table;
+#[path = "../fuzz/targets/walk.rs"]
+mod walk;
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 8, "{} has {} files", folder.display(), files.len());
+    for file in files {
+        // Shown when the test fails: the file that did it.
+        println!("{}", file.display());
+        run(&std::fs::read(&file).unwrap());
+    }
+}
+
+#[test]
+fn the_corpus_of_each_fuzz_target() {
+    replay("commit", commit::run);
+    replay("footer", footer::run);
+    replay("table", table::run);
+    replay("walk", walk::run);
+}

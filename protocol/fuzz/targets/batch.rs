@@ -1,0 +1,29 @@
+//! Bytes as a batch: header, records of every codec, rewrite, patch.
+
+use bodley_protocol::batch::{self, Producer};
+use bodley_protocol::records::Payload;
+use bodley_protocol::rewrite;
+
+/// One input.
+pub fn run(data: &[u8]) {
+    // The checksum would keep the fuzzer out: set it right where there is a header.
+    let Ok(Some(header)) = batch::view(data) else { return };
+    let fixed = batch::encode(&header, &data[batch::HEADER_LEN..header.size]);
+    let header = batch::view_checked(&fixed).unwrap().unwrap();
+    if header.size < 1 << 16
+        && let Ok(payload) = Payload::unpack(&header, &fixed)
+    {
+        for record in payload.records().flatten() {
+            let _ = record.parse_body();
+        }
+    }
+    let middle = header.base_offset + i64::from(header.last_offset_delta) / 2;
+    if let Ok(Some((new, count))) = rewrite::rewrite(&header, &fixed, &(header.base_offset..middle)) {
+        let new = batch::view_checked(&new).unwrap().unwrap();
+        assert_eq!(new.record_count, count);
+        assert!(!new.has_holes());
+    }
+    let mut patched = fixed.clone();
+    assert!(batch::patch_for_produce(&mut patched, &header, Producer { id: 1, epoch: 2, sequence: 3 }));
+    batch::view_checked(&patched).unwrap().unwrap();
+}

@@ -20,8 +20,9 @@ use super::error::KafkaError;
 const STAGING: usize = 32 << 10;
 /// A section of the headers that does not fit into this is not Kafka's.
 const MAX_STAGING: usize = 256 << 10;
-/// Largest Fetch answer: brokers stop at fetch.max.bytes (55 MiB by default) but for one batch, whose size is an INT32.
-const MAX_ANSWER: usize = i32::MAX as usize;
+/// Largest Fetch answer: brokers stop at what was asked for (16 MiB), but for one batch, and that came in a request of 100 MiB at most
+/// (socket.request.max.bytes, as it is by default).
+const MAX_ANSWER: usize = 128 << 20;
 
 /// Takes what a Fetch brings.
 pub trait FetchSink: Send {

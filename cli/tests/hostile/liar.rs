@@ -12,7 +12,7 @@ use crate::common::{Ran, start};
 /// More memory than this no lie may cost.
 const MEMORY: u64 = 256 << 20;
 /// Cases that are under way at once: they wait most of the time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 /// The topic that honest brokers have, in three partitions.
 pub const ORDERS: &str = "orders";
 /// Records in each of them.
@@ -99,4 +99,9 @@ pub fn always(
     lie: impl Fn(&Call<'_>) -> Action + Send + Sync + 'static,
 ) -> impl Fn(&Call<'_>) -> Action + Send + Sync + 'static {
     move |call| if call.api == api { lie(call) } else { Action::Honest }
+}
+
+/// Seeds of a test, ten times as many with BODLEY_SOAK.
+pub fn seeds(n: u64) -> std::ops::Range<u64> {
+    0..if std::env::var_os("BODLEY_SOAK").is_some() { n * 10 } else { n }
 }

@@ -4,9 +4,11 @@
 //! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
 //! run.rs     hands tasks to workers, gathers what they made durable, commits
 //! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   task.rs  one partition
+//! hunt.rs    what is done about a batch that stays bad
 //! ```
 
 mod groups;
+mod hunt;
 mod intake;
 mod plan;
 mod run;

@@ -119,6 +119,14 @@ impl Plan {
         let mut suspects = Vec::new();
         for (tp, key) in parts {
             let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
+            if start.offset > end.offset {
+                let (start, end) = (start.offset, end.offset);
+                let message =
+                    format!("{tp}: its leader says that it begins at offset {start} and ends at {end}");
+                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
+                self.issues.push(issue.at(&tp.topic, tp.partition as u32, None).hint("run again"));
+                continue;
+            }
             let topic = layout.topics.get(&tp.topic);
             let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);
             let cursor = state.partitions.get(&key).and_then(|partition| partition.cursor);
@@ -133,7 +141,13 @@ impl Plan {
                 leader_epoch,
                 last_epoch: cursor.map_or(-1, |cursor| cursor.last_epoch),
                 aborted: Aborted::from_rows(open_transactions(state, &key)),
+                empty_tries: 0,
                 bad_tries: 0,
+                bad: None,
+                asked: Vec::new(),
+                replicas_asked: false,
+                elsewhere: None,
+                hunt: None,
                 stuck: None,
             };
             self.admit(task, cursor, start.offset, &mut suspects);
@@ -230,7 +244,7 @@ fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
         name: topic.name.to_string(),
         present: true,
         partitions: topic.partitions.len() as u32,
-        replication: topic.partitions.first().map_or(0, |partition| partition.replicas as u16),
+        replication: topic.partitions.first().map_or(0, |partition| partition.replicas.len() as u16),
         internal: topic.internal,
         synthetic,
         incarnation,

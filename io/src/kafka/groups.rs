@@ -71,6 +71,9 @@ impl Cluster {
                     Ok(groups) => all.extend(groups.into_iter().map(|listed| (listed.group.clone(), listed))),
                     Err(error) => errors.push(error),
                 }
+                if !errors.is_empty() && backoff.is_over() {
+                    break;
+                }
             }
             let passing = errors.iter().any(|error| error.retry_class() != RetryClass::Never);
             if !passing || !backoff.wait().await {

@@ -106,10 +106,11 @@ impl Cluster {
             if open.is_empty() {
                 return Ok(answers);
             }
+            let why = some_of(&errors);
             let last = errors.remove(0);
             if self.pause(&mut backoff, last).await.is_err() {
                 for (tp, _) in open {
-                    let error = KafkaError::NoRoute(format!("{tp}: no leader answered"));
+                    let error = KafkaError::NoRoute(format!("{tp}: no leader answered ({why})"));
                     answers.failed.insert(tp, error);
                 }
                 return Ok(answers);
@@ -155,6 +156,12 @@ impl Cluster {
             };
             for (tp, result) in parts {
                 match result {
+                    // An epoch may have no end, a log has two.
+                    Ok(found) if found.offset < 0 && matches!(open.get(&tp), Some(Question::End(_))) => {
+                        let what = format!("broker {leader} tells offset {} of {tp}", found.offset);
+                        errors.push(KafkaError::NoRoute(what));
+                    }
+                    Ok(_) if !open.contains_key(&tp) => {} // not asked for
                     Ok(found) => {
                         open.remove(&tp);
                         answers.found.insert(tp, found);
@@ -209,6 +216,15 @@ impl Cluster {
         }
         Ok(parts)
     }
+}
+
+/// A few different errors in a line.
+fn some_of(errors: &[KafkaError]) -> String {
+    let mut texts: Vec<String> = errors.iter().take(100).map(ToString::to_string).collect();
+    texts.sort();
+    texts.dedup();
+    texts.truncate(3);
+    texts.join("; ")
 }
 
 fn topic_name(name: &Arc<str>) -> TopicName {

@@ -8,5 +8,11 @@ mod common;
 #[path = "hostile/liar.rs"]
 mod liar;
 
+#[path = "hostile/batches.rs"]
+mod batches;
 #[path = "hostile/frames.rs"]
 mod frames;
+#[path = "hostile/restores.rs"]
+mod restores;
+#[path = "hostile/words.rs"]
+mod words;

@@ -5,7 +5,7 @@
 //! - [`workloads`]: topics with every oddity that a legal log can have.
 //! - [`dump`]: what the independent reader saw, and the comparison of two readings.
 //! - [`Brokers`]: brokers in memory whose every answer a test can change.
-//! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, refuses, loses answers and flips bits.
+//! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers and flips bits.
 //!
 //! All calls block. Servers need Java 17 and Maven; they listen on 127.0.0.1 only, keep their data below
 //! `target/testbed/` and cannot outlive the process that started them.

@@ -10,7 +10,7 @@ use crate::common::vault::Vault;
 use crate::common::{Ran, start};
 
 /// More memory than this no lie may cost.
-const MEMORY: u64 = 256 << 20;
+pub const MEMORY: u64 = 256 << 20;
 /// Cases that are under way at once: they wait most of the time.
 const AT_ONCE: usize = 16;
 /// The topic that honest brokers have, in three partitions.

@@ -57,7 +57,8 @@ impl Hunt {
     /// The first offset that a good batch at the head of `bytes`, fetched at [`Hunt::at`], answers for.
     pub fn look(&self, bytes: &[u8]) -> Option<i64> {
         let header = batch::view_checked(bytes).ok().flatten()?;
-        let good = header.base_offset > self.inside && header.last_offset() >= self.at();
+        let offsets = self.inside + 1..self.end;
+        let good = offsets.contains(&header.base_offset) && header.last_offset() >= self.at();
         good.then_some(header.base_offset)
     }
 

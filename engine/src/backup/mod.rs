@@ -87,6 +87,7 @@ pub async fn backup(
     let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop });
     let finished = run.finish(rows, snapshot.rows, &mut report).await?;
     report.receipt = Some(finished.to_string());
+    report.gaps.sort_by(|a, b| (&a.topic, a.partition, a.first).cmp(&(&b.topic, b.partition, b.first)));
     if !report.gaps.is_empty() {
         report.errors.push(gap_issue(&report));
     }

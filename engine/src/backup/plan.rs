@@ -49,6 +49,17 @@ impl Plan {
     /// Notes the chosen topics: new ones, changed ones, new lives of old names, and those that are gone.
     pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
         for topic in chosen {
+            if topic.partitions.is_empty() {
+                let why = match topic.error {
+                    ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
+                    error => error.to_string(),
+                };
+                let message = format!("topic {} can't be read: {why}", topic.name);
+                let mut issue = Issue::new("topic_unavailable", Severity::Failed, message);
+                issue.topic = Some(topic.name.to_string());
+                self.issues.push(issue);
+                continue;
+            }
             let row = topic_row(state, vault_id, topic);
             let known = state.topics.get(&row.topic);
             if known.is_none() && row.incarnation > 0 {
@@ -62,7 +73,9 @@ impl Plan {
             self.topics.insert(row.topic, row);
         }
         for old in state.topics.values().filter(|old| old.present && !self.topics.contains_key(&old.topic)) {
-            if selection.covers(&old.name, old.internal) {
+            let unavailable =
+                chosen.iter().any(|topic| *topic.name == old.name && topic.partitions.is_empty());
+            if selection.covers(&old.name, old.internal) && !unavailable {
                 if !chosen.iter().any(|topic| *topic.name == old.name) {
                     self.notes.push(format!(
                         "topic {} is gone from the cluster; its data stays in the vault",

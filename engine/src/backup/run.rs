@@ -84,7 +84,8 @@ impl Run {
             stop: means.stop.clone(),
             limit: options.limit_read.clone(),
         });
-        let work = plan.tasks.iter().map(|task| task.end.saturating_sub(task.next).max(0) as u64).sum();
+        let offsets = plan.tasks.iter().map(|task| task.end.saturating_sub(task.next).max(0) as u64);
+        let work = offsets.fold(0, u64::saturating_add);
         means.progress.plan(plan.tasks.len() as u64, work);
         Self {
             cluster,

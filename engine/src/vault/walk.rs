@@ -56,6 +56,9 @@ pub enum Bad {
     },
 }
 
+/// The end of a stored chunk: all of it counts.
+pub const WHOLE: i64 = i64::MAX;
+
 /// Walks over `bytes`, which a Fetch at offset `from` brought, up to the first batch at or beyond `end`. A cut last batch is left out.
 pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
     let mut walk = Walk {
@@ -85,10 +88,16 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
         // The first batch may begin below the offset asked for, but must reach it; every other one follows.
         let in_order =
             header.last_offset() >= walk.next && (walk.len == 0 || header.base_offset >= walk.next);
-        if !in_order || (header.base_offset > walk.next && is_followed_by_less(rest, &header)) {
+        // Base offsets lie outside of the CRC. One that is too large shows by what follows: offsets never go back.
+        let follower_base = (header.base_offset > walk.next).then(|| follower_base(rest, &header));
+        if !in_order || follower_base.flatten().is_some_and(|base| base <= header.last_offset()) {
             let (base, last) = (header.base_offset, header.last_offset());
             let behind = (follower(rest).filter(|behind| *behind > walk.next), None);
             walk.bad = Some((Bad::Order { base, last, expected: walk.next }, behind));
+            break;
+        }
+        // With nothing behind it that could tell, it is left for the next answer, which begins with it.
+        if follower_base == Some(None) && walk.len > 0 && end != WHOLE {
             break;
         }
         if header.base_offset >= end {
@@ -117,10 +126,10 @@ fn follower(rest: &[u8]) -> Option<i64> {
     batch::view_checked(next).ok().flatten().map(|header| header.base_offset)
 }
 
-/// Base offsets lie outside of the CRC. One that is too large shows by what follows: offsets never go back.
-fn is_followed_by_less(rest: &[u8], header: &Header) -> bool {
-    let next = rest.get(header.size..).unwrap_or_default();
-    matches!(batch::view(next), Ok(Some(next)) if next.base_offset <= header.last_offset())
+/// The base offset of whatever follows the batch at the head of `rest`, good or not.
+fn follower_base(rest: &[u8], header: &Header) -> Option<i64> {
+    let next = rest.get(header.size..)?;
+    next.first_chunk().map(|bytes| i64::from_be_bytes(*bytes))
 }
 
 impl Walk {
@@ -190,7 +199,9 @@ mod tests {
     #[test]
     fn counts_ends_and_cut_tails() {
         let log = [batch(10, 5, 0, -1), batch(15, 1, 0, -1), batch(20, 5, 0, -1)].concat();
-        let whole = walk(&log, 12, 100, &mut Aborted::default());
+        let whole = walk(&log, 12, WHOLE, &mut Aborted::default());
+        let most = walk(&log, 12, 100, &mut Aborted::default());
+        assert_eq!((most.next, most.bad), (16, None), "a hole that nothing bears out yet");
         assert_eq!((whole.len, whole.next, whole.records, whole.kept), (log.len(), 25, 11, 11));
         assert_eq!(
             (whole.base_ts, whole.max_ts, whole.min_ts, whole.last_epoch),
@@ -200,7 +211,7 @@ mod tests {
         let cut = walk(&log[..log.len() - 1], 12, 100, &mut Aborted::default());
         assert_eq!((cut.next, cut.bad), (16, None));
         let ended = walk(&log, 12, 18, &mut Aborted::default());
-        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, Some(24), None));
+        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, None, None));
         let nothing = walk(&log[cut.len..], 16, 18, &mut Aborted::default());
         assert_eq!((nothing.len, nothing.next, nothing.beyond_end, nothing.bad), (0, 16, Some(24), None));
         assert_eq!(walk(&log, 15, 100, &mut Aborted::default()).bad.unwrap().1, (None, None));

@@ -21,6 +21,7 @@ const OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_PARTITION: i16 = 3;
 const NOT_LEADER: i16 = 6;
 const FENCED_PRODUCER: i16 = 47;
+const FROM_FOLLOWERS: i16 = 11;
 const EARLIEST: i64 = -2;
 /// First Fetch and Produce versions with topic ids.
 const WITH_IDS: i16 = 13;
@@ -47,7 +48,7 @@ pub(super) fn waits(call: &Call<'_>) -> bool {
         let name = world.name_of(topic.topic_id).unwrap_or_else(|| topic.topic.to_string());
         topic.partitions.iter().any(|p| {
             let log = world.log(&name, p.partition as usize);
-            log.is_none_or(|log| p.fetch_offset != log.end || log.leader != call.node)
+            log.is_none_or(|log| p.fetch_offset != log.end)
         })
     })
 }
@@ -57,6 +58,19 @@ fn led<'a>(call: &Call<'_>, world: &'a mut World, topic: &str, partition: i32) -
     let node = call.node;
     let log = world.log(topic, usize::try_from(partition).unwrap_or(usize::MAX)).ok_or(UNKNOWN_PARTITION)?;
     if log.leader == node { Ok(log) } else { Err(NOT_LEADER) }
+}
+
+/// The partition, if this broker may be fetched from: from version 11 on followers, and all brokers are, answer as well.
+fn replica<'a>(
+    call: &Call<'_>,
+    world: &'a mut World,
+    topic: &str,
+    partition: i32,
+) -> Result<&'a mut Log, i16> {
+    if call.version < FROM_FOLLOWERS {
+        return led(call, world, topic, partition);
+    }
+    world.log(topic, usize::try_from(partition).unwrap_or(usize::MAX)).ok_or(UNKNOWN_PARTITION)
 }
 
 fn fetch(call: &Call<'_>, world: &mut World) -> Result<Bytes> {
@@ -72,7 +86,7 @@ fn fetch(call: &Call<'_>, world: &mut World) -> Result<Bytes> {
         for asked in topic.partitions {
             let data = PartitionData::default().with_partition_index(asked.partition);
             let wanted = room.min(asked.partition_max_bytes.max(0) as usize);
-            let data = match led(call, world, &name, asked.partition) {
+            let data = match replica(call, world, &name, asked.partition) {
                 Err(code) => data.with_error_code(code).with_high_watermark(-1),
                 Ok(log) if !(log.start..=log.end).contains(&asked.fetch_offset) => {
                     data.with_error_code(OUT_OF_RANGE).with_high_watermark(-1)

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, Request};
 
-use super::{Shared, admin, data};
+use super::{Shared, World, admin, data};
 
 /// A request under way.
 pub struct Call<'a> {
@@ -51,6 +51,11 @@ impl Call<'_> {
             return None;
         }
         R::decode(&mut self.body.clone(), self.version).ok()
+    }
+
+    /// Looks at or changes what is in memory.
+    pub fn world<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        work(&mut self.shared.world())
     }
 
     /// The honest answer, changed; other requests than those of `R` get theirs as it is.

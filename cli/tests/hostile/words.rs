@@ -61,243 +61,247 @@ fn fetched(call: &Call<'_>, change: impl Fn(&mut fetch_response::PartitionData))
     })
 }
 
+const ABOUT_THE_CLUSTER: &[Lie] = &[
+    lie("port 0", |c| metadata(c, |m| m.brokers[0].port = 0), (1, "port 0")),
+    lie("port 65536", |c| metadata(c, |m| m.brokers[0].port = 65_536), (1, "port 65536")),
+    lie("a negative port", |c| metadata(c, |m| m.brokers[1].port = -9), (1, "port -9")),
+    lie("no host", |c| metadata(c, |m| m.brokers[0].host = text("")), (1, "advertises")),
+    lie(
+        "a host of 30 KB",
+        |c| metadata(c, |m| m.brokers[0].host = text("h".repeat(30_000))),
+        (1, "30000 bytes"),
+    ),
+    lie(
+        "a host with escape codes",
+        |c| metadata(c, |m| m.brokers[0].host = text("a\u{1b}[2J")),
+        (1, "advertises"),
+    ),
+    lie(
+        "a host that does not exist",
+        |c| {
+            metadata(c, |m| {
+                m.brokers.iter_mut().for_each(|broker| broker.host = text("no-such-host.invalid"));
+            })
+        },
+        (1, "no-such-host.invalid"),
+    ),
+    lie("no brokers", |c| metadata(c, |m| m.brokers.clear()), (1, "names no broker")),
+    lie(
+        "a cluster id with escape codes",
+        |c| metadata(c, |m| m.cluster_id = Some(text("\u{9b}2J"))),
+        (1, "impossible id"),
+    ),
+    lie(
+        "a topic above the vault",
+        |c| metadata(c, |m| m.topics[0].name = Some(TopicName(text("../../etc")))),
+        (1, "../../etc"),
+    ),
+    lie(
+        "a topic with escape codes",
+        |c| metadata(c, |m| m.topics[0].name = Some(TopicName(text("\u{1b}]0;x\u{7}")))),
+        (1, "impossible topic"),
+    ),
+    lie(
+        "no leaders",
+        |c| {
+            metadata(c, |m| {
+                m.topics[0].partitions.iter_mut().for_each(|p| p.leader_id = BrokerId(-1));
+            })
+        },
+        (1, "orders-0"),
+    ),
+    lie(
+        "leaders that are not there",
+        |c| {
+            metadata(c, |m| {
+                m.topics[0].partitions.iter_mut().for_each(|p| p.leader_id = BrokerId(99));
+            })
+        },
+        (1, "broker 99"),
+    ),
+    lie(
+        "leaders that change each time",
+        |c| {
+            metadata(c, |m| {
+                for p in &mut m.topics[0].partitions {
+                    p.leader_id = BrokerId((p.partition_index + c.nth as i32 + 1) % 2);
+                }
+            })
+        },
+        (0, ORDERS),
+    ),
+    lie(
+        "partitions with wrong numbers",
+        |c| {
+            metadata(c, |m| {
+                m.topics[0].partitions.iter_mut().for_each(|p| p.partition_index = -7);
+            })
+        },
+        (1, "orders-0"),
+    ),
+    lie(
+        "a partition twice",
+        |c| metadata(c, |m| m.topics[0].partitions[1].partition_index = 0),
+        (1, "orders-1"),
+    ),
+    lie("an unknown error", |c| metadata(c, |m| m.topics[0].error_code = 31_999), (0, ORDERS)),
+    lie("a topic without partitions", |c| metadata(c, |m| m.topics[0].partitions.clear()), (1, "orders")),
+    lie(
+        "a topic that is not to be seen",
+        |c| {
+            metadata(c, |m| {
+                m.topics[0].error_code = 29;
+                m.topics[0].partitions.clear();
+            })
+        },
+        (1, "TOPIC_AUTHORIZATION_FAILED"),
+    ),
+];
+
 #[test]
 fn about_the_cluster() {
-    play(&[
-        lie("port 0", |c| metadata(c, |m| m.brokers[0].port = 0), (1, "port 0")),
-        lie("port 65536", |c| metadata(c, |m| m.brokers[0].port = 65_536), (1, "port 65536")),
-        lie("a negative port", |c| metadata(c, |m| m.brokers[1].port = -9), (1, "port -9")),
-        lie("no host", |c| metadata(c, |m| m.brokers[0].host = text("")), (1, "advertises")),
-        lie(
-            "a host of 30 KB",
-            |c| metadata(c, |m| m.brokers[0].host = text("h".repeat(30_000))),
-            (1, "30000 bytes"),
-        ),
-        lie(
-            "a host with escape codes",
-            |c| metadata(c, |m| m.brokers[0].host = text("a\u{1b}[2J")),
-            (1, "advertises"),
-        ),
-        lie(
-            "a host that does not exist",
-            |c| {
-                metadata(c, |m| {
-                    m.brokers.iter_mut().for_each(|broker| broker.host = text("no-such-host.invalid"));
-                })
-            },
-            (1, "no-such-host.invalid"),
-        ),
-        lie("no brokers", |c| metadata(c, |m| m.brokers.clear()), (1, "names no broker")),
-        lie(
-            "a cluster id with escape codes",
-            |c| metadata(c, |m| m.cluster_id = Some(text("\u{9b}2J"))),
-            (1, "impossible id"),
-        ),
-        lie(
-            "a topic above the vault",
-            |c| metadata(c, |m| m.topics[0].name = Some(TopicName(text("../../etc")))),
-            (1, "../../etc"),
-        ),
-        lie(
-            "a topic with escape codes",
-            |c| metadata(c, |m| m.topics[0].name = Some(TopicName(text("\u{1b}]0;x\u{7}")))),
-            (1, "impossible topic"),
-        ),
-        lie(
-            "no leaders",
-            |c| {
-                metadata(c, |m| {
-                    m.topics[0].partitions.iter_mut().for_each(|p| p.leader_id = BrokerId(-1));
-                })
-            },
-            (1, "orders-0"),
-        ),
-        lie(
-            "leaders that are not there",
-            |c| {
-                metadata(c, |m| {
-                    m.topics[0].partitions.iter_mut().for_each(|p| p.leader_id = BrokerId(99));
-                })
-            },
-            (1, "broker 99"),
-        ),
-        lie(
-            "leaders that change each time",
-            |c| {
-                metadata(c, |m| {
-                    for p in &mut m.topics[0].partitions {
-                        p.leader_id = BrokerId((p.partition_index + c.nth as i32 + 1) % 2);
-                    }
-                })
-            },
-            (0, ORDERS),
-        ),
-        lie(
-            "partitions with wrong numbers",
-            |c| {
-                metadata(c, |m| {
-                    m.topics[0].partitions.iter_mut().for_each(|p| p.partition_index = -7);
-                })
-            },
-            (1, "orders-0"),
-        ),
-        lie(
-            "a partition twice",
-            |c| metadata(c, |m| m.topics[0].partitions[1].partition_index = 0),
-            (1, "orders-1"),
-        ),
-        lie("an unknown error", |c| metadata(c, |m| m.topics[0].error_code = 31_999), (0, ORDERS)),
-        lie("a topic without partitions", |c| metadata(c, |m| m.topics[0].partitions.clear()), (1, "orders")),
-        lie(
-            "a topic that is not to be seen",
-            |c| {
-                metadata(c, |m| {
-                    m.topics[0].error_code = 29;
-                    m.topics[0].partitions.clear();
-                })
-            },
-            (1, "TOPIC_AUTHORIZATION_FAILED"),
-        ),
-    ]);
+    play(ABOUT_THE_CLUSTER);
 }
+
+const ABOUT_VERSIONS_SETTINGS_AND_GROUPS: &[Lie] = &[
+    lie(
+        "no common versions",
+        |c| {
+            c.edit::<ApiVersionsRequest>(|r| {
+                r.api_keys.iter_mut().for_each(|api| (api.min_version, api.max_version) = (500, 600));
+            })
+        },
+        (1, "500..600"),
+    ),
+    lie(
+        "ranges upside down",
+        |c| {
+            c.edit::<ApiVersionsRequest>(|r| {
+                r.api_keys.iter_mut().for_each(|api| (api.min_version, api.max_version) = (9, -9));
+            })
+        },
+        (1, "this program"),
+    ),
+    lie(
+        "thousands of APIs",
+        |c| {
+            c.edit::<ApiVersionsRequest>(|r| {
+                r.api_keys = (0..9000).map(|key| ApiVersion::default().with_api_key(key)).collect();
+            })
+        },
+        (1, "127.0.0.1"),
+    ),
+    lie(
+        "an error about settings",
+        |c| {
+            c.edit::<DescribeConfigsRequest>(|r| {
+                r.results[0].error_code = 29;
+                r.results[0].error_message = Some(text("no\u{1b}[31m".repeat(5000)));
+            })
+        },
+        (1, ORDERS),
+    ),
+    lie(
+        "an unknown error of groups",
+        |c| c.edit::<ListGroupsRequest>(|r| r.error_code = 12_345),
+        (1, "12345"),
+    ),
+    lie(
+        "a coordinator that is not there",
+        |c| c.edit::<FindCoordinatorRequest>(|r| r.node_id = BrokerId(77)),
+        (1, "readers"),
+    ),
+    lie("never a coordinator", |c| c.edit::<FindCoordinatorRequest>(|r| r.error_code = 15), (1, "readers")),
+    lie(
+        "a coordinator that denies it",
+        |c| c.edit::<OffsetFetchRequest>(|r| r.groups[0].error_code = 16),
+        (1, "readers"),
+    ),
+];
 
 #[test]
 fn about_versions_settings_and_groups() {
-    play(&[
-        lie(
-            "no common versions",
-            |c| {
-                c.edit::<ApiVersionsRequest>(|r| {
-                    r.api_keys.iter_mut().for_each(|api| (api.min_version, api.max_version) = (500, 600));
-                })
-            },
-            (1, "500..600"),
-        ),
-        lie(
-            "ranges upside down",
-            |c| {
-                c.edit::<ApiVersionsRequest>(|r| {
-                    r.api_keys.iter_mut().for_each(|api| (api.min_version, api.max_version) = (9, -9));
-                })
-            },
-            (1, "this program"),
-        ),
-        lie(
-            "thousands of APIs",
-            |c| {
-                c.edit::<ApiVersionsRequest>(|r| {
-                    r.api_keys = (0..9000).map(|key| ApiVersion::default().with_api_key(key)).collect();
-                })
-            },
-            (1, "127.0.0.1"),
-        ),
-        lie(
-            "an error about settings",
-            |c| {
-                c.edit::<DescribeConfigsRequest>(|r| {
-                    r.results[0].error_code = 29;
-                    r.results[0].error_message = Some(text("no\u{1b}[31m".repeat(5000)));
-                })
-            },
-            (1, ORDERS),
-        ),
-        lie(
-            "an unknown error of groups",
-            |c| c.edit::<ListGroupsRequest>(|r| r.error_code = 12_345),
-            (1, "12345"),
-        ),
-        lie(
-            "a coordinator that is not there",
-            |c| c.edit::<FindCoordinatorRequest>(|r| r.node_id = BrokerId(77)),
-            (1, "readers"),
-        ),
-        lie(
-            "never a coordinator",
-            |c| c.edit::<FindCoordinatorRequest>(|r| r.error_code = 15),
-            (1, "readers"),
-        ),
-        lie(
-            "a coordinator that denies it",
-            |c| c.edit::<OffsetFetchRequest>(|r| r.groups[0].error_code = 16),
-            (1, "readers"),
-        ),
-    ]);
+    play(ABOUT_VERSIONS_SETTINGS_AND_GROUPS);
 }
+
+const ABOUT_OFFSETS: &[Lie] = &[
+    lie("negative ends", |c| offsets(c, |_, offset, _| *offset = -5), (1, "orders-")),
+    lie("the least number", |c| offsets(c, |_, offset, _| *offset = i64::MIN), (1, "orders-")),
+    lie(
+        "starts behind ends",
+        |c| {
+            offsets(c, |asked, offset, _| {
+                *offset = if asked == -2 { i64::MAX } else { 3 };
+            })
+        },
+        (1, "begins at offset"),
+    ),
+    lie(
+        "ends that never come",
+        |c| {
+            offsets(c, |asked, offset, _| {
+                *offset = if asked == -2 { 0 } else { i64::MAX };
+            })
+        },
+        (1, "orders-"),
+    ),
+    lie("an unknown error", |c| offsets(c, |_, _, error| *error = 31_999), (1, "31999")),
+    lie("another leader for ever", |c| offsets(c, |_, _, error| *error = 6), (1, "NOT_LEADER")),
+    lie(
+        "another topic",
+        |c| c.edit::<ListOffsetsRequest>(|r| r.topics[0].name = TopicName(text("other"))),
+        (1, "orders-"),
+    ),
+];
 
 #[test]
 fn about_offsets() {
-    play(&[
-        lie("negative ends", |c| offsets(c, |_, offset, _| *offset = -5), (1, "orders-")),
-        lie("the least number", |c| offsets(c, |_, offset, _| *offset = i64::MIN), (1, "orders-")),
-        lie(
-            "starts behind ends",
-            |c| {
-                offsets(c, |asked, offset, _| {
-                    *offset = if asked == -2 { i64::MAX } else { 3 };
-                })
-            },
-            (1, "begins at offset"),
-        ),
-        lie(
-            "ends that never come",
-            |c| {
-                offsets(c, |asked, offset, _| {
-                    *offset = if asked == -2 { 0 } else { i64::MAX };
-                })
-            },
-            (1, "orders-"),
-        ),
-        lie("an unknown error", |c| offsets(c, |_, _, error| *error = 31_999), (1, "31999")),
-        lie("another leader for ever", |c| offsets(c, |_, _, error| *error = 6), (1, "NOT_LEADER")),
-        lie(
-            "another topic",
-            |c| c.edit::<ListOffsetsRequest>(|r| r.topics[0].name = TopicName(text("other"))),
-            (1, "orders-"),
-        ),
-    ]);
+    play(ABOUT_OFFSETS);
 }
+
+const ABOUT_RECORDS: &[Lie] = &[
+    lie("another leader for ever", |c| fetched(c, |p| p.error_code = 6), (1, "NOT_LEADER")),
+    lie("an unknown error", |c| fetched(c, |p| p.error_code = 31_999), (1, "31999")),
+    lie("out of range", |c| fetched(c, |p| p.error_code = 1), (1, "orders-")),
+    lie("another partition", |c| fetched(c, |p| p.partition_index += 40), (1, "not asked for")),
+    lie("a negative partition", |c| fetched(c, |p| p.partition_index = -1), (1, "not asked for")),
+    lie("nothing at all", |c| c.edit::<FetchRequest>(|r| r.responses.clear()), (1, "orders-")),
+    lie("no records", |c| fetched(c, |p| (p.records, p.last_stable_offset) = (None, 5)), (1, "orders-")),
+    lie(
+        "part of a batch for ever",
+        |c| {
+            fetched(c, |p| {
+                p.records = p.records.as_ref().map(|records| records.slice(..records.len().min(40)));
+            })
+        },
+        (1, "orders-"),
+    ),
+    lie(
+        "throttled for ever",
+        |c| {
+            c.edit::<FetchRequest>(|r| {
+                r.throttle_time_ms = i32::MAX;
+                r.responses.iter_mut().flat_map(|t| &mut t.partitions).for_each(|p| p.records = None);
+            })
+        },
+        (1, "orders-"),
+    ),
+    lie(
+        "negative throttle time",
+        |c| {
+            c.edit::<FetchRequest>(|r| {
+                r.throttle_time_ms = i32::MIN;
+                r.responses.iter_mut().flat_map(|t| &mut t.partitions).for_each(|p| p.records = None);
+            })
+        },
+        (1, "orders-"),
+    ),
+    lie("an error of the whole", |c| c.edit::<FetchRequest>(|r| r.error_code = 71), (1, "orders-")),
+];
 
 #[test]
 fn about_records() {
-    play(&[
-        lie("another leader for ever", |c| fetched(c, |p| p.error_code = 6), (1, "NOT_LEADER")),
-        lie("an unknown error", |c| fetched(c, |p| p.error_code = 31_999), (1, "31999")),
-        lie("out of range", |c| fetched(c, |p| p.error_code = 1), (1, "orders-")),
-        lie("another partition", |c| fetched(c, |p| p.partition_index += 40), (1, "not asked for")),
-        lie("a negative partition", |c| fetched(c, |p| p.partition_index = -1), (1, "not asked for")),
-        lie("nothing at all", |c| c.edit::<FetchRequest>(|r| r.responses.clear()), (1, "orders-")),
-        lie("no records", |c| fetched(c, |p| (p.records, p.last_stable_offset) = (None, 5)), (1, "orders-")),
-        lie(
-            "part of a batch for ever",
-            |c| {
-                fetched(c, |p| {
-                    p.records = p.records.as_ref().map(|records| records.slice(..records.len().min(40)));
-                })
-            },
-            (1, "orders-"),
-        ),
-        lie(
-            "throttled for ever",
-            |c| {
-                c.edit::<FetchRequest>(|r| {
-                    r.throttle_time_ms = i32::MAX;
-                    r.responses.iter_mut().flat_map(|t| &mut t.partitions).for_each(|p| p.records = None);
-                })
-            },
-            (1, "orders-"),
-        ),
-        lie(
-            "negative throttle time",
-            |c| {
-                c.edit::<FetchRequest>(|r| {
-                    r.throttle_time_ms = i32::MIN;
-                    r.responses.iter_mut().flat_map(|t| &mut t.partitions).for_each(|p| p.records = None);
-                })
-            },
-            (1, "orders-"),
-        ),
-        lie("an error of the whole", |c| c.edit::<FetchRequest>(|r| r.error_code = 71), (1, "orders-")),
-    ]);
+    play(ABOUT_RECORDS);
 }
 
 /// What is good is taken, the rest is not, and nothing is taken twice.
@@ -336,6 +340,20 @@ fn memory_is_not_for_the_asking() {
         })
     }));
     stage.backup().exits(1).says("2147483647 bytes");
+    stage.recovers();
+}
+
+/// Hundreds of groups, each of which could be waited for.
+#[test]
+fn many_groups_without_a_coordinator() {
+    let stage = Stage::new();
+    stage.brokers.world(|world| {
+        let one = world.groups["readers"].clone();
+        world.groups.extend((0..400).map(|n| (format!("readers-{n}"), one.clone())));
+    });
+    stage.brokers.script(|call| call.edit::<FindCoordinatorRequest>(|response| response.error_code = 15));
+    let ran = stage.backup().exits(1).says("readers-399");
+    assert_eq!(ran.json()["records"], 3 * RECORDS);
     stage.recovers();
 }
 

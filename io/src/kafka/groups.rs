@@ -94,6 +94,13 @@ impl Cluster {
         Ok(listed.collect())
     }
 
+    /// The committed offsets of one group for all topics, or why they can't be had now. Nothing is waited for and nothing tried twice.
+    pub async fn group_offsets_once(&self, group: &str) -> Result<GroupOffsets, KafkaError> {
+        let coordinator = self.coordinator_once(group).await?;
+        let offsets = self.group_offsets_at(coordinator, group, true).await?;
+        Ok(GroupOffsets { offsets, unstable: false })
+    }
+
     /// The committed offsets of one group for all topics. A pending transactional commit is waited for, a bounded time.
     pub async fn group_offsets(&self, group: &str) -> Result<GroupOffsets, KafkaError> {
         let mut tries = 0;
@@ -118,6 +125,15 @@ impl Cluster {
         require_stable: bool,
     ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
         let coordinator = self.coordinator(group).await?;
+        self.group_offsets_at(coordinator, group, require_stable).await
+    }
+
+    async fn group_offsets_at(
+        &self,
+        coordinator: i32,
+        group: &str,
+        require_stable: bool,
+    ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
         let id = GroupId(StrBytes::from_string(group.to_owned()));
         let listed = OffsetFetchRequestGroup::default().with_group_id(id.clone()).with_topics(None);
         // One request serves both forms: fields that a version lacks must be at their defaults.
@@ -177,16 +193,17 @@ impl Cluster {
 
     /// The broker that keeps a group's offsets.
     pub async fn coordinator(&self, group: &str) -> Result<i32, KafkaError> {
-        self.retrying(|| async {
-            // Version 3 asks for one key, which suffices and works everywhere.
-            let request = FindCoordinatorRequest::default()
-                .with_key(StrBytes::from_string(group.to_owned()))
-                .with_key_type(GROUP_KEY);
-            let response = self.call_capped(To::Any, 3, &request).await?;
-            KafkaError::check("FindCoordinator", || group.to_owned(), response.error_code)?;
-            Ok(response.node_id.0)
-        })
-        .await
+        self.retrying(|| self.coordinator_once(group)).await
+    }
+
+    async fn coordinator_once(&self, group: &str) -> Result<i32, KafkaError> {
+        // Version 3 asks for one key, which suffices and works everywhere.
+        let request = FindCoordinatorRequest::default()
+            .with_key(StrBytes::from_string(group.to_owned()))
+            .with_key_type(GROUP_KEY);
+        let response = self.call_once(To::Any, 3, &request).await?;
+        KafkaError::check("FindCoordinator", || group.to_owned(), response.error_code)?;
+        Ok(response.node_id.0)
     }
 }
 

@@ -65,6 +65,39 @@ pub struct Answers {
     pub failed: BTreeMap<TopicPartition, KafkaError>,
 }
 
+impl Answers {
+    /// Takes one part of a leader's answer. What is answered for good leaves `open`; the error of one that is to be asked again.
+    fn take(
+        &mut self,
+        leader: i32,
+        (tp, result): Part,
+        open: &mut HashMap<TopicPartition, Question>,
+    ) -> Option<KafkaError> {
+        let question = *open.get(&tp)?; // else it was not asked for
+        match result {
+            // An epoch may have no end, a log has two.
+            Ok(found) if found.offset < 0 && matches!(question, Question::End(_)) => {
+                let what = format!("broker {leader} tells offset {} of {tp}", found.offset);
+                return Some(KafkaError::NoRoute(what));
+            }
+            Ok(found) => {
+                open.remove(&tp);
+                self.found.insert(tp, found);
+            }
+            Err(code) => {
+                let (api, subject) = ("ListOffsets", tp.to_string());
+                let error = KafkaError::Refused { api, subject, code, message: None };
+                if code.retry_class() != RetryClass::Never {
+                    return Some(error);
+                }
+                open.remove(&tp);
+                self.failed.insert(tp, error);
+            }
+        }
+        None
+    }
+}
+
 /// A question to the leader of a partition.
 #[derive(Debug, Clone, Copy)]
 enum Question {
@@ -154,33 +187,8 @@ impl Cluster {
                     continue;
                 }
             };
-            for (tp, result) in parts {
-                match result {
-                    // An epoch may have no end, a log has two.
-                    Ok(found) if found.offset < 0 && matches!(open.get(&tp), Some(Question::End(_))) => {
-                        let what = format!("broker {leader} tells offset {} of {tp}", found.offset);
-                        errors.push(KafkaError::NoRoute(what));
-                    }
-                    Ok(_) if !open.contains_key(&tp) => {} // not asked for
-                    Ok(found) => {
-                        open.remove(&tp);
-                        answers.found.insert(tp, found);
-                    }
-                    Err(code) => {
-                        let error = KafkaError::Refused {
-                            api: "ListOffsets",
-                            subject: tp.to_string(),
-                            code,
-                            message: None,
-                        };
-                        if code.retry_class() == RetryClass::Never {
-                            open.remove(&tp);
-                            answers.failed.insert(tp, error);
-                        } else {
-                            errors.push(error);
-                        }
-                    }
-                }
+            for part in parts {
+                errors.extend(answers.take(leader, part, open));
             }
         }
         if errors.is_empty() && !open.is_empty() {

@@ -8,7 +8,7 @@ use bodley_testbed::broker::{Action, Call};
 use crate::liar::{ORDERS, RECORDS, Stage, always, each, seeds};
 
 /// What a backup asks.
-const ASKED: [ApiKey; 8] = [
+const ASKED: [ApiKey; 9] = [
     ApiKey::ApiVersions,
     ApiKey::Metadata,
     ApiKey::DescribeConfigs,
@@ -17,6 +17,7 @@ const ASKED: [ApiKey; 8] = [
     ApiKey::OffsetFetch,
     ApiKey::ListOffsets,
     ApiKey::Fetch,
+    ApiKey::OffsetForLeaderEpoch,
 ];
 
 type Lie = fn(&Call<'_>) -> Action;
@@ -71,6 +72,9 @@ fn no_lie_about_frames_is_believed() {
     let name = |(api, lie): &(ApiKey, &(&str, Lie))| format!("{api:?}: {}", lie.0);
     each(&cases, name, |(api, lie)| {
         let stage = Stage::new();
+        if *api == ApiKey::OffsetForLeaderEpoch {
+            stage.new_leaders();
+        }
         stage.brokers.script(always(*api, lie.1));
         let ran = stage.backup();
         // What came before the lie, with a good checksum, may be believed: then all has to be there.

@@ -43,6 +43,14 @@ impl Stage {
         Self { brokers: Brokers::start(2).unwrap(), vault: Vault::new() }
     }
 
+    /// All is backed up, and since then the leaders have changed and the logs have not.
+    pub fn new_leaders(&self) {
+        self.recovers();
+        self.brokers.world(|world| {
+            world.topics.values_mut().flat_map(|topic| &mut topic.partitions).for_each(|log| log.epoch += 1);
+        });
+    }
+
     /// A backup that gives up soon.
     pub fn backup(&self) -> Ran {
         self.run("backup", &["--give-up-after", "1s"])

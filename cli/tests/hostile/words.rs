@@ -357,6 +357,49 @@ fn many_groups_without_a_coordinator() {
     stage.recovers();
 }
 
+/// Only answers about epochs tell that a log was truncated and filled again.
+#[test]
+fn about_epochs() {
+    type Change = fn(&mut offset_for_leader_epoch_response::EpochEndOffset);
+    let lies: [(&str, Change, i32); 5] = [
+        ("no such epoch", |end| (end.leader_epoch, end.end_offset) = (-1, -1), 3),
+        ("an end below zero", |end| end.end_offset = i64::MIN, 3),
+        ("an earlier epoch", |end| end.leader_epoch = 1, 3),
+        ("an unknown error", |end| end.error_code = 31_999, 1),
+        ("another partition", |end| end.partition += 50, 1),
+    ];
+    each(
+        &lies,
+        |(name, ..)| (*name).to_owned(),
+        |(_, change, code)| {
+            let stage = Stage::new();
+            stage.new_leaders();
+            let change = *change;
+            stage.brokers.script(move |call| {
+                call.edit::<OffsetForLeaderEpochRequest>(|response| {
+                    response.topics.iter_mut().flat_map(|topic| &mut topic.partitions).for_each(change);
+                })
+            });
+            stage.backup().exits(*code).says("orders-");
+            stage.recovers();
+        },
+    );
+}
+
+/// As large as the largest batch that a broker takes by default, and not a batch.
+#[test]
+fn answers_of_a_hundred_mebibytes() {
+    let stage = Stage::new();
+    stage.brokers.script(always(ApiKey::Fetch, |call| match call.nth {
+        0..4 => fetched(call, |partition| partition.records = Some(Bytes::from(vec![0xff; 30 << 20]))),
+        4 => fetched(call, |partition| partition.records = Some(Bytes::from(vec![0xff; 100 << 20]))),
+        _ => Action::Honest,
+    }));
+    let ran = stage.backup();
+    assert!(matches!(ran.code, Some(0 | 1)), "{ran}");
+    stage.recovers();
+}
+
 /// The log was truncated, or so the broker says: nothing in the vault is lost, nothing is stored twice.
 #[test]
 fn a_log_that_shrinks() {

@@ -190,7 +190,8 @@ fn epochs(call: &Call<'_>, world: &mut World) -> Result<Bytes> {
             let end = EpochEndOffset::default().with_partition(asked.partition);
             partitions.push(match led(call, world, &topic.topic, asked.partition) {
                 Err(code) => end.with_error_code(code),
-                Ok(log) => end.with_leader_epoch(log.epoch).with_end_offset(log.end),
+                // Its log is all of one epoch, or so it says.
+                Ok(log) => end.with_leader_epoch(asked.leader_epoch.min(log.epoch)).with_end_offset(log.end),
             });
         }
         topics

@@ -131,6 +131,9 @@ pub struct ClusterArg {
     /// Brokers to ask first
     #[arg(short, long, value_name = "HOST:PORT[,…]")]
     pub bootstrap_server: String,
+    /// Give up when brokers have not let anything go on for so long (s, m, h); a partition at a time where others go on
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    pub give_up_after: Interval,
 }
 
 /// Which topics.

@@ -1,5 +1,6 @@
 //! Reports, as text and as the one JSON document. Rows of text are tables with aligned columns.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,8 +28,18 @@ struct Document<'a, T> {
 pub fn print_json<T: Serialize>(command: &str, exit_code: u8, body: &T) {
     let document = Document { schema: SCHEMA, command, version: env!("CARGO_PKG_VERSION"), exit_code, body };
     if let Ok(text) = serde_json::to_string_pretty(&document) {
-        print(&text);
+        print(&without_commands(text));
     }
+}
+
+/// JSON need not escape DEL and the second set of control characters, but terminals obey them. They stand in strings only.
+fn without_commands(json: String) -> String {
+    let is_command = |c: char| is_command(c) && c != '\n';
+    if !json.contains(is_command) {
+        return json;
+    }
+    let escape = |c: char| if is_command(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }
 
 /// To stdout; a reader that went away is no error, anything else ends in exit 1.
@@ -63,21 +74,39 @@ pub fn print_failure(format: OutputFormat, command: &str, ended: &Ended) {
 
 /// One line, and one more with advice.
 fn print_issue(issue: &Issue) {
-    eprintln!("bodley: {}", issue.message);
+    eprintln!("bodley: {}", plain(&issue.message));
     if let Some(hint) = &issue.hint {
-        eprintln!("        {hint}");
+        eprintln!("        {}", plain(hint));
     }
+}
+
+/// Text from brokers and vaults as a terminal may see it: control characters, which could be commands to it, are escaped.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_command) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_command(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// Control characters, and those that change the direction of text.
+fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The end of a run for people: topics, gaps, errors, and a summary.
 pub fn print_report(report: &Report, summary: &str) {
     for note in &report.notes {
-        eprintln!("bodley: note: {note}");
+        eprintln!("bodley: note: {}", plain(note));
     }
     for gap in report.gaps.iter().take(MANY) {
         eprintln!(
             "bodley: gap: {}-{} offsets {}..{} ({})",
-            gap.topic, gap.partition, gap.first, gap.next, gap.reason
+            plain(&gap.topic),
+            gap.partition,
+            gap.first,
+            gap.next,
+            gap.reason
         );
     }
     if report.gaps.len() > MANY {
@@ -104,11 +133,13 @@ const MANY: usize = 20;
 
 /// Rows with columns padded to their widest cell; numbers (from the second column on) to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
+    let line = |row: &Vec<Cow<'_, str>>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
             0 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
@@ -142,6 +173,10 @@ mod tests {
     fn text() {
         let rows = [vec!["topic".into(), "n".into()], vec!["a".into(), "100".into()]];
         assert_eq!(table(&rows), "topic    n\na      100");
+        let rows = [vec!["a\u{1b}[2J".into(), "b\nc".into()]];
+        assert_eq!(table(&rows), "a\\u{1b}[2J  b\\u{a}c");
+        assert_eq!(plain("gr\u{fc}n \u{9b}2J \u{202e}"), "gr\u{fc}n \\u{9b}2J \\u{202e}");
+        assert_eq!(without_commands("{\n\"\u{9b}\u{7f}\u{e4}\"}".into()), "{\n\"\\u009b\\u007f\u{e4}\"}");
         assert_eq!(time(Some(1_767_323_045_123)), "2026-01-02T03:04:05Z");
         assert_eq!(time(None), "-");
         assert_eq!((plural(1, "topic"), plural(0, "topic")), ("1 topic".into(), "0 topics".into()));

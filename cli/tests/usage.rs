@@ -176,8 +176,11 @@ fn wrong_flags() {
         says(&message, &[address.trim_matches(',')]);
     }
     for interval in ["", "0", "0s", "-1s", "1.5m", "soon", "1d", "99999999999h"] {
-        let interval = format!("--commit-interval={interval}");
-        fails(&[&["backup"], &broker[..], &to[..], &[&interval]].concat(), 2);
+        let commit = format!("--commit-interval={interval}");
+        fails(&[&["backup"], &broker[..], &to[..], &[&commit]].concat(), 2);
+        let give_up = format!("--give-up-after={interval}");
+        fails(&[&["backup"], &broker[..], &to[..], &[&give_up]].concat(), 2);
+        fails(&[&["restore"], &broker[..], &to[..], &[&give_up]].concat(), 2);
     }
     for factor in ["0", "-1", "two", "40000"] {
         let factor = format!("--replication-factor={factor}");

@@ -22,7 +22,7 @@ use crate::vault::rows::{Kind, Range, Rows};
 use crate::vault::segment::{MAX_FOOTER, TRAILER_LEN, footer_len};
 use crate::vault::state::{PartKey, State};
 use crate::vault::table::Table;
-use crate::vault::walk::walk;
+use crate::vault::walk::{WHOLE, walk};
 
 /// Bytes read at a time.
 const SPAN: usize = 8 << 20;
@@ -363,7 +363,7 @@ impl Checker {
     fn chunk(&self, path: &str, row: &Range, chunk: &[u8]) -> (u64, Option<Issue>) {
         let key = (row.topic, row.partition);
         let mut aborted = self.aborted(&key, row.rewind);
-        let walk = walk(chunk, row.first, i64::MAX, &mut aborted);
+        let walk = walk(chunk, row.first, WHOLE, &mut aborted);
         // The walk has summed up what it accepted, which is all unless something is wrong.
         let crc = if walk.len == chunk.len() { walk.crc64 } else { crc64(chunk) };
         let what = if let Some((bad, _)) = &walk.bad {

@@ -27,9 +27,14 @@ impl Backoff {
         self.since = Instant::now();
     }
 
+    /// Whether the time without progress is up.
+    pub fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.give_up_after
+    }
+
     /// How long to wait before the next try; `None`: the time is up.
     pub fn pause(&mut self) -> Option<Duration> {
-        if self.since.elapsed() >= self.give_up_after {
+        if self.is_over() {
             return None;
         }
         let jittered = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);

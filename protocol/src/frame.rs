@@ -1,10 +1,11 @@
 //! Frames: a length, a header with a correlation id, a body. For every API but Fetch and Produce the body goes
-//! through the kafka-protocol crate.
+//! through the kafka-protocol crate, answers only after the check of [`crate::shape`].
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
+use crate::shape;
 use crate::wire::{Length, Writer};
 
 /// A message that could not be encoded or decoded.
@@ -49,9 +50,12 @@ pub fn encode<R: Request>(head: Head<'_>, request: &R) -> Result<Bytes, FrameErr
     Ok(body.freeze())
 }
 
-/// The body of a response of `R`, from a frame without its length. The correlation id has been checked by the caller.
+/// The body of a response of `R`, from a frame without its length. The correlation id has been checked by the caller. What the bytes
+/// do not bear out ends here, before the decoder believes it.
 pub fn decode<R: Request>(version: i16, frame: Bytes) -> Result<R::Response, FrameError> {
+    const { assert!(shape::is_known(R::KEY), "answers of this API have no shape yet: add one to shape.rs") };
     let error = |what: String| FrameError { api: api_name::<R>(), version, what };
+    shape::check(R::KEY, version, &frame).map_err(|e| error(e.to_string()))?;
     let mut frame = frame;
     ResponseHeader::decode(&mut frame, R::Response::header_version(version))
         .map_err(|e| error(e.to_string()))?;

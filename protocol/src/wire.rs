@@ -73,15 +73,19 @@ impl<'a> Reader<'a> {
         self.array()
     }
 
-    /// UNSIGNED_VARINT of at most 32 bits.
+    /// UNSIGNED_VARINT of at most 32 bits. In five bytes, as other readers stop there.
     pub fn uvarint(&mut self) -> Result<u32, WireError> {
-        let wide = self.uvarlong()?;
+        let wide = self.unsigned(32)?;
         u32::try_from(wide).map_err(|_| WireError::Malformed("varint"))
     }
 
     fn uvarlong(&mut self) -> Result<u64, WireError> {
+        self.unsigned(64)
+    }
+
+    fn unsigned(&mut self, bits: u32) -> Result<u64, WireError> {
         let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
+        for shift in (0..bits).step_by(7) {
             let [byte] = self.array()?;
             if shift == 63 && byte > 1 {
                 return Err(WireError::Malformed("varint"));

@@ -4,11 +4,13 @@
 //! - [`Workbench`]: Apache's own client behind typed methods. It writes and reads without any code of Bodley.
 //! - [`workloads`]: topics with every oddity that a legal log can have.
 //! - [`dump`]: what the independent reader saw, and the comparison of two readings.
-//! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, refuses, loses answers and flips bits.
+//! - [`Brokers`]: brokers in memory whose every answer a test can change.
+//! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers and flips bits.
 //!
 //! All calls block. Servers need Java 17 and Maven; they listen on 127.0.0.1 only, keep their data below
 //! `target/testbed/` and cannot outlive the process that started them.
 
+pub mod broker;
 pub mod cluster;
 pub mod dump;
 pub mod jars;
@@ -23,6 +25,7 @@ mod setup;
 pub mod workbench;
 pub mod workloads;
 
+pub use broker::Brokers;
 pub use cluster::{Cluster, ClusterOptions, shared_cluster};
 pub use dump::{CompareOptions, Dump, compare, compare_digests};
 pub use proxy::Proxy;

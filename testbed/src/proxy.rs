@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -33,6 +33,10 @@ struct Faults {
     stall_to_client: bool,
     swallow_to_client: bool,
     delay: Duration,
+    /// Bytes per second that pass, both ways and all connections together.
+    rate: Option<u64>,
+    /// When all that has passed so far is paid for at this rate.
+    paid: Option<Instant>,
     /// Bytes that may still pass, both ways, before all connections are cut.
     cut_in: Option<u64>,
     /// Cuts again and again: each time after a random number of bytes below this.
@@ -114,6 +118,11 @@ impl Proxy {
         self.set(|f| f.delay = delay);
     }
 
+    /// Lets so many bytes per second pass, both ways and all connections together; `None`: as many as come.
+    pub fn throttle(&self, rate: Option<u64>) {
+        self.set(|f| (f.rate, f.paid) = (rate, None));
+    }
+
     /// Cuts all connections once, after so many more bytes both ways.
     pub fn cut_after(&self, bytes: u64) {
         self.set(|f| f.cut_in = Some(bytes));
@@ -186,11 +195,16 @@ impl Shared {
     /// Applies the faults to a chunk. True: pass it on.
     fn admit(&self, chunk: &mut [u8], direction: Direction) -> bool {
         let mut faults = self.faults();
-        let delay = faults.delay;
-        if !delay.is_zero() {
-            drop(faults);
-            thread::sleep(delay);
-            faults = self.faults();
+        let pause = faults.delay + faults.pay(chunk.len());
+        if !pause.is_zero() {
+            // A proxy that closes, or whose faults end, does not sit it out.
+            let until = Instant::now() + pause;
+            while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+                && !faults.closing
+                && (faults.rate.is_some() || !faults.delay.is_zero())
+            {
+                faults = self.changed.wait_timeout(faults, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
         while !faults.closing && faults.stalled(direction) {
             faults = self.changed.wait(faults).unwrap_or_else(PoisonError::into_inner);
@@ -206,6 +220,16 @@ impl Shared {
 }
 
 impl Faults {
+    /// How long these bytes have to wait at the rate.
+    fn pay(&mut self, bytes: usize) -> Duration {
+        let Some(rate) = self.rate else { return Duration::ZERO };
+        let now = Instant::now();
+        let due = self.paid.map_or(now, |paid| paid.max(now));
+        let due = due + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        self.paid = Some(due);
+        due - now
+    }
+
     fn stalled(&self, direction: Direction) -> bool {
         match direction {
             Direction::ToServer => self.stall_to_server,

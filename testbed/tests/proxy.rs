@@ -163,3 +163,19 @@ fn flips_one_bit() {
     assert_eq!(exchange(&mut stream, &[0; 4]).unwrap(), [0, 0, 1, 0]);
     assert_eq!(exchange(&mut stream, &[0; 4]).unwrap(), [0; 4]);
 }
+
+#[test]
+fn throttles() {
+    let proxy = Proxy::start(echo()).unwrap();
+    let mut stream = connect(&proxy);
+    proxy.throttle(Some(10_000));
+    let started = Instant::now();
+    exchange(&mut stream, &[1; 2000]).unwrap();
+    // Both ways count.
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    proxy.throttle(Some(1));
+    stream.write_all(&[2; 100]).unwrap();
+    assert!(times_out(&mut stream));
+    proxy.calm();
+    stream.read_exact(&mut [0; 100]).unwrap();
+}

@@ -17,7 +17,7 @@ use bodley_io::store::decorators::{Limit, Retry, Throttled};
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, ClusterArg, Command, OutputFormat, Rate, TopicArgs};
+use crate::args::{Args, ClusterArg, Command, Interval, OutputFormat, Rate, TopicArgs};
 use crate::ended::Ended;
 use crate::output;
 
@@ -95,7 +95,16 @@ fn usage(message: String) -> Box<Ended> {
 
 async fn open_cluster(arg: &ClusterArg) -> Result<Arc<Cluster>, Box<Ended>> {
     let bootstrap = Address::parse_list(&arg.bootstrap_server).map_err(|e| usage(e.to_string()))?;
-    Ok(Cluster::open(bootstrap, ClientOptions::default()).await?)
+    let Interval(give_up_after) = arg.give_up_after;
+    let usual = ClientOptions::default();
+    let options = ClientOptions {
+        // Whoever gives up early does not wait longer for a single answer.
+        connect_timeout: usual.connect_timeout.min(give_up_after),
+        request_timeout: usual.request_timeout.min(give_up_after),
+        give_up_after,
+        ..usual
+    };
+    Ok(Cluster::open(bootstrap, options).await?)
 }
 
 fn selection(arg: TopicArgs) -> Selection {

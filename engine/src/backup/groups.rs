@@ -1,9 +1,10 @@
 //! The snapshot of consumer groups: committed offsets of the run's topics, raw, taken before the run's ends are fixed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
-use bodley_io::kafka::Cluster;
 use bodley_io::kafka::groups::{GroupOffsets, Listed};
+use bodley_io::kafka::{Cluster, KafkaError};
 use bodley_protocol::TopicId;
 
 use crate::error::{EngineError, Severity};
@@ -26,6 +27,12 @@ pub struct Snapshot {
     pub issues: Vec<Issue>,
 }
 
+impl Snapshot {
+    fn unreadable(&mut self, message: String) {
+        self.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
+    }
+}
+
 /// Reads all groups and compares them with the vault's.
 pub async fn snapshot(
     cluster: &Cluster,
@@ -37,28 +44,34 @@ pub async fn snapshot(
     let mut snapshot = Snapshot::default();
     let mut seen: BTreeMap<(String, TopicId), ()> = BTreeMap::new();
     let (listed, errors) = cluster.list_groups().await;
-    let complete = errors.is_empty();
+    let (complete, total) = (errors.is_empty(), listed.len());
     for error in errors {
-        let message = format!("the consumer groups of a broker could not be listed: {error}");
-        snapshot.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
+        snapshot.unreadable(format!("the consumer groups of a broker could not be listed: {error}"));
     }
-    for listed in listed {
+    let mut patience =
+        Patience { given_up: 0, last_good: Instant::now(), limit: cluster.options().give_up_after };
+    for (at, listed) in listed.iter().enumerate() {
+        if patience.is_over() {
+            snapshot
+                .unreadable(format!("no group could be read any more: {} were not asked for", total - at));
+            return Ok(snapshot);
+        }
         // Share groups keep no offsets of this kind; connect workers and the like have none at all.
         if listed.group.starts_with(OWN_PREFIX) || listed.kind == "share" {
             continue;
         }
-        let offsets = match cluster.group_offsets(&listed.group).await {
+        let offsets = match patience.ask(cluster, &listed.group).await {
             Ok(offsets) => offsets,
             Err(error) => {
-                let message = format!("the offsets of group {} could not be read: {error}", listed.group);
-                snapshot.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
+                snapshot
+                    .unreadable(format!("the offsets of group {} could not be read: {error}", listed.group));
                 // What the vault has of it stays.
                 let known = state.groups.keys().filter(|(group, _)| *group == listed.group);
                 seen.extend(known.map(|key| (key.clone(), ())));
                 continue;
             }
         };
-        let pairs = pairs(&listed, &offsets, &by_name);
+        let pairs = pairs(listed, &offsets, &by_name);
         snapshot.groups += u64::from(!pairs.is_empty());
         for (topic, rows) in pairs {
             let key = (listed.group.clone(), topic);
@@ -82,6 +95,36 @@ pub async fn snapshot(
         ..pair.header.clone()
     }));
     Ok(snapshot)
+}
+
+/// One group is waited for as long as anything else. A cluster that does that to group after group would hold the run up for
+/// ever: after some, the others are asked once each, and that not for ever either.
+struct Patience {
+    given_up: usize,
+    last_good: Instant,
+    limit: Duration,
+}
+
+impl Patience {
+    const GROUPS: usize = 3;
+
+    async fn ask(&mut self, cluster: &Cluster, group: &str) -> Result<GroupOffsets, KafkaError> {
+        let result = match self.given_up >= Self::GROUPS {
+            true => cluster.group_offsets_once(group).await,
+            false => cluster.group_offsets(group).await,
+        };
+        match &result {
+            Ok(_) => self.last_good = Instant::now(),
+            Err(KafkaError::GaveUp { .. }) => self.given_up += 1,
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn is_over(&self) -> bool {
+        let limit = self.limit.saturating_mul(2 * Self::GROUPS as u32 + 1);
+        self.given_up >= Self::GROUPS && self.last_good.elapsed() > limit
+    }
 }
 
 /// The rows of one group, topic by topic: a header, then its partitions.

@@ -1,10 +1,11 @@
 //! Takes what a Fetch brings: gives the connection a place in the open segment for each partition's records, walks them, keeps what is
 //! good, and notes what became of each partition.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::BufferPool;
+use bodley_io::kafka::KafkaError;
 use bodley_io::kafka::fetch::FetchSink;
 use bodley_io::store::SharedStore;
 use bodley_protocol::fetch::PartitionHead;
@@ -13,10 +14,11 @@ use bodley_protocol::{ErrorCode, TopicId};
 use super::task::Task;
 use crate::error::EngineError;
 use crate::progress::Progress;
+use crate::vault::hex;
 use crate::vault::rows::Kind;
 use crate::vault::segment::SegmentWriter;
 use crate::vault::state::PartKey;
-use crate::vault::walk::{Bad, walk};
+use crate::vault::walk::{Bad, Behind, walk};
 
 /// What a response said of a partition.
 #[derive(Debug)]
@@ -34,7 +36,16 @@ pub enum Outcome {
     /// The leader's log parts from ours at this offset.
     Diverged(i64),
     /// The batch at the task's `next` is bad; the offset behind it, if it can be told.
-    Bad(Bad, Option<i64>),
+    Bad(Bad, Behind),
+    /// While the end of a bad batch was looked for: the base offset of a good one.
+    Hunted(Option<i64>),
+}
+
+impl Outcome {
+    /// The partition is farther than before.
+    pub fn is_progress(&self) -> bool {
+        matches!(self, Self::Progress | Self::Ended)
+    }
 }
 
 /// A worker's tasks, its open segment, and what the current response brought.
@@ -47,6 +58,8 @@ pub struct Intake {
     pub outcomes: Vec<(PartKey, Outcome)>,
     /// Record bytes in the current response.
     pub received: usize,
+    /// Asked for and not answered yet.
+    asked: BTreeSet<PartKey>,
     names: HashMap<Arc<str>, TopicId>,
     ids: HashMap<TopicId, TopicId>,
     store: SharedStore,
@@ -62,6 +75,7 @@ impl Intake {
             segment: None,
             outcomes: Vec::new(),
             received: 0,
+            asked: BTreeSet::new(),
             names: HashMap::new(),
             ids: HashMap::new(),
             store,
@@ -80,6 +94,26 @@ impl Intake {
         self.tasks.insert(task.key, task);
     }
 
+    /// The next response must be about these, each at most once.
+    pub fn expect(&mut self, asked: &[PartKey]) {
+        self.asked = asked.iter().copied().collect();
+    }
+
+    /// Which task a part of a response is for. A broker that answers what was not asked is not believed in anything.
+    fn asked_for(&self, head: &PartitionHead) -> Result<PartKey, EngineError> {
+        let key = self.key(head).filter(|key| self.asked.contains(key));
+        key.ok_or_else(|| {
+            let topic = match head.topic.as_str() {
+                "" => hex(&head.topic_id),
+                name => format!("{name:?}"),
+            };
+            let partition = head.partition;
+            let what =
+                format!("it answers Fetch for {topic}-{partition}, which was not asked for or is answered");
+            KafkaError::NoRoute(what).into()
+        })
+    }
+
     fn key(&self, head: &PartitionHead) -> Option<PartKey> {
         let topic = match head.topic.as_str() {
             "" => self.ids.get(&head.topic_id)?,
@@ -92,6 +126,9 @@ impl Intake {
         let (Some(task), Some(segment)) = (self.tasks.get_mut(&key), self.segment.as_mut()) else {
             return Outcome::Empty(-1);
         };
+        if let Some(hunt) = &task.hunt {
+            return Outcome::Hunted(hunt.look(segment.pending(head.records_len)));
+        }
         task.aborted.learn(&head.aborted, task.next);
         let walk = walk(segment.pending(head.records_len), task.next, task.end, &mut task.aborted);
         if walk.len > 0 {
@@ -104,14 +141,21 @@ impl Intake {
             row.crc64 = walk.crc64;
             segment.keep(row);
             self.progress.advance(walk.len as u64, (walk.next - task.next).max(0) as u64);
-            (task.next, task.last_epoch) = (walk.next, walk.last_epoch);
-            (task.stuck, task.bad_tries) = (None, 0);
+            task.advance(walk.next, walk.last_epoch);
         }
         match walk.bad {
             Some((bad, behind)) => Outcome::Bad(bad, behind),
-            None if walk.beyond_end && task.next < task.end => Outcome::Ended,
-            None if walk.len > 0 => Outcome::Progress,
-            None => Outcome::Cut,
+            None => match walk.beyond_end {
+                // Nothing beyond the last stable offset is sent: the base offset, which no CRC covers, cannot be right. If an offset that
+                // rose since is meant, the next answer tells.
+                Some(last) if (0..=last).contains(&head.last_stable_offset) => {
+                    let expected = task.next;
+                    Outcome::Bad(Bad::Order { base: last, last, expected }, (None, None))
+                }
+                Some(_) if task.next < task.end => Outcome::Ended,
+                _ if walk.len > 0 => Outcome::Progress,
+                _ => Outcome::Cut,
+            },
         }
     }
 }
@@ -120,6 +164,7 @@ impl FetchSink for Intake {
     type Error = EngineError;
 
     async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], EngineError> {
+        self.asked_for(head)?;
         if self.segment.is_none() {
             self.segment = Some(SegmentWriter::create(&self.store, &self.pool).await?);
         }
@@ -131,19 +176,17 @@ impl FetchSink for Intake {
 
     fn partition(&mut self, head: &PartitionHead, diverging: Option<(i32, i64)>) -> Result<(), EngineError> {
         self.received += head.records_len;
-        let Some(key) = self.key(head).filter(|key| self.tasks.contains_key(key)) else {
-            // Never asked for: without a task there is nothing to do for it.
-            tracing::warn!(
-                "a broker answered for {}-{}, which was not asked for",
-                head.topic,
-                head.partition
-            );
-            return Ok(());
-        };
+        let key = self.asked_for(head)?;
+        self.asked.remove(&key);
         let outcome = match (head.error_code(), diverging) {
             (code, _) if code != ErrorCode::NONE => Outcome::Code(code),
             (_, Some((epoch, end))) if epoch >= 0 || end >= 0 => Outcome::Diverged(end),
-            _ if head.records_len == 0 => Outcome::Empty(head.last_stable_offset),
+            _ if head.records_len == 0 => {
+                match self.tasks.get(&key).is_some_and(|task| task.hunt.is_some()) {
+                    true => Outcome::Hunted(None),
+                    false => Outcome::Empty(head.last_stable_offset),
+                }
+            }
             _ => self.take_records(key, head),
         };
         self.outcomes.push((key, outcome));

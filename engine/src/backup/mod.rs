@@ -4,9 +4,11 @@
 //! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
 //! run.rs     hands tasks to workers, gathers what they made durable, commits
 //! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   task.rs  one partition
+//! hunt.rs    what is done about a batch that stays bad
 //! ```
 
 mod groups;
+mod hunt;
 mod intake;
 mod plan;
 mod run;
@@ -85,6 +87,7 @@ pub async fn backup(
     let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop });
     let finished = run.finish(rows, snapshot.rows, &mut report).await?;
     report.receipt = Some(finished.to_string());
+    report.gaps.sort_by(|a, b| (&a.topic, a.partition, a.first).cmp(&(&b.topic, b.partition, b.first)));
     if !report.gaps.is_empty() {
         report.errors.push(gap_issue(&report));
     }

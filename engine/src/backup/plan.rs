@@ -49,6 +49,17 @@ impl Plan {
     /// Notes the chosen topics: new ones, changed ones, new lives of old names, and those that are gone.
     pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
         for topic in chosen {
+            if topic.partitions.is_empty() {
+                let why = match topic.error {
+                    ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
+                    error => error.to_string(),
+                };
+                let message = format!("topic {} can't be read: {why}", topic.name);
+                let mut issue = Issue::new("topic_unavailable", Severity::Failed, message);
+                issue.topic = Some(topic.name.to_string());
+                self.issues.push(issue);
+                continue;
+            }
             let row = topic_row(state, vault_id, topic);
             let known = state.topics.get(&row.topic);
             if known.is_none() && row.incarnation > 0 {
@@ -62,7 +73,9 @@ impl Plan {
             self.topics.insert(row.topic, row);
         }
         for old in state.topics.values().filter(|old| old.present && !self.topics.contains_key(&old.topic)) {
-            if selection.covers(&old.name, old.internal) {
+            let unavailable =
+                chosen.iter().any(|topic| *topic.name == old.name && topic.partitions.is_empty());
+            if selection.covers(&old.name, old.internal) && !unavailable {
                 if !chosen.iter().any(|topic| *topic.name == old.name) {
                     self.notes.push(format!(
                         "topic {} is gone from the cluster; its data stays in the vault",
@@ -119,6 +132,14 @@ impl Plan {
         let mut suspects = Vec::new();
         for (tp, key) in parts {
             let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
+            if start.offset > end.offset {
+                let (start, end) = (start.offset, end.offset);
+                let message =
+                    format!("{tp}: its leader says that it begins at offset {start} and ends at {end}");
+                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
+                self.issues.push(issue.at(&tp.topic, tp.partition as u32, None).hint("run again"));
+                continue;
+            }
             let topic = layout.topics.get(&tp.topic);
             let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);
             let cursor = state.partitions.get(&key).and_then(|partition| partition.cursor);
@@ -133,7 +154,13 @@ impl Plan {
                 leader_epoch,
                 last_epoch: cursor.map_or(-1, |cursor| cursor.last_epoch),
                 aborted: Aborted::from_rows(open_transactions(state, &key)),
+                empty_tries: 0,
                 bad_tries: 0,
+                bad: None,
+                asked: Vec::new(),
+                replicas_asked: false,
+                elsewhere: None,
+                hunt: None,
                 stuck: None,
             };
             self.admit(task, cursor, start.offset, &mut suspects);
@@ -230,7 +257,7 @@ fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
         name: topic.name.to_string(),
         present: true,
         partitions: topic.partitions.len() as u32,
-        replication: topic.partitions.first().map_or(0, |partition| partition.replicas as u16),
+        replication: topic.partitions.first().map_or(0, |partition| partition.replicas.len() as u16),
         internal: topic.internal,
         synthetic,
         incarnation,

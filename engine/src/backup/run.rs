@@ -84,7 +84,8 @@ impl Run {
             stop: means.stop.clone(),
             limit: options.limit_read.clone(),
         });
-        let work = plan.tasks.iter().map(|task| (task.end - task.next).max(0) as u64).sum();
+        let offsets = plan.tasks.iter().map(|task| task.end.saturating_sub(task.next).max(0) as u64);
+        let work = offsets.fold(0, u64::saturating_add);
         means.progress.plan(plan.tasks.len() as u64, work);
         Self {
             cluster,
@@ -208,9 +209,10 @@ impl Run {
             {
                 Some((leader, epoch)) => {
                     task.leader_epoch = epoch;
-                    let turn = self.turns.entry(leader).or_insert(0);
+                    let broker = task.elsewhere.unwrap_or(leader);
+                    let turn = self.turns.entry(broker).or_insert(0);
                     *turn += 1;
-                    by_worker.entry((leader, *turn % per_broker)).or_default().push(task);
+                    by_worker.entry((broker, *turn % per_broker)).or_default().push(task);
                 }
                 None => {
                     let error = KafkaError::NoRoute(format!("{} has no leader", task.tp));
@@ -300,6 +302,13 @@ impl Run {
 
     async fn look_after(&mut self, task: Task, trouble: Trouble, report: &mut Report) {
         match trouble {
+            Trouble::OtherReplica => self.ask_elsewhere(task, report),
+            Trouble::Route(_) | Trouble::Hopeless(_) | Trouble::OutOfRange | Trouble::Diverged(_)
+                if task.elsewhere.is_some() =>
+            {
+                self.ask_elsewhere(task, report);
+            }
+            Trouble::Leader => self.ask_leader(task, report),
             Trouble::Route(error) => self.park(task, &error, report),
             Trouble::OutOfRange => self.out_of_range(task, report).await,
             Trouble::Diverged(end) => {
@@ -317,10 +326,28 @@ impl Run {
             Trouble::BadBatch(what) => {
                 let message = format!("{}: {what}", task.tp);
                 let issue = Issue::new("bad_batch", Severity::Missing, message);
-                let hint = "the partition is backed up to here; message formats 0 and 1 are not supported by this version";
+                let hint = "the partition is backed up to here; message formats 0 and 1 are not supported by this version; a damaged batch is passed by once a good one follows it";
                 self.give_up(&task, issue.hint(hint), report);
             }
         }
+    }
+
+    /// The next replica may have a good batch where the others' is bad; after the last one it is the leader's again.
+    fn ask_elsewhere(&mut self, mut task: Task, report: &mut Report) {
+        let layout = self.cluster.layout();
+        let other = layout.partition(&task.tp).and_then(|partition| {
+            let asked = |id: &&i32| Some(**id) != partition.leader && !task.asked.contains(id);
+            partition.replicas.iter().filter(|id| layout.brokers.contains_key(id)).find(asked).copied()
+        });
+        task.replicas_asked = other.is_none();
+        task.asked.extend(other);
+        task.elsewhere = other;
+        self.dispatch(vec![task], report);
+    }
+
+    fn ask_leader(&mut self, mut task: Task, report: &mut Report) {
+        task.elsewhere = None;
+        self.dispatch(vec![task], report);
     }
 
     /// The log moved away under the cursor: retention, or truncation.

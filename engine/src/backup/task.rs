@@ -5,6 +5,7 @@ use std::time::Instant;
 use bodley_io::kafka::TopicPartition;
 use bodley_protocol::TopicId;
 
+use super::hunt::Hunt;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{Kind, NO_TIME, Range};
 use crate::vault::state::PartKey;
@@ -32,8 +33,20 @@ pub struct Task {
     pub last_epoch: i32,
     /// Aborted transactions met.
     pub aborted: Aborted,
+    /// The broker had nothing from `next` to the end so often.
+    pub empty_tries: u32,
     /// A batch at `next` was bad so often.
     pub bad_tries: u32,
+    /// Why, the last time.
+    pub bad: Option<String>,
+    /// Replicas that were asked for the batch at `next` because the leader's is bad.
+    pub asked: Vec<i32>,
+    /// There is no other replica to ask.
+    pub replicas_asked: bool,
+    /// The replica that is asked in the leader's place.
+    pub elsewhere: Option<i32>,
+    /// The end of the bad batch at `next` is being looked for.
+    pub hunt: Option<Hunt>,
     /// Since when there has been no progress; `None`: there is.
     pub stuck: Option<Instant>,
 }
@@ -48,7 +61,26 @@ impl Task {
     pub fn jump(&mut self, next: i64) {
         self.aborted.close_all(next - 1);
         // What the epoch of the batch before would tell is lost as well.
-        (self.next, self.last_epoch, self.bad_tries) = (next, -1, 0);
+        (self.next, self.last_epoch) = (next, -1);
+        self.all_is_well();
+    }
+
+    /// Goes on behind batches that were read; `last_epoch` is that of the last one.
+    pub fn advance(&mut self, next: i64, last_epoch: i32) {
+        (self.next, self.last_epoch, self.stuck) = (next, last_epoch, None);
+        self.all_is_well();
+    }
+
+    /// Forgets a bad batch.
+    fn all_is_well(&mut self) {
+        (self.bad_tries, self.bad, self.hunt, self.replicas_asked) = (0, None, None, false);
+        self.empty_tries = 0;
+        self.asked.clear();
+    }
+
+    /// The offset to fetch at, and the epoch of the batch before, if it is known.
+    pub fn wanted(&self) -> (i64, i32) {
+        self.hunt.as_ref().map_or((self.next, self.last_epoch), |hunt| (hunt.at(), -1))
     }
 
     /// A row for offsets from `next` on; the caller moves `next`.

@@ -12,11 +12,12 @@ use bodley_protocol::fetch::{Isolation, Limits, Partition};
 use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
 
+use super::hunt;
 use super::intake::{Intake, Outcome};
 use super::task::Task;
 use crate::error::EngineError;
 use crate::vault::commit::SegmentRef;
-use crate::vault::rows::{AbortedRow, Kind, Range, Reason, TopicRow};
+use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
 use crate::vault::segment::Footer;
 use crate::vault::state::PartKey;
 
@@ -29,10 +30,10 @@ const PARTITIONS_PER_FETCH: usize = 400;
 const MAX_WAIT_MS: i32 = 500;
 /// A segment is closed at this size even without a commit.
 const SEGMENT_BYTES: u64 = 1 << 30;
+/// How often the broker must say that it has no batch up to the run's end, as after compaction.
+const EMPTY_TRIES: u32 = 3;
 /// A quota's pause is cut to this, so that a commit does not wait for it.
 const LONGEST_THROTTLE: Duration = Duration::from_secs(5);
-/// How often a bad batch is fetched before it is a gap.
-const BAD_TRIES: u32 = 3;
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -69,6 +70,10 @@ pub enum Trouble {
     Hopeless(KafkaError),
     /// A batch that can't be stored and can't be skipped.
     BadBatch(String),
+    /// The batch at `next` is bad here; another replica may have a good one.
+    OtherReplica,
+    /// Another replica had a good one: the leader is asked again.
+    Leader,
 }
 
 /// What a roll hands over.
@@ -192,14 +197,7 @@ impl Worker {
         }
         // Empty can mean that a quota or the other partitions left no room; only an answer without any bytes says more.
         let conclusive = received == 0 && answer.throttle_ms == 0;
-        if conclusive {
-            // Nothing at all: whoever is not at its end now is stuck, unless it turns out below to be empty.
-            for (key, _) in &outcomes {
-                if let Some(task) = self.intake.tasks.get_mut(key) {
-                    task.stuck.get_or_insert_with(Instant::now);
-                }
-            }
-        }
+        self.note_the_stuck(&asked, &outcomes);
         self.settle(outcomes, conclusive)?;
         self.give_up_on_the_stuck();
         if self.intake.segment.as_ref().is_some_and(|segment| segment.len() >= SEGMENT_BYTES) {
@@ -213,20 +211,24 @@ impl Worker {
         let Some(connection) = self.connection.as_mut() else {
             return Err(KafkaError::NoRoute(format!("no connection to broker {}", self.broker)).into());
         };
+        self.intake.expect(asked);
         // The request borrows nothing of the intake, which takes the answer.
         let tasks: Vec<_> = asked.iter().filter_map(|key| self.intake.tasks.get(key)).collect();
         let topics: Vec<Arc<str>> = tasks.iter().map(|task| Arc::clone(&task.tp.topic)).collect();
         let mut partitions: Vec<Partition<'_>> = tasks
             .iter()
             .zip(&topics)
-            .map(|(task, topic)| Partition {
-                topic,
-                topic_id: task.fetch_id,
-                partition: task.tp.partition,
-                offset: task.next,
-                leader_epoch: task.leader_epoch,
-                last_fetched_epoch: task.last_epoch,
-                max_bytes: PARTITION_BYTES,
+            .map(|(task, topic)| {
+                let (offset, last_fetched_epoch) = task.wanted();
+                Partition {
+                    topic,
+                    topic_id: task.fetch_id,
+                    partition: task.tp.partition,
+                    offset,
+                    leader_epoch: task.leader_epoch,
+                    last_fetched_epoch,
+                    max_bytes: PARTITION_BYTES,
+                }
             })
             .collect();
         // Partitions of a topic stand together; among topics the queue's order stays, so that nobody starves.
@@ -243,18 +245,25 @@ impl Worker {
         for (key, outcome) in outcomes {
             let Some(task) = self.intake.tasks.get_mut(&key) else { continue };
             let trouble = match outcome {
+                Outcome::Progress if task.elsewhere.is_some() && !task.is_done() => Some(Trouble::Leader),
                 Outcome::Progress => {
                     self.queue.retain(|other| *other != key);
                     self.queue.push_back(key);
                     None
                 }
+                // What a follower does not have, the leader may have.
+                Outcome::Cut | Outcome::Empty(_) | Outcome::Ended if task.elsewhere.is_some() => {
+                    Some(Trouble::OtherReplica)
+                }
                 Outcome::Cut => None,
                 Outcome::Empty(lso) => {
-                    if conclusive && lso >= task.end {
+                    task.empty_tries += u32::from(conclusive && lso >= task.end);
+                    if task.empty_tries >= EMPTY_TRIES {
                         skip_to_end(task, &mut self.rolled.ranges);
                     }
                     None
                 }
+                Outcome::Hunted(good) => hunt::go_on(task, good, &mut self.rolled.ranges),
                 Outcome::Ended => {
                     skip_to_end(task, &mut self.rolled.ranges);
                     None
@@ -273,9 +282,7 @@ impl Worker {
                     })
                 }
                 Outcome::Diverged(end) => Some(Trouble::Diverged(end)),
-                Outcome::Bad(bad, behind) => {
-                    bad_batch(task, &bad.to_string(), behind, &mut self.rolled.ranges)
-                }
+                Outcome::Bad(bad, behind) => hunt::bad_batch(task, &bad, behind, &mut self.rolled.ranges),
             };
             match trouble {
                 Some(trouble) => self.give_back(key, trouble),
@@ -286,15 +293,30 @@ impl Worker {
         Ok(())
     }
 
+    /// The first batch of an answer is always a whole one. When nobody went on, who is not at its end now is stuck, unless it turns out
+    /// to be empty; that a quota leaves nobody any room is no better. While others go on, who waits for a turn is not stuck.
+    fn note_the_stuck(&mut self, asked: &[PartKey], outcomes: &[(PartKey, Outcome)]) {
+        let progress = outcomes.iter().any(|(_, outcome)| outcome.is_progress());
+        let refused = |key: &PartKey| outcomes.iter().any(|(k, o)| k == key && matches!(o, Outcome::Code(_)));
+        for key in asked {
+            let refused = progress && refused(key);
+            let Some(task) = self.intake.tasks.get_mut(key) else { continue };
+            match progress {
+                true if !refused => task.stuck = None,
+                true => {}
+                false => _ = task.stuck.get_or_insert_with(Instant::now),
+            }
+        }
+    }
+
     /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them.
     fn give_up_on_the_stuck(&mut self) {
         let patience = self.shared.cluster.options().give_up_after;
         let stuck = |task: &&Task| task.stuck.is_some_and(|since| since.elapsed() > patience);
         let stuck: Vec<PartKey> = self.intake.tasks.values().filter(stuck).map(|task| task.key).collect();
         for key in stuck {
-            let error =
-                KafkaError::NoRoute("the leader has no data below the end that it told before".into());
-            self.give_back(key, Trouble::Route(error));
+            let what = format!("broker {} has no data below the end that it told before", self.broker);
+            self.give_back(key, Trouble::Route(KafkaError::NoRoute(what)));
         }
     }
 
@@ -320,7 +342,7 @@ impl Worker {
     fn give_all_back(&mut self, error: &KafkaError) -> Result<(), EngineError> {
         tracing::info!("broker {}: {error}", self.broker);
         for key in std::mem::take(&mut self.queue) {
-            let again = KafkaError::NoRoute(error.to_string());
+            let again = KafkaError::NoRoute(format!("broker {}: {error}", self.broker));
             let trouble = match error.retry_class() {
                 RetryClass::Never => Trouble::Hopeless(again),
                 _ => Trouble::Route(again),
@@ -361,7 +383,8 @@ async fn pause(shared: &Shared, answer: &Answer) {
             limit.take(answer.bytes as u64).await;
         }
         let throttle = Duration::from_millis(answer.throttle_ms.max(0) as u64);
-        tokio::time::sleep(throttle.min(LONGEST_THROTTLE)).await;
+        let longest = LONGEST_THROTTLE.min(shared.cluster.options().give_up_after);
+        tokio::time::sleep(throttle.min(longest)).await;
     };
     tokio::select! {
         () = pause => {}
@@ -373,19 +396,4 @@ async fn pause(shared: &Shared, answer: &Answer) {
 fn skip_to_end(task: &mut Task, ranges: &mut Vec<Range>) {
     ranges.push(task.row(Kind::Empty, task.end));
     (task.next, task.last_epoch) = (task.end, -1);
-}
-
-/// A bad batch is fetched again; what stays bad becomes a gap, if its end can be told.
-fn bad_batch(task: &mut Task, bad: &str, behind: Option<i64>, ranges: &mut Vec<Range>) -> Option<Trouble> {
-    task.bad_tries += 1;
-    tracing::warn!("{} at offset {}: {bad} (try {} of {BAD_TRIES})", task.tp, task.next, task.bad_tries);
-    if task.bad_tries < BAD_TRIES {
-        return None;
-    }
-    let Some(behind) = behind.filter(|behind| *behind > task.next && *behind <= task.end) else {
-        return Some(Trouble::BadBatch(bad.to_owned()));
-    };
-    ranges.push(task.row(Kind::Gap(Reason::Corrupt), behind));
-    task.jump(behind);
-    None
 }

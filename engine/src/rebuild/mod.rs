@@ -1,4 +1,4 @@
-//! Rebuild: a new vault from what is left of one whose log is lost or damaged. See docs/adr/0004-rebuild.md.
+//! Rebuild: a new vault from what is left of one whose log is lost or damaged. See docs/adr/0005-rebuild.md.
 //!
 //! ```text
 //! remains.rs  what can be read: commits, tables, footers    chain.rs  which row says what about an offset, best first

@@ -29,11 +29,14 @@ pub struct Walk {
     pub base_ts: i64,
     /// CRC-64 of the accepted batches.
     pub crc64: u64,
-    /// A batch at or beyond the end was seen: nothing lies between `next` and the end.
-    pub beyond_end: bool,
-    /// The batch at `next` is bad: why, and the offset behind it if its header can be believed.
-    pub bad: Option<(Bad, Option<i64>)>,
+    /// A batch at or beyond the end was seen, with this last offset: nothing lies between `next` and the end.
+    pub beyond_end: Option<i64>,
+    /// The batch at `next` is bad.
+    pub bad: Option<(Bad, Behind)>,
 }
+
+/// What bytes say of the offset behind a bad batch: as a good batch that follows bears it out, and as the bad one says itself.
+pub type Behind = (Option<i64>, Option<i64>);
 
 /// Why a batch was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +56,9 @@ pub enum Bad {
     },
 }
 
+/// The end of a stored chunk: all of it counts.
+pub const WHOLE: i64 = i64::MAX;
+
 /// Walks over `bytes`, which a Fetch at offset `from` brought, up to the first batch at or beyond `end`. A cut last batch is left out.
 pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
     let mut walk = Walk {
@@ -65,7 +71,7 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
         max_ts: NO_TIME,
         base_ts: NO_TIME,
         crc64: 0,
-        beyond_end: false,
+        beyond_end: None,
         bad: None,
     };
     let mut crc = Crc64::new();
@@ -79,16 +85,23 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
                 break;
             }
         };
-        if header.base_offset >= end {
-            walk.beyond_end = true;
-            break;
-        }
         // The first batch may begin below the offset asked for, but must reach it; every other one follows.
         let in_order =
             header.last_offset() >= walk.next && (walk.len == 0 || header.base_offset >= walk.next);
-        if !in_order {
+        // Base offsets lie outside of the CRC. One that is too large shows by what follows: offsets never go back.
+        let follower_base = (header.base_offset > walk.next).then(|| follower_base(rest, &header));
+        if !in_order || follower_base.flatten().is_some_and(|base| base <= header.last_offset()) {
             let (base, last) = (header.base_offset, header.last_offset());
-            walk.bad = Some((Bad::Order { base, last, expected: walk.next }, None));
+            let behind = (follower(rest).filter(|behind| *behind > walk.next), None);
+            walk.bad = Some((Bad::Order { base, last, expected: walk.next }, behind));
+            break;
+        }
+        // With nothing behind it that could tell, it is left for the next answer, which begins with it.
+        if follower_base == Some(None) && walk.len > 0 && end != WHOLE {
+            break;
+        }
+        if header.base_offset >= end {
+            walk.beyond_end = Some(header.last_offset());
             break;
         }
         crc.update(rest.get(..header.size).unwrap_or_default());
@@ -98,10 +111,25 @@ pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
     walk
 }
 
-/// The offset behind the batch at the head of `rest`, if its header makes sense.
-fn behind(rest: &[u8], next: i64) -> Option<i64> {
-    let header = batch::view(rest).ok()??;
-    (header.last_offset() >= next).then(|| header.last_offset().saturating_add(1))
+/// The offset behind the bad batch at the head of `rest`. No CRC covers its base offset and its length, and the rest fails its CRC.
+fn behind(rest: &[u8], next: i64) -> Behind {
+    let header = batch::view(rest).ok().flatten();
+    let claimed = header.map(|header| header.last_offset().saturating_add(1)).filter(|behind| *behind > next);
+    let follower = follower(rest).filter(|behind| *behind > next);
+    // Between the two lie holes of compaction, unless the bad batch claims too much.
+    (follower.map(|follower| claimed.map_or(follower, |claimed| claimed.min(follower))), claimed)
+}
+
+/// The base offset of a good batch behind the one at the head of `rest`.
+fn follower(rest: &[u8]) -> Option<i64> {
+    let next = rest.get(batch::declared_size(rest)?..)?;
+    batch::view_checked(next).ok().flatten().map(|header| header.base_offset)
+}
+
+/// The base offset of whatever follows the batch at the head of `rest`, good or not.
+fn follower_base(rest: &[u8], header: &Header) -> Option<i64> {
+    let next = rest.get(header.size..)?;
+    next.first_chunk().map(|bytes| i64::from_be_bytes(*bytes))
 }
 
 impl Walk {
@@ -171,7 +199,9 @@ mod tests {
     #[test]
     fn counts_ends_and_cut_tails() {
         let log = [batch(10, 5, 0, -1), batch(15, 1, 0, -1), batch(20, 5, 0, -1)].concat();
-        let whole = walk(&log, 12, 100, &mut Aborted::default());
+        let whole = walk(&log, 12, WHOLE, &mut Aborted::default());
+        let most = walk(&log, 12, 100, &mut Aborted::default());
+        assert_eq!((most.next, most.bad), (16, None), "a hole that nothing bears out yet");
         assert_eq!((whole.len, whole.next, whole.records, whole.kept), (log.len(), 25, 11, 11));
         assert_eq!(
             (whole.base_ts, whole.max_ts, whole.min_ts, whole.last_epoch),
@@ -181,20 +211,39 @@ mod tests {
         let cut = walk(&log[..log.len() - 1], 12, 100, &mut Aborted::default());
         assert_eq!((cut.next, cut.bad), (16, None));
         let ended = walk(&log, 12, 18, &mut Aborted::default());
-        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, true, false));
+        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, None, None));
         let nothing = walk(&log[cut.len..], 16, 18, &mut Aborted::default());
-        assert_eq!((nothing.len, nothing.next, nothing.beyond_end, nothing.bad), (0, 16, true, None));
-        assert_eq!(walk(&log, 15, 100, &mut Aborted::default()).bad.unwrap().1, None);
+        assert_eq!((nothing.len, nothing.next, nothing.beyond_end, nothing.bad), (0, 16, Some(24), None));
+        assert_eq!(walk(&log, 15, 100, &mut Aborted::default()).bad.unwrap().1, (None, None));
     }
 
     #[test]
     fn bad_batches_are_named_with_a_way_around() {
-        let mut log = [batch(10, 5, 0, -1), batch(15, 1, 0, -1)].concat();
-        let at = log.len() - 1;
-        log[at] ^= 1;
-        let walk = walk(&log, 10, 100, &mut Aborted::default());
-        assert_eq!((walk.next, walk.records), (15, 5));
-        assert!(matches!(walk.bad, Some((Bad::Batch(BatchError::Crc { offset: 15, .. }), Some(16)))));
+        let good = [batch(10, 5, 0, -1), batch(15, 2, 0, -1)].concat();
+        let damaged = |behind: Vec<u8>, at: usize, value: u8| {
+            let mut log = [good.clone(), behind].concat();
+            log[at] ^= value;
+            let walk = walk(&log, 10, 100, &mut Aborted::default());
+            assert_eq!((walk.next, walk.records), (15, 5));
+            walk.bad.unwrap()
+        };
+        let (second, end) = (good.len() / 2, good.len());
+        let (bad, behind) = damaged(Vec::new(), end - 1, 1);
+        assert!(matches!(bad, Bad::Batch(BatchError::Crc { offset: 15, .. })), "{bad}");
+        assert_eq!(behind, (None, Some(17)));
+        // What follows bears it out; a hole behind it is none of its own.
+        assert_eq!(damaged(batch(17, 3, 0, -1), end - 1, 1).1, (Some(17), Some(17)));
+        assert_eq!(damaged(batch(30, 3, 0, -1), end - 1, 1).1, (Some(17), Some(17)));
+        // It claims too many offsets, or has another magic.
+        assert_eq!(damaged(batch(17, 3, 0, -1), second + 26, 64).1, (Some(17), Some(81)));
+        assert_eq!(damaged(batch(17, 3, 0, -1), second + 16, 1).1, (Some(17), None));
+        // Its base offset is too large: its CRC is good, but the next one goes back.
+        let (bad, behind) = damaged(batch(17, 3, 0, -1), second + 7, 32);
+        assert_eq!(bad, Bad::Order { base: 47, last: 48, expected: 15 });
+        assert_eq!(behind, (Some(17), None));
+        let (bad, behind) = damaged(batch(17, 3, 0, -1), second, 64);
+        assert!(matches!(bad, Bad::Order { expected: 15, .. }), "{bad}");
+        assert_eq!(behind, (Some(17), None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bodley_protocol::messages::metadata_response::MetadataResponseTopic;
+use bodley_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponseTopic};
 use bodley_protocol::messages::{MetadataRequest, MetadataResponse};
 use bodley_protocol::{ErrorCode, RetryClass, TopicId};
 use kafka_protocol::protocol::{Message, Request};
@@ -11,8 +11,13 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::address::Address;
 use super::connection::{ClientOptions, Connection};
-use super::error::KafkaError;
+use super::error::{KafkaError, quoted};
 use crate::backoff::Backoff;
+
+/// Longest name of a topic, and of a cluster.
+const MAX_NAME: usize = 249;
+/// Longest name in DNS.
+const MAX_HOST: usize = 255;
 
 /// One partition of one topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +68,7 @@ pub struct Topic {
 }
 
 /// A partition in a [`Layout`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
     /// Index.
     pub index: i32,
@@ -71,8 +76,8 @@ pub struct Partition {
     pub leader: Option<i32>,
     /// -1 where the broker does not tell.
     pub leader_epoch: i32,
-    /// How many replicas it has.
-    pub replicas: usize,
+    /// Broker ids of its replicas.
+    pub replicas: Vec<i32>,
 }
 
 impl Layout {
@@ -81,21 +86,54 @@ impl Layout {
         self.topics.get(&of.topic)?.partitions.iter().find(|partition| partition.index == of.partition)
     }
 
-    fn from_response(response: MetadataResponse) -> Self {
-        let broker = |broker: bodley_protocol::messages::metadata_response::MetadataResponseBroker| {
-            let address = Address { host: broker.host.to_string(), port: broker.port as u16 };
-            (broker.node_id.0, address)
-        };
-        Self {
-            cluster_id: response.cluster_id.map(|id| id.to_string()),
-            brokers: response.brokers.into_iter().map(broker).collect(),
-            topics: response
-                .topics
-                .into_iter()
-                .filter_map(topic)
-                .map(|topic| (Arc::clone(&topic.name), topic))
-                .collect(),
+    fn from_response(response: MetadataResponse) -> Result<Self, KafkaError> {
+        // A broker that has just started may not know yet.
+        if response.brokers.is_empty() {
+            return Err(KafkaError::NoRoute("the cluster's metadata names no broker".into()));
         }
+        let cluster_id = response.cluster_id.map(|id| id.to_string());
+        if let Some(id) =
+            cluster_id.as_ref().filter(|id| id.len() > MAX_NAME || id.contains(char::is_control))
+        {
+            return Err(KafkaError::NoRoute(format!(
+                "the cluster's metadata has an impossible id, {}",
+                quoted(id)
+            )));
+        }
+        let mut topics = BTreeMap::new();
+        for described in response.topics {
+            if let Some(name) = described.name.as_ref().filter(|name| !is_legal(name)) {
+                let what = format!("the cluster's metadata names an impossible topic, {}", quoted(name));
+                return Err(KafkaError::NoRoute(what));
+            }
+            topics.extend(topic(described).map(|topic| (Arc::clone(&topic.name), topic)));
+        }
+        let brokers = response.brokers.into_iter().map(broker).collect::<Result<_, _>>()?;
+        Ok(Self { cluster_id, brokers, topics })
+    }
+}
+
+/// Kafka's rule for topic names.
+fn is_legal(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(legal) && name != "." && name != ".."
+}
+
+fn broker(broker: MetadataResponseBroker) -> Result<(i32, Address), KafkaError> {
+    let port = u16::try_from(broker.port).ok().filter(|port| *port > 0);
+    let host = Some(broker.host.as_str()).filter(|host| {
+        !host.is_empty()
+            && host.len() <= MAX_HOST
+            && !host.contains(|c: char| c.is_control() || c.is_whitespace())
+    });
+    match (host, port) {
+        (Some(host), Some(port)) => Ok((broker.node_id.0, Address { host: host.to_owned(), port })),
+        _ => Err(KafkaError::NoRoute(format!(
+            "broker {} advertises an address that cannot be: host {}, port {}",
+            broker.node_id.0,
+            quoted(&broker.host),
+            broker.port
+        ))),
     }
 }
 
@@ -104,7 +142,7 @@ fn topic(topic: MetadataResponseTopic) -> Option<Topic> {
         index: partition.partition_index,
         leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
         leader_epoch: partition.leader_epoch,
-        replicas: partition.replica_nodes.len(),
+        replicas: partition.replica_nodes.into_iter().map(|id| id.0).collect(),
     });
     let mut partitions: Vec<Partition> = partitions.collect();
     partitions.sort_by_key(|partition| partition.index);
@@ -297,6 +335,7 @@ impl Cluster {
     async fn connect_any(&self) -> Result<Connection, KafkaError> {
         let layout = self.layout();
         let mut errors: Vec<String> = Vec::new();
+        let backoff = Backoff::new(self.options.give_up_after);
         for address in layout.brokers.values().chain(&self.bootstrap) {
             match Connection::open(address, &self.options).await {
                 Ok(connection) => return Ok(connection),
@@ -304,8 +343,12 @@ impl Cluster {
                 Err(error) if self.bootstrap.len() == 1 && layout.brokers.is_empty() => return Err(error),
                 Err(error) => errors.push(error.to_string()),
             }
+            if backoff.is_over() {
+                break;
+            }
         }
         errors.dedup();
+        errors.truncate(5);
         Err(KafkaError::NoBootstrap(errors.join("; ")))
     }
 
@@ -313,7 +356,7 @@ impl Cluster {
         // Version 12 can tell topics by id; all we need is in it.
         let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
         let response = self.try_call(To::Any, 12, &request).await?;
-        Ok(Layout::from_response(response))
+        Layout::from_response(response)
     }
 }
 

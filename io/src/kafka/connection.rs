@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use super::address::Address;
 use super::error::KafkaError;
 
-/// Largest answer that is not a Fetch. Metadata of 100,000 partitions takes some 10 MB.
-const MAX_FRAME: usize = 128 << 20;
+/// Largest answer that is not a Fetch. Metadata of 100,000 partitions takes some 5 MB; see also `bodley_protocol::shape::MAX_DECODED`.
+const MAX_FRAME: usize = 32 << 20;
 /// Largest answer to ApiVersions, before we know whom we talk to.
 const MAX_HELLO: usize = 64 << 10;
 

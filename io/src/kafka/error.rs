@@ -134,3 +134,19 @@ impl KafkaError {
         Self::Malformed { broker: broker.to_owned(), what: error.to_string() }
     }
 }
+
+/// Longest piece of a broker's own text that is repeated.
+const LONGEST_QUOTE: usize = 200;
+
+/// A broker's text, in quotes and escaped, and not more of it than a message bears.
+pub(super) fn quoted(text: &str) -> String {
+    let start: String = text.chars().take(LONGEST_QUOTE).collect();
+    let cut = if start.len() < text.len() { format!("… ({} bytes)", text.len()) } else { String::new() };
+    format!("{start:?}{cut}")
+}
+
+/// A broker's words as part of a message: a bounded line without control characters.
+pub(super) fn words(text: &str) -> Option<String> {
+    let plain = text.chars().take(LONGEST_QUOTE).map(|c| if c.is_control() { ' ' } else { c });
+    Some(plain.collect::<String>()).filter(|text| !text.trim().is_empty())
+}

@@ -3,7 +3,7 @@
 //! The few bytes of headers between record sets are read into a small staging buffer; what of a record set came along with
 //! them is copied, the rest is read in place. The way goes on in the sink: the engine's intake.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_protocol::ErrorCode;
 use bodley_protocol::fetch::{self, Limits, Partition, PartitionHead, ResponseParser, Step};
@@ -20,8 +20,12 @@ use super::error::KafkaError;
 const STAGING: usize = 32 << 10;
 /// A section of the headers that does not fit into this is not Kafka's.
 const MAX_STAGING: usize = 256 << 10;
-/// Largest Fetch answer: brokers stop at fetch.max.bytes (55 MiB by default) but for one batch, whose size is an INT32.
-const MAX_ANSWER: usize = i32::MAX as usize;
+/// Largest Fetch answer: brokers stop at what was asked for (16 MiB), but for one batch, and that came in a request of 100 MiB at most
+/// (socket.request.max.bytes, as it is by default).
+const MAX_ANSWER: usize = 128 << 20;
+
+/// Less than this in the time for a request is silence, however evenly it drips.
+const ENOUGH: usize = 64 << 10;
 
 /// Takes what a Fetch brings.
 pub trait FetchSink: Send {
@@ -103,6 +107,7 @@ impl Connection {
     ) -> Result<Answer, S::Error> {
         let mut parser = ResponseParser::new(version, length);
         let mut unread = length;
+        let mut pace = Pace::new(self.options().request_timeout);
         let mut staged = std::mem::take(&mut self.staged);
         staged.clear();
         let mut used = 0;
@@ -120,7 +125,7 @@ impl Connection {
                 Step::More => {
                     staged.drain(..used);
                     used = 0;
-                    self.stage(&mut staged, &mut unread).await?;
+                    self.stage(&mut staged, &mut unread, &mut pace).await?;
                 }
                 Step::Records(head) if head.records_len == 0 => current = Some(head),
                 Step::Records(head) => {
@@ -131,7 +136,7 @@ impl Connection {
                     start.copy_from_slice(ready.get(..copied).unwrap_or_default());
                     used += copied;
                     unread = unread.saturating_sub(rest.len());
-                    self.read_exact(rest).await?;
+                    self.read_exact(rest, &mut pace).await?;
                     current = Some(head);
                 }
                 Step::PartitionEnd(diverging) => {
@@ -148,13 +153,18 @@ impl Connection {
     }
 
     /// Reads some more of the answer's headers.
-    async fn stage(&mut self, staged: &mut Vec<u8>, unread: &mut usize) -> Result<(), KafkaError> {
+    async fn stage(
+        &mut self,
+        staged: &mut Vec<u8>,
+        unread: &mut usize,
+        pace: &mut Pace,
+    ) -> Result<(), KafkaError> {
         if staged.len() >= MAX_STAGING {
             return Err(self.malformed("a field longer than any of Kafka's".into()));
         }
         let mut limited = (&mut self.reader).take((*unread).min(STAGING) as u64);
         staged.reserve(STAGING);
-        let read = patient(&mut self.stop, self.options.request_timeout, limited.read_buf(staged));
+        let read = pace.patient(&mut self.stop, limited.read_buf(staged));
         let n = match read.await {
             Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
             Waited::Stopped => return Err(KafkaError::Stopped),
@@ -164,14 +174,15 @@ impl Connection {
             return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
         }
         *unread -= n;
+        pace.brought(n);
         Ok(())
     }
 
-    async fn read_exact(&mut self, room: &mut [u8]) -> Result<(), KafkaError> {
+    async fn read_exact(&mut self, room: &mut [u8], pace: &mut Pace) -> Result<(), KafkaError> {
         let mut done = 0;
         while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
             // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
-            let read = patient(&mut self.stop, self.options.request_timeout, self.reader.read(rest));
+            let read = pace.patient(&mut self.stop, self.reader.read(rest));
             let n = match read.await {
                 Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
                 Waited::Stopped => return Err(KafkaError::Stopped),
@@ -181,6 +192,7 @@ impl Connection {
                 return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
             }
             done += n;
+            pace.brought(n);
         }
         Ok(())
     }
@@ -195,6 +207,37 @@ enum Waited<T> {
     Done(T),
     Silence,
     Stopped,
+}
+
+/// How long the broker may still be waited for, until it has brought enough again.
+struct Pace {
+    whole: Duration,
+    left: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    fn new(whole: Duration) -> Self {
+        Self { whole, left: whole, bytes: 0 }
+    }
+
+    async fn patient<T>(
+        &mut self,
+        stop: &mut Option<watch::Receiver<bool>>,
+        work: impl Future<Output = T>,
+    ) -> Waited<T> {
+        let since = Instant::now();
+        let waited = patient(stop, self.left, work).await;
+        self.left = self.left.saturating_sub(since.elapsed());
+        waited
+    }
+
+    fn brought(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= ENOUGH {
+            *self = Self::new(self.whole);
+        }
+    }
 }
 
 /// Waits for the broker, but no longer than `after`, and not when the run is to end.

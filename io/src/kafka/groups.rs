@@ -73,6 +73,9 @@ impl Cluster {
                     Ok(groups) => all.extend(groups.into_iter().map(|listed| (listed.group.clone(), listed))),
                     Err(error) => errors.push(error),
                 }
+                if !errors.is_empty() && backoff.is_over() {
+                    break;
+                }
             }
             let passing = errors.iter().any(|error| error.retry_class() != RetryClass::Never);
             if !passing || !backoff.wait().await {
@@ -91,6 +94,13 @@ impl Cluster {
             kind: group.group_type.to_string(),
         });
         Ok(listed.collect())
+    }
+
+    /// The committed offsets of one group for all topics, or why they can't be had now. Nothing is waited for and nothing tried twice.
+    pub async fn group_offsets_once(&self, group: &str) -> Result<GroupOffsets, KafkaError> {
+        let coordinator = self.coordinator_once(group, GROUP_KEY).await?;
+        let offsets = self.group_offsets_at(coordinator, group, true).await?;
+        Ok(GroupOffsets { offsets, unstable: false })
     }
 
     /// The committed offsets of one group for all topics. A pending transactional commit is waited for, a bounded time.
@@ -117,6 +127,15 @@ impl Cluster {
         require_stable: bool,
     ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
         let coordinator = self.coordinator(group).await?;
+        self.group_offsets_at(coordinator, group, require_stable).await
+    }
+
+    async fn group_offsets_at(
+        &self,
+        coordinator: i32,
+        group: &str,
+        require_stable: bool,
+    ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
         let id = GroupId(StrBytes::from_string(group.to_owned()));
         let listed = OffsetFetchRequestGroup::default().with_group_id(id.clone()).with_topics(None);
         // One request serves both forms: fields that a version lacks must be at their defaults.
@@ -181,16 +200,17 @@ impl Cluster {
 
     /// The coordinator of a group (kind 0) or a transactional id (kind 1).
     pub(super) async fn coordinator_of(&self, key: &str, kind: i8) -> Result<i32, KafkaError> {
-        self.retrying(|| async {
-            // Version 3 asks for one key, which suffices and works everywhere.
-            let request = FindCoordinatorRequest::default()
-                .with_key(StrBytes::from_string(key.to_owned()))
-                .with_key_type(kind);
-            let response = self.call_capped(To::Any, 3, &request).await?;
-            KafkaError::check("FindCoordinator", || key.to_owned(), response.error_code)?;
-            Ok(response.node_id.0)
-        })
-        .await
+        self.retrying(|| self.coordinator_once(key, kind)).await
+    }
+
+    async fn coordinator_once(&self, key: &str, kind: i8) -> Result<i32, KafkaError> {
+        // Version 3 asks for one key, which suffices and works everywhere.
+        let request = FindCoordinatorRequest::default()
+            .with_key(StrBytes::from_string(key.to_owned()))
+            .with_key_type(kind);
+        let response = self.call_once(To::Any, 3, &request).await?;
+        KafkaError::check("FindCoordinator", || key.to_owned(), response.error_code)?;
+        Ok(response.node_id.0)
     }
 }
 

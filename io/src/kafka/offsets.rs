@@ -65,6 +65,39 @@ pub struct Answers {
     pub failed: BTreeMap<TopicPartition, KafkaError>,
 }
 
+impl Answers {
+    /// Takes one part of a leader's answer. What is answered for good leaves `open`; the error of one that is to be asked again.
+    fn take(
+        &mut self,
+        leader: i32,
+        (tp, result): Part,
+        open: &mut HashMap<TopicPartition, Question>,
+    ) -> Option<KafkaError> {
+        let question = *open.get(&tp)?; // else it was not asked for
+        match result {
+            // An epoch may have no end, a log has two.
+            Ok(found) if found.offset < 0 && matches!(question, Question::End(_)) => {
+                let what = format!("broker {leader} tells offset {} of {tp}", found.offset);
+                return Some(KafkaError::NoRoute(what));
+            }
+            Ok(found) => {
+                open.remove(&tp);
+                self.found.insert(tp, found);
+            }
+            Err(code) => {
+                let (api, subject) = ("ListOffsets", tp.to_string());
+                let error = KafkaError::Refused { api, subject, code, message: None };
+                if code.retry_class() != RetryClass::Never {
+                    return Some(error);
+                }
+                open.remove(&tp);
+                self.failed.insert(tp, error);
+            }
+        }
+        None
+    }
+}
+
 /// A question to the leader of a partition.
 #[derive(Debug, Clone, Copy)]
 enum Question {
@@ -106,10 +139,11 @@ impl Cluster {
             if open.is_empty() {
                 return Ok(answers);
             }
+            let why = some_of(&errors);
             let last = errors.remove(0);
             if self.pause(&mut backoff, last).await.is_err() {
                 for (tp, _) in open {
-                    let error = KafkaError::NoRoute(format!("{tp}: no leader answered"));
+                    let error = KafkaError::NoRoute(format!("{tp}: no leader answered ({why})"));
                     answers.failed.insert(tp, error);
                 }
                 return Ok(answers);
@@ -153,27 +187,8 @@ impl Cluster {
                     continue;
                 }
             };
-            for (tp, result) in parts {
-                match result {
-                    Ok(found) => {
-                        open.remove(&tp);
-                        answers.found.insert(tp, found);
-                    }
-                    Err(code) => {
-                        let error = KafkaError::Refused {
-                            api: "ListOffsets",
-                            subject: tp.to_string(),
-                            code,
-                            message: None,
-                        };
-                        if code.retry_class() == RetryClass::Never {
-                            open.remove(&tp);
-                            answers.failed.insert(tp, error);
-                        } else {
-                            errors.push(error);
-                        }
-                    }
-                }
+            for part in parts {
+                errors.extend(answers.take(leader, part, open));
             }
         }
         if errors.is_empty() && !open.is_empty() {
@@ -209,6 +224,15 @@ impl Cluster {
         }
         Ok(parts)
     }
+}
+
+/// A few different errors in a line.
+fn some_of(errors: &[KafkaError]) -> String {
+    let mut texts: Vec<String> = errors.iter().take(100).map(ToString::to_string).collect();
+    texts.sort();
+    texts.dedup();
+    texts.truncate(3);
+    texts.join("; ")
 }
 
 fn topic_name(name: &Arc<str>) -> TopicName {

@@ -8,7 +8,7 @@ use kafka_protocol::protocol::Request;
 
 use super::cluster::{Cluster, To};
 use super::connection::Connection;
-use super::error::KafkaError;
+use super::error::{KafkaError, words};
 
 /// Largest answer to Produce.
 const MAX_ANSWER: usize = 16 << 20;
@@ -95,7 +95,7 @@ impl Connection {
                     partition: partition.index,
                     error: ErrorCode(partition.error_code),
                     base_offset: partition.base_offset,
-                    message: partition.error_message.map(|m| m.to_string()),
+                    message: partition.error_message.and_then(|m| words(&m)),
                 });
             }
         }

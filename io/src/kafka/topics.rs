@@ -12,7 +12,7 @@ use bodley_protocol::messages::{
 use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
 use super::cluster::{Cluster, To};
-use super::error::KafkaError;
+use super::error::{KafkaError, words};
 use crate::backoff::Backoff;
 
 const TOPIC_RESOURCE: i8 = 2;
@@ -56,7 +56,7 @@ fn string(text: &str) -> StrBytes {
 }
 
 fn refused(api: &'static str, subject: &str, code: i16, message: Option<StrBytes>) -> Result<(), KafkaError> {
-    let (subject, message) = (subject.to_owned(), message.map(|m| m.to_string()).filter(|m| !m.is_empty()));
+    let (subject, message) = (subject.to_owned(), message.and_then(|m| words(&m)));
     let code = ErrorCode(code);
     code.check().map_err(|code| KafkaError::Refused { api, subject, code, message })
 }

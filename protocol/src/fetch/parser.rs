@@ -8,6 +8,8 @@ use crate::{ErrorCode, TopicId};
 const TAG_DIVERGING_EPOCH: u32 = 0;
 /// Longest topic name that a broker may send; Kafka's own limit is 249.
 const MAX_NAME: usize = 1000;
+/// Most aborted transactions in one response; a response of 16 MiB has no room for the batches of so many.
+const MAX_ABORTED: usize = 1 << 20;
 
 /// An aborted transaction that overlaps the fetched range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +105,7 @@ pub struct ResponseParser {
     error: i16,
     topics_left: usize,
     partitions_left: usize,
+    aborted: usize,
     topic: String,
     topic_id: TopicId,
     head: PartitionHead,
@@ -123,6 +126,7 @@ impl ResponseParser {
             error: 0,
             topics_left: 0,
             partitions_left: 0,
+            aborted: 0,
             topic: String::new(),
             topic_id: [0; 16],
             head: PartitionHead::default(),
@@ -285,6 +289,10 @@ impl ResponseParser {
         if self.flexible() && reader.uvarint()? != 0 {
             return Err(WireError::Malformed("tagged field of an aborted transaction"));
         }
+        self.aborted += 1;
+        if self.aborted > MAX_ABORTED {
+            return Err(WireError::Malformed("number of aborted transactions"));
+        }
         self.head.aborted.push(entry);
         self.state = State::Aborted { left };
         Ok(None)
@@ -417,6 +425,18 @@ mod tests {
             let longer = [frame, vec![0]].concat();
             assert_eq!(drive(version, &longer, 16), Err(FetchError::LeftOver(1)));
         }
+    }
+
+    #[test]
+    fn aborted_transactions_do_not_fill_the_memory() {
+        let mut frame = sample(4, &[]);
+        frame.truncate(4 + 4); // correlation id, throttle time
+        frame.extend_from_slice(&[0, 0, 0, 1, 0, 1, b'a', 0, 0, 0, 1]);
+        frame.extend_from_slice(&[0; 4 + 2 + 8 + 8]);
+        frame.extend_from_slice(&2_000_000i32.to_be_bytes());
+        frame.resize(frame.len() + 32_000_000, 0);
+        let error = drive(4, &frame, 32 << 10).unwrap_err();
+        assert_eq!(error, FetchError::Wire(WireError::Malformed("number of aborted transactions")));
     }
 
     proptest! {

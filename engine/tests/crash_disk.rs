@@ -136,7 +136,7 @@ async fn killed_or_without_power_at_each_system_call() {
             let name = format!("{way:?}, killed at call {at}");
             let mut case = Case::new(name, folder.path().join("live"), way);
             assert!(case.run(Some((at, Event::Kill))).await.is_err() || case.machine.hit() == Some("remove"));
-            let seeds = if soak() { 200 } else { 3 };
+            let seeds = if soak() { 60 } else { 3 };
             for seed in 0..seeds {
                 case.survives_power_loss(folder.path(), at as u64 * 3000 + seed).await;
                 cases += 1;
@@ -156,7 +156,7 @@ async fn killed_and_the_next_run_loses_power() {
     let mut cases = 0;
     for at in 1..=calls {
         let second = fastrand::Rng::with_seed(at as u64).usize(1..calls);
-        let ends = if soak() { 300 } else { 3 };
+        let ends = if soak() { 60 } else { 3 };
         let hit = killed_twice(at, second, ends).await;
         cases += 1 + ends;
         if hit == Some("sync_folder") {

@@ -49,12 +49,25 @@ pub struct Chaos {
     random: Arc<Mutex<fastrand::Rng>>,
     /// Faults in a thousand operations.
     rate: u32,
+    /// Listings never go on from where they are asked to.
+    stuck: bool,
     tally: Tally,
 }
 
 impl Chaos {
     pub fn new(inner: MemoryStore, seed: u64, rate: u32, tally: Tally) -> Self {
-        Self { inner, random: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))), rate, tally }
+        Self {
+            inner,
+            random: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
+            rate,
+            stuck: false,
+            tally,
+        }
+    }
+
+    /// Its listings begin at the start each time.
+    pub fn stuck(self) -> Self {
+        Self { stuck: true, ..self }
     }
 
     fn below(&self, n: u32) -> u32 {
@@ -168,12 +181,12 @@ impl Store for Chaos {
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
         self.before_read(prefix).await?;
         // A listing is the least reliable answer, whatever the rate.
-        let again = self.below(4) == 0;
+        let again = self.below(4) == 0 || self.stuck;
         if again {
             self.tally.add("list: from the start");
         }
         let mut page = self.inner.list(prefix, if again { "" } else { after }).await?;
-        if self.below(4) == 0 && !page.is_empty() {
+        if !self.stuck && self.below(4) == 0 && !page.is_empty() {
             self.tally.add("list: newest left out");
             let left_out = 1 + self.below(page.len() as u32) as usize;
             page.truncate(page.len() - left_out);

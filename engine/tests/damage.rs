@@ -102,7 +102,7 @@ fn picked(at: usize, path: &str, sample: &Sample, chunks: &[&Range]) -> bool {
     let footer = chunks.iter().map(|row| ends(row).1).max().unwrap();
     let of_chunk = |(start, end): (usize, usize)| (start..start + 61).contains(&at) || at.abs_diff(end) < 3;
     std::env::var_os("BODLEY_SOAK").is_some()
-        || at % 13 == 0
+        || at.is_multiple_of(13)
         || chunks.iter().map(ends).any(of_chunk)
         || (footer..footer + 60).contains(&at)
         || at + 16 >= sample.objects[path].len()

@@ -102,7 +102,7 @@ fn picked(at: usize, path: &str, sample: &Sample, chunks: &[&Range]) -> bool {
     let footer = chunks.iter().map(|row| ends(row).1).max().unwrap();
     let of_chunk = |(start, end): (usize, usize)| (start..start + 61).contains(&at) || at.abs_diff(end) < 3;
     std::env::var_os("BODLEY_SOAK").is_some()
-        || at % 13 == 0
+        || at.is_multiple_of(13)
         || chunks.iter().map(ends).any(of_chunk)
         || (footer..footer + 60).contains(&at)
         || at + 16 >= sample.objects[path].len()
@@ -322,6 +322,12 @@ async fn what_a_newer_version_wrote_is_refused() {
         let listed = inventory::list(std::sync::Arc::clone(&sample.store)).await;
         assert_eq!(listed.map_or_else(|e| e.severity().exit_code(), |_| 0), code, "{fields}");
     }
+    // Nothing is wrong with this one but that it follows another commit.
+    let wrong =
+        String::from_utf8(line(r#""op":"append""#)).unwrap().replace(&sample.receipt.digest, &"0".repeat(64));
+    let (text, _) = wrong.split_once('\n').unwrap();
+    sample.put(&next, format!("{text}\n{}\n", sample::sha256(text.as_bytes())).into_bytes());
+    damaged(&sample.verified(false).await, &next, "follows another");
     sample.heal();
     let identity = String::from_utf8(sample.objects["vault.json"].to_vec()).unwrap();
     sample.put("vault.json", identity.replace(r#""format": 1"#, r#""format": 2"#).into_bytes());

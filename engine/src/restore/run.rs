@@ -308,10 +308,13 @@ impl Run<'_> {
     async fn check_ends(&self) -> Result<(), EngineError> {
         let parts: Vec<TopicPartition> = self.ends.iter().map(|finished| finished.tp.clone()).collect();
         let answers = self.cluster.list_offsets(&parts, End::HighWatermark).await?;
+        if let Some((tp, error)) = answers.failed.into_iter().next() {
+            tracing::info!("the end of {tp} is not known");
+            return Err(error.into());
+        }
         for Finished { tp, end, .. } in &self.ends {
-            let found = answers.found.get(tp).map(|found| found.offset);
-            if found != Some(*end) {
-                let found = found.map_or("unknown".to_owned(), |found| found.to_string());
+            let found = answers.found.get(tp).map_or(-1, |found| found.offset);
+            if found != *end {
                 return Err(EngineError::Diverged(format!(
                     "{tp} ends at offset {found}, {end} was expected after the restore: somebody else writes to the topic"
                 )));

@@ -138,7 +138,7 @@ impl Ends {
     /// Offsets that a topic holds.
     fn held(&self, topic: &str) -> i64 {
         let of_topic = self.0.iter().filter(|(tp, _)| *tp.topic == *topic);
-        of_topic.map(|(_, (start, end))| (end - start).max(0)).sum()
+        of_topic.fold(0, |sum: i64, (_, (start, end))| sum.saturating_add(end.saturating_sub(*start).max(0)))
     }
 }
 

@@ -14,9 +14,6 @@ use crate::report::known_time;
 use crate::vault::log::now_ms;
 use crate::vault::rows::Range;
 
-/// How long the target may take to show created topics with leaders, or changed settings.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
-
 /// The first error, if there is one.
 pub fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
     errors.into_iter().next().map_or(Ok(()), Err)
@@ -36,7 +33,7 @@ pub async fn create(
     for result in cluster.create_topics(&topics, false).await? {
         result?;
     }
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), cluster.options().give_up_after);
     loop {
         let seen = cluster.layout();
         let layout = if topics.is_empty() { seen } else { cluster.refresh(&seen).await? };
@@ -49,7 +46,7 @@ pub async fn create(
         });
         match missing {
             None => break,
-            Some(topic) if start.elapsed() > SETTLE_WITHIN => {
+            Some(topic) if start.elapsed() > patience => {
                 let what = format!("topic {} was created but has partitions without leaders", topic.target);
                 return Err(KafkaError::NoRoute(what).into());
             }
@@ -105,13 +102,13 @@ pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), 
     else {
         return Ok(());
     };
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), cluster.options().give_up_after);
     for broker in cluster.layout().brokers.keys() {
         loop {
             let seen = cluster.layout();
             let configs = match cluster.describe_topic_at(*broker, &last.target).await {
                 Ok(configs) => configs,
-                Err(error) if start.elapsed() > SETTLE_WITHIN => return Err(error.into()),
+                Err(error) if start.elapsed() > patience => return Err(error.into()),
                 Err(_) => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     // Who has left the cluster leads nothing.
@@ -125,7 +122,7 @@ pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), 
             if Mark::of(&configs) == Mark::Temporary {
                 break;
             }
-            if start.elapsed() > SETTLE_WITHIN {
+            if start.elapsed() > patience {
                 let what =
                     format!("broker {broker} does not take over the settings of topic {}", last.target);
                 return Err(KafkaError::NoRoute(what).into());

@@ -77,6 +77,21 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// As typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Backup(_) => "backup",
+            Self::Verify(_) => "verify",
+            Self::Restore(_) => "restore",
+            Self::Rebuild(_) => "rebuild",
+            Self::List(_) => "list",
+            Self::Show(_) => "show",
+            Self::Completions { .. } => "completions",
+        }
+    }
+}
+
 const BACKUP_EXAMPLES: &str = "\
 The first run makes the vault and copies everything; every later one copies what is new. A run that was killed is
 simply run again. Offsets that a topic's retention removed before they were copied are recorded as gaps: exit 3.

@@ -3,12 +3,15 @@
 mod args;
 mod commands;
 mod ended;
+mod limits;
 mod output;
 mod progress;
 mod signals;
 
 use std::process::ExitCode;
 
+use bodley_engine::Issue;
+use bodley_engine::error::Severity;
 use clap::Parser;
 
 use args::{Args, OutputFormat};
@@ -19,17 +22,24 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     init_logging(args.common.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let started = limits::open_files().and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.map_err(|error| format!("cannot start: {error}"))
+    });
+    let runtime = match started {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("bodley: cannot start: {error}");
-            return ExitCode::from(1);
-        }
+        Err(message) => return not_started(&args, message),
     };
     let code = runtime.block_on(commands::run(args));
     // Unfinished files of an abandoned run are removed; a disk that hangs must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(3));
     ExitCode::from(output::exit_code(code))
+}
+
+fn not_started(args: &Args, message: String) -> ExitCode {
+    let issue = Issue::new("system", Severity::Failed, message);
+    output::print_failure(args.common.output, args.command.name(), &ended::Ended { issue });
+    ExitCode::from(Severity::Failed.exit_code())
 }
 
 /// Help goes to stdout, errors to stderr; a program that asked for JSON gets its one document.

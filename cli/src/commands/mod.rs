@@ -31,14 +31,15 @@ const STORE_GIVES_UP_AFTER: Duration = Duration::from_secs(60);
 /// Runs a command to its exit code.
 pub async fn run(args: Args) -> u8 {
     let format = args.common.output;
-    let (name, outcome) = match args.command {
-        Command::Backup(flags) => ("backup", backup::run(flags, &args.common).await),
-        Command::Verify(flags) => ("verify", verify::run(flags, &args.common).await),
-        Command::Restore(flags) => ("restore", restore::run(flags, &args.common).await),
-        Command::Rebuild(flags) => ("rebuild", rebuild::run(flags, &args.common).await),
-        Command::List(flags) => ("list", list::run(flags, format).await),
-        Command::Show(flags) => ("show", show::run(flags, format).await),
-        Command::Completions { shell } => ("completions", completions(shell)),
+    let name = args.command.name();
+    let outcome = match args.command {
+        Command::Backup(flags) => backup::run(flags, &args.common).await,
+        Command::Verify(flags) => verify::run(flags, &args.common).await,
+        Command::Restore(flags) => restore::run(flags, &args.common).await,
+        Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
+        Command::List(flags) => list::run(flags, format).await,
+        Command::Show(flags) => show::run(flags, format).await,
+        Command::Completions { shell } => completions(shell),
     };
     match outcome {
         Ok(code) => code,

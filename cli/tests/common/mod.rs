@@ -50,8 +50,12 @@ pub fn start<S: AsRef<str>>(args: &[S]) -> Running {
 
 /// Starts bodley with a disk on which no file can become larger than some MiB: writing beyond fails as on a full one.
 pub fn start_on_a_small_disk<S: AsRef<str>>(args: &[S]) -> Running {
+    start_in_shell(r#"trap '' XFSZ; ulimit -f 4096; exec "$0" "$@""#, args)
+}
+
+/// Starts a shell script in which `"$0"` is bodley and `"$@"` are these arguments.
+pub fn start_in_shell<S: AsRef<str>>(script: &str, args: &[S]) -> Running {
     let mut shell = Command::new("sh");
-    let script = r#"trap '' XFSZ; ulimit -f 4096; exec "$0" "$@""#;
     shell.args(["-c", script, env!("CARGO_BIN_EXE_bodley")]).args(args.iter().map(AsRef::as_ref));
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     spawn(shell, args)

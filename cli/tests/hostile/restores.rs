@@ -150,14 +150,17 @@ fn acks(call: &Call<'_>, change: impl Fn(&mut PartitionProduceResponse)) -> Acti
     })
 }
 
-/// Success, without storing anything.
-fn unwritten(call: &Call<'_>) -> Action {
+/// An answer to Produce, without storing anything.
+fn unstored(call: &Call<'_>, change: impl Fn(&mut PartitionProduceResponse)) -> Action {
+    if call.api != ApiKey::Produce {
+        return Action::Honest;
+    }
     let ends = |world: &mut bodley_testbed::broker::World| {
         let logs = world.topics.values().flat_map(|topic| &topic.partitions);
         logs.map(|log| (log.end, log.batches.len())).collect::<Vec<_>>()
     };
     let before = call.world(|world| ends(world));
-    let action = acks(call, |_| {});
+    let action = acks(call, change);
     call.world(|world| {
         let logs = world.topics.values_mut().flat_map(|topic| &mut topic.partitions);
         for (log, (end, batches)) in logs.zip(before) {
@@ -180,7 +183,7 @@ fn no_lie_about_what_is_stored_is_believed() {
         ("an unknown error", |c| acks(c, |p| p.error_code = 31_999), "31999"),
         ("never enough replicas", |c| refuse(c, 19), "NOT_ENOUGH_REPLICAS"),
         ("another leader for ever", |c| refuse(c, 6), "NOT_LEADER"),
-        ("success without storing", unwritten_produce, "orders-"),
+        ("success without storing", |c| unstored(c, |_| {}), "orders-"),
     ];
     each(
         &lies,
@@ -195,27 +198,9 @@ fn no_lie_about_what_is_stored_is_believed() {
     );
 }
 
-fn unwritten_produce(call: &Call<'_>) -> Action {
-    if call.api == ApiKey::Produce { unwritten(call) } else { Action::Honest }
-}
-
 /// An error in place of storing.
 fn refuse(call: &Call<'_>, code: i16) -> Action {
-    if call.api != ApiKey::Produce {
-        return Action::Honest;
-    }
-    match unwritten(call) {
-        Action::Body(_) => {}
-        other => return other,
-    }
-    let action = acks(call, |p| (p.error_code, p.base_offset) = (code, -1));
-    call.world(|world| {
-        for log in world.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            log.batches.clear();
-            log.end = 0;
-        }
-    });
-    action
+    unstored(call, |p| (p.error_code, p.base_offset) = (code, -1))
 }
 
 /// Twice stored, as by a leader that forgot its producers: the end tells.

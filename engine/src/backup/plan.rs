@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bodley_io::kafka::offsets::{End, Found};
 use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
 use bodley_protocol::{ErrorCode, TopicId};
-use sha2::Digest;
 
 use super::task::Task;
 use crate::error::{EngineError, Severity};
@@ -15,6 +14,7 @@ use crate::select::Selection;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, ConfigRow, Kind, Reason, Rows, TopicRow};
 use crate::vault::state::{Cursor, PartKey, State};
+use crate::vault::synthetic_id;
 
 /// What a run will do.
 #[derive(Debug, Default)]
@@ -262,15 +262,4 @@ fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
         synthetic,
         incarnation,
     }
-}
-
-/// The id of a topic whose broker has none: two writers make the same one.
-fn synthetic_id(vault_id: &str, name: &str, incarnation: u32) -> TopicId {
-    let mut hash = sha2::Sha256::new();
-    let id = u128::from_str_radix(vault_id, 16).unwrap_or_default();
-    hash.update(id.to_be_bytes());
-    hash.update(name.as_bytes());
-    hash.update(incarnation.to_be_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    digest.first_chunk().copied().unwrap_or_default()
 }

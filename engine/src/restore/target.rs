@@ -88,6 +88,10 @@ pub async fn check_target(
 
 /// Whether the topic holds what a complete restore of it leaves: compares count and last batch of each partition.
 async fn is_restored(look: &Look<'_>, topic: &TopicPlan) -> Result<bool, EngineError> {
+    // The very topic that was backed up is no restored one.
+    if look.layout.topics.get(&topic.target).is_some_and(|found| found.id == topic.source.topic) {
+        return Ok(false);
+    }
     let mut tails = Vec::new();
     let mut expected = HashMap::new();
     for partition in &topic.partitions {

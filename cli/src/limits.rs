@@ -1,0 +1,21 @@
+//! What the system lets the process have.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Files and connections that are open at a time at least: the runtime's own, standard streams, some connections, some objects.
+const OPEN_FILES: u64 = 32;
+
+/// Takes as many file descriptors as are allowed. The error says that too few are.
+pub fn open_files() -> Result<(), String> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // Some systems allow less than they say; then what there is has to do.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    match getrlimit(Resource::Nofile).current {
+        Some(allowed) if allowed < OPEN_FILES => Err(format!(
+            "too few open files are allowed ({allowed}): at least {OPEN_FILES} are needed (ulimit -n)"
+        )),
+        _ => Ok(()),
+    }
+}

@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bodley_testbed::paths;
 use serde_json::Value;
+
+const POLL: Duration = Duration::from_millis(20);
 
 pub(super) struct Bodley {
     binary: PathBuf,
@@ -57,6 +61,33 @@ impl Bodley {
             bail!("{shown}\nended with {}:\n{}\n{text}", out.status, String::from_utf8_lossy(&out.stderr));
         }
         serde_json::from_str(&text).with_context(|| format!("{shown}\nprinted no JSON document:\n{text}"))
+    }
+
+    /// Starts it, and kills it (SIGKILL) as soon as `when` says so.
+    pub(super) fn kill(&self, args: &[&str], when: impl Fn() -> Result<bool>) -> Result<()> {
+        let shown = self.shown(args);
+        let mut child = Command::new(&self.binary)
+            .args(self.arguments(args))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}", self.binary.display()))?;
+        let result = loop {
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "{shown}
+ended with {status} before it could be killed"
+                );
+            }
+            match when() {
+                Ok(false) => thread::sleep(POLL),
+                result => break result,
+            }
+        };
+        child.kill()?;
+        child.wait()?;
+        result.map(|_| ())
     }
 
     /// The size of the vault's files.

@@ -64,12 +64,26 @@ impl Demo {
         self.report.timed("WIPE: delete all topics", || {
             bench.topics()?.iter().try_for_each(|name| bench.delete_topic(name))
         })?;
-        self.bodley("restore", &["restore"])?;
+        self.restore_and_kill()?;
+        self.bodley("the same again: it goes on", &["restore"])?;
         let listing = self.bodley("list the vault", &["list"])?;
         let restored = self.read("read what was restored", Isolation::Committed)?;
         self.judge(&expected, &restored, &listing);
         self.judge_group(&positions, &expected, &restored)?;
         Ok(self.report.all_equal())
+    }
+
+    /// A restore that is killed when some records of the largest topic are there.
+    fn restore_and_kill(&mut self) -> Result<()> {
+        let args = ["restore", "--limit-write", "20M"];
+        let what = "restore, and kill -9 half-way";
+        self.report.command(what, &self.bodley.shown(&args));
+        let (bench, bodley) = (&self.bench, &self.bodley);
+        let begun = || {
+            let there = bench.topics()?.iter().any(|name| name == BIG);
+            Ok(there && bench.describe(BIG)?.partitions.iter().map(|p| p.end).sum::<i64>() > 1000)
+        };
+        self.report.timed(what, || bodley.kill(&args, begun))
     }
 
     fn bodley(&mut self, what: &str, args: &[&str]) -> Result<serde_json::Value> {

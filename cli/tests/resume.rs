@@ -489,3 +489,24 @@ fn values(dump: &Dump, partition: i32) -> Vec<Option<Data>> {
     let all = dump.iter().unwrap().map(Result::unwrap);
     all.filter(|record| record.partition == partition).map(|record| record.value).collect()
 }
+
+/// One broker, and internal topics that want three: there are no coordinators. What was left of the test cluster's own settings is enough.
+#[test]
+fn a_target_without_coordinators() {
+    static BARE: [Slot; 1] = [Slot::new()];
+    let options = ClusterOptions::new()
+        .set("transaction.state.log.replication.factor", "3")
+        .set("offsets.topic.replication.factor", "3");
+    let stage = Slot::stage(&BARE, options, |site| fill(site, 2));
+    let vault = stage.vault_of(NEW);
+    let impatient = ["--give-up-after", "3s"];
+    stage.restoring(&vault, NEW, "bare", &impatient).wait().exits(1).says("--state");
+    assert!(!stage.has("bare"));
+    let state = vault.root().with_file_name("state");
+    let flags = ["--state", state.to_str().unwrap()];
+    let mut run = stage.restoring(&vault, NEW, "bare", &flags);
+    stage.until(&mut run, "bare", 500);
+    run.kill();
+    stage.restoring(&vault, NEW, "bare", &flags).wait().exits(0);
+    same_digests(&stage.bench, NEW, "bare");
+}

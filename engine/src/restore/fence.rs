@@ -24,6 +24,8 @@ use crate::error::EngineError;
 const STILL_FOR: Duration = Duration::from_secs(30);
 /// How often ends are looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// A cluster that has none yet makes its coordinators within seconds; one that can't make them never says so.
+const COORDINATOR_WITHIN: Duration = Duration::from_secs(20);
 const STILL_POLL: Duration = Duration::from_secs(1);
 
 /// How late requests are kept out.
@@ -82,15 +84,13 @@ impl Producer {
     /// The first producer of a restore: one that nobody has used.
     async fn first(&mut self) -> Result<(), EngineError> {
         loop {
-            let identity = match self.cluster.transactional_identity(&self.name(self.writer.generation)).await
-            {
-                Ok(identity) => identity,
-                Err(error) if is_closed_way(&error) => {
-                    tracing::info!("{error}: the restore goes without a transactional id");
-                    self.way = Way::Marker;
-                    self.cluster.init_producer_id().await?
-                }
-                Err(error) => return Err(error.into()),
+            let name = self.name(self.writer.generation);
+            let asked = self.cluster.transactional_identity(&name);
+            let identity = match tokio::time::timeout(COORDINATOR_WITHIN, asked).await {
+                Ok(Ok(identity)) => identity,
+                Ok(Err(error)) if is_closed_way(&error) => self.plain(&error.to_string()).await?,
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => self.plain("the target has no transaction coordinator").await?,
             };
             self.writer.identity = identity;
             self.known.insert(identity.id);
@@ -99,6 +99,18 @@ impl Producer {
             }
             self.unknown = Some(self.writer);
             self.writer.generation += 1;
+        }
+    }
+
+    /// A producer without a transactional id, for want of one.
+    async fn plain(&mut self, why: &str) -> Result<ProducerIdentity, EngineError> {
+        tracing::info!("{why}: the restore goes without a transactional id");
+        self.way = Way::Marker;
+        match self.cluster.init_producer_id().await {
+            Err(error) if is_closed_way(&error) => Err(EngineError::Refused(format!(
+                "nothing was written: the target has no idempotent producers, and without them a restore can't be exact ({error})"
+            ))),
+            result => Ok(result?),
         }
     }
 

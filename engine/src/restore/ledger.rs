@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bodley_io::kafka::groups::NewOffset;
 use bodley_io::kafka::produce::ProducerIdentity;
-use bodley_io::kafka::{Cluster, TopicPartition};
+use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -144,10 +144,7 @@ impl Place {
                     Some(NewOffset { tp: tp.clone(), offset: entry.offset, metadata })
                 };
                 let offsets: Vec<NewOffset> = changed.iter().filter_map(new).collect();
-                cluster
-                    .commit_group_offsets(&group_name(id), &offsets)
-                    .await
-                    .map_err(|e| hint_at_file(e.into()))
+                cluster.commit_group_offsets(&group_name(id), &offsets).await.map_err(hint_at_file)
             }
             Self::File(path) => save_file(path, all),
         }
@@ -159,21 +156,22 @@ pub fn group_name(id: &str) -> String {
     format!("{PREFIX}{id}")
 }
 
-/// A target that keeps us from groups leaves the file.
-fn hint_at_file(error: EngineError) -> EngineError {
-    match &error {
-        EngineError::Kafka(denied) if denied.code() == Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => {
-            EngineError::Refused(format!(
-                "the restore's state can't be kept at the target ({denied}): allow READ on groups {PREFIX}*, or keep it in a file with --state FILE"
-            ))
-        }
-        _ => error,
+/// A target that keeps us from groups, or can't keep any, leaves the file.
+fn hint_at_file(error: KafkaError) -> EngineError {
+    match error.code() {
+        Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => EngineError::Refused(format!(
+            "the restore's state can't be kept at the target ({error}): allow READ on groups {PREFIX}*, or keep it in a file with --state FILE"
+        )),
+        Some(ErrorCode::COORDINATOR_NOT_AVAILABLE) => EngineError::State(format!(
+            "the target has no group coordinator to keep the restore's state ({error}): a file with --state FILE does without"
+        )),
+        _ => error.into(),
     }
 }
 
 async fn load_group(cluster: &Cluster, id: &str) -> Result<Entries, EngineError> {
     let group = group_name(id);
-    let found = cluster.group_offsets(&group).await.map_err(|e| hint_at_file(e.into()))?;
+    let found = cluster.group_offsets(&group).await.map_err(hint_at_file)?;
     let mut entries = Entries::new();
     for (tp, committed) in found.offsets {
         let text = committed.metadata.unwrap_or_default();

@@ -220,6 +220,11 @@ async fn prepare(
     // Before anything is made: a cluster that can't give one yet is waited for.
     let producer = Producer::begin(cluster, &id, &entries).await?;
     let transactional = producer.is_transactional();
+    if !transactional {
+        report.notes.push(
+            "the target gives us no transactional id: a restore that is cut goes on by weaker means, see docs/durability.md".into(),
+        );
+    }
     let restore = ledger::Restore { id, seq, plan: digest, left_out, transactional };
     Ok(Prepared { plan, report, work: Some(Begun { restore, place, entries, producer, source }) })
 }

@@ -13,11 +13,11 @@ use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::transactions::is_closed_way;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_protocol::ErrorCode;
-use bodley_protocol::batch::{self, HEADER_LEN, Header};
+use bodley_protocol::batch::Header;
 
 use super::ledger::{Entries, group_name};
 use super::stand::{Stand, Writer};
+use super::trail::{self, Run, Span, Trail};
 use crate::error::EngineError;
 
 /// Without a fence the end of a log must not have moved for so long.
@@ -26,6 +26,8 @@ const STILL_FOR: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// A cluster that has none yet makes its coordinators within seconds; one that can't make them never says so.
 const COORDINATOR_WITHIN: Duration = Duration::from_secs(20);
+/// Runs of one restore that can have begun since the newest state.
+const MAX_RUNS: u32 = 10_000;
 const STILL_POLL: Duration = Duration::from_secs(1);
 
 /// How late requests are kept out.
@@ -46,8 +48,10 @@ pub struct Producer {
     restore: String,
     /// Who writes from now on.
     pub writer: Writer,
-    /// Of an earlier run, of which nothing is known but that it has begun.
-    pub unknown: Option<Writer>,
+    /// Of other runs, of which nothing is known but that they have begun: they are kept out at the next fence.
+    pub others: Vec<Writer>,
+    /// The one of an earlier run.
+    pub earlier: Option<Writer>,
     /// How late requests are kept out.
     pub way: Way,
     /// Ids of producers that belong to the restore.
@@ -61,16 +65,14 @@ impl Producer {
     pub async fn begin(cluster: &Arc<Cluster>, id: &str, entries: &Entries) -> Result<Self, EngineError> {
         let last = entries.values().max_by_key(|entry| entry.meta.generation);
         let nobody = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
+        let transactional = entries.values().all(|entry| entry.meta.transactional);
         let mut producer = Self {
             cluster: Arc::clone(cluster),
             restore: id.to_owned(),
             writer: last.map_or(nobody, |entry| entry.writer()),
-            unknown: None,
-            way: if last.is_none_or(|entry| entry.meta.transactional) {
-                Way::Transaction
-            } else {
-                Way::Marker
-            },
+            others: Vec::new(),
+            earlier: last.map(|entry| entry.writer()),
+            way: if transactional { Way::Transaction } else { Way::Marker },
             known: entries.values().map(|entry| entry.writer().identity.id).collect(),
             missed: false,
         };
@@ -81,51 +83,70 @@ impl Producer {
         Ok(producer)
     }
 
-    /// The first producer of a restore: one that nobody has used.
+    /// The first producer of a restore.
     async fn first(&mut self) -> Result<(), EngineError> {
-        loop {
-            let name = self.name(self.writer.generation);
-            let asked = self.cluster.transactional_identity(&name);
-            let identity = match tokio::time::timeout(COORDINATOR_WITHIN, asked).await {
-                Ok(Ok(identity)) => identity,
-                Ok(Err(error)) if is_closed_way(&error) => self.plain(&error.to_string()).await?,
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_) => self.plain("the target has no transaction coordinator").await?,
-            };
-            self.writer.identity = identity;
-            self.known.insert(identity.id);
-            if identity.epoch == 0 {
-                return Ok(());
+        match tokio::time::timeout(COORDINATOR_WITHIN, self.claim(0)).await {
+            Ok(Err(EngineError::Kafka(error))) if is_closed_way(&error) => {
+                self.plain(&error.to_string()).await
             }
-            self.unknown = Some(self.writer);
-            self.writer.generation += 1;
+            Ok(result) => result,
+            Err(_) => self.plain("the target has no transaction coordinator").await,
         }
     }
 
+    /// Takes the first producer from `generation` on that nobody has used. Who has used the ones before may be at work at this moment.
+    async fn claim(&mut self, mut generation: u32) -> Result<(), EngineError> {
+        let last = generation.saturating_add(MAX_RUNS);
+        while generation < last {
+            let identity = self.cluster.transactional_identity(&self.name(generation)).await?;
+            self.known.insert(identity.id);
+            let writer = Writer { identity, generation };
+            if identity.epoch == 0 {
+                self.writer = writer;
+                return Ok(());
+            }
+            self.others.push(writer);
+            generation += 1;
+        }
+        Err(KafkaError::NoRoute("the target gives no unused producer".into()).into())
+    }
+
     /// A producer without a transactional id, for want of one.
-    async fn plain(&mut self, why: &str) -> Result<ProducerIdentity, EngineError> {
+    async fn plain(&mut self, why: &str) -> Result<(), EngineError> {
         tracing::info!("{why}: the restore goes without a transactional id");
         self.way = Way::Marker;
         match self.cluster.init_producer_id().await {
             Err(error) if is_closed_way(&error) => Err(EngineError::Refused(format!(
                 "nothing was written: the target has no idempotent producers, and without them a restore can't be exact ({error})"
             ))),
-            result => Ok(result?),
+            Err(error) => Err(error.into()),
+            Ok(identity) => {
+                self.known.insert(identity.id);
+                self.writer = Writer { identity, generation: 0 };
+                Ok(())
+            }
         }
     }
 
     /// Takes a new producer for what is written from now on.
     pub async fn advance(&mut self) -> Result<(), EngineError> {
         let generation = self.writer.generation + 1;
-        let identity = match self.way {
-            Way::Transaction => self.cluster.transactional_identity(&self.name(generation)).await?,
-            Way::Marker => self.cluster.init_producer_id().await?,
+        match self.way {
+            Way::Transaction => self.claim(generation).await,
+            Way::Marker => {
+                let identity = self.cluster.init_producer_id().await?;
+                self.known.insert(identity.id);
+                self.writer = Writer { identity, generation };
+                Ok(())
+            }
             // Only the same producer's sequences tell a repeat.
-            Way::Count => return Ok(()),
-        };
-        self.known.insert(identity.id);
-        self.writer = Writer { identity, generation };
-        Ok(())
+            Way::Count => Ok(()),
+        }
+    }
+
+    /// Whether a producer id belongs to the restore.
+    pub fn knows(&self, id: i64) -> bool {
+        self.known.contains(&id)
     }
 
     /// Transactional id of a generation.
@@ -147,16 +168,22 @@ impl Producer {
             return Ok(parts);
         }
         self.missed = false;
-        let mut by_writer: BTreeMap<u32, (Writer, Vec<TopicPartition>)> = BTreeMap::new();
+        let names: Vec<TopicPartition> = parts.iter().map(|(tp, _)| tp.clone()).collect();
+        let mut by_writer: BTreeMap<(u32, i64), (Writer, Vec<TopicPartition>)> = BTreeMap::new();
         for (tp, Stand { writer, .. }) in &parts {
-            by_writer.entry(writer.generation).or_insert((*writer, Vec::new())).1.push(tp.clone());
+            let key = (writer.generation, writer.identity.id);
+            by_writer.entry(key).or_insert((*writer, Vec::new())).1.push(tp.clone());
+        }
+        for writer in &self.others {
+            by_writer.insert((writer.generation, writer.identity.id), (*writer, names.clone()));
         }
         for (writer, fenced) in by_writer.into_values() {
             self.fence(writer, &fenced).await?;
         }
-        let names: Vec<TopicPartition> = parts.iter().map(|(tp, _)| tp.clone()).collect();
         let ends = self.ends(&names).await?;
-        self.count(parts, &ends).await
+        let settled = self.count(parts, &ends).await?;
+        self.others.clear();
+        Ok(settled)
     }
 
     async fn fence(&mut self, writer: Writer, parts: &[TopicPartition]) -> Result<(), EngineError> {
@@ -189,13 +216,21 @@ impl Producer {
     async fn ends(&self, parts: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, EngineError> {
         let fenced = self.way != Way::Count && !self.missed;
         let mut ends = self.replicated_ends(parts).await?;
-        let mut since = Instant::now();
+        let (start, mut since) = (Instant::now(), Instant::now());
         while !fenced && since.elapsed() < STILL_FOR {
             tokio::time::sleep(STILL_POLL).await;
             let now = self.replicated_ends(parts).await?;
-            if now != ends {
-                (ends, since) = (now, Instant::now());
+            if now == ends {
+                continue;
             }
+            if start.elapsed() > STILL_FOR + self.cluster.options().give_up_after {
+                let moving = now.iter().find(|(tp, end)| ends.get(*tp) != Some(*end)).map(|(tp, _)| tp);
+                let name = moving.map(ToString::to_string).unwrap_or_default();
+                return Err(EngineError::Diverged(format!(
+                    "{name}: somebody else goes on writing to the topic"
+                )));
+            }
+            (ends, since) = (now, Instant::now());
         }
         Ok(ends)
     }
@@ -233,113 +268,55 @@ impl Producer {
         }
     }
 
-    /// Looks back from each end over our own fences to our last records, and counts.
+    /// Follows each log back from its end, and counts.
     async fn count(
         &self,
         parts: Vec<(TopicPartition, Stand)>,
         ends: &HashMap<TopicPartition, i64>,
     ) -> Result<Vec<(TopicPartition, Stand)>, EngineError> {
-        // Behind `at` there are only fences.
-        let mut open: BTreeMap<TopicPartition, (Stand, i64)> = BTreeMap::new();
+        let span = |(tp, stand): &(TopicPartition, Stand)| {
+            let end = ends.get(tp).copied().unwrap_or(-1);
+            (tp.clone(), Span { floor: stand.piece.offset, end })
+        };
+        let spans = parts.iter().map(span).collect();
+        let is_ours = |header: &Header| self.known.contains(&header.producer_id);
+        let mut trails = trail::follow(&self.cluster, spans, is_ours).await?;
+        let mut settled = Vec::with_capacity(parts.len());
         for (tp, stand) in parts {
             let end = ends.get(&tp).copied().unwrap_or(-1);
-            open.insert(tp, (stand, end));
+            let stand = match trails.remove(&tp) {
+                Some(Trail::Whole(runs)) => self.stands(stand, &runs, end),
+                Some(Trail::Broken(at, what)) => return Err(foreign(&tp, at, what)),
+                None => None,
+            };
+            let what = "a run with other rights has put a fence there";
+            settled.push((tp.clone(), stand.ok_or_else(|| foreign(&tp, end, what))?));
         }
-        let mut done = Vec::new();
-        loop {
-            let reached: Vec<TopicPartition> = open
-                .iter()
-                .filter(|(_, (stand, at))| *at <= stand.piece.offset)
-                .map(|(tp, _)| tp.clone())
-                .collect();
-            for tp in reached {
-                if let Some((stand, at)) = open.remove(&tp) {
-                    done.push(self.stands(tp, stand, at, ends)?);
-                }
+        Ok(settled)
+    }
+
+    /// The new standing, with these runs of records up to the end.
+    fn stands(&self, stand: Stand, runs: &[Run], end: i64) -> Option<Stand> {
+        let mut stand = Stand { done: stand.piece.records, ..stand };
+        for run in runs {
+            if run.begin != stand.piece.offset {
+                let (done, writer) = (stand.done, stand.writer);
+                stand = stand.behind_fence(done, run.begin, writer);
             }
-            if open.is_empty() {
-                return Ok(done);
-            }
-            let asked: Vec<_> = open.iter().map(|(tp, (_, at))| (tp.clone(), at - 1)).collect();
-            for (tp, peeked) in self.cluster.peek(&asked, HEADER_LEN).await? {
-                let Some((stand, at)) = open.remove(&tp) else { continue };
-                match peeked {
-                    Ok(peeked) => match self.look(&tp, &stand, at, &peeked.bytes)? {
-                        Seen::Fence(below) => {
-                            open.insert(tp, (stand, below));
-                        }
-                        Seen::Records => done.push(self.stands(tp, stand, at, ends)?),
-                    },
-                    // Retention has removed even the last batch: there is nothing left to look at.
-                    Err(error) if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) => {
-                        done.push(self.stands(tp, stand, at, ends)?);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+            stand.done += run.records;
+        }
+        match self.way {
+            Way::Count => (stand.offset_of(stand.done) == end).then_some(stand),
+            Way::Transaction | Way::Marker => {
+                let done = stand.done;
+                Some(stand.behind_fence(done, end, self.writer))
             }
         }
     }
-
-    /// What the batch that ends below `at` is.
-    fn look(&self, tp: &TopicPartition, stand: &Stand, at: i64, bytes: &[u8]) -> Result<Seen, EngineError> {
-        let header = match batch::view_cut(bytes) {
-            Ok(Some(header)) => header,
-            _ => return Err(foreign(tp, at - 1, "the last batch there has no readable header")),
-        };
-        if header.last_offset() != at - 1 || !self.known.contains(&header.producer_id) {
-            return Err(foreign(tp, header.base_offset, "somebody else has written to the topic"));
-        }
-        if header.is_control() {
-            return Ok(Seen::Fence(header.base_offset));
-        }
-        match ends_at(&header) == stand.records_at(at).map(|n| stand.sequence_of(n)) {
-            true => Ok(Seen::Records),
-            false => Err(foreign(
-                tp,
-                header.base_offset,
-                "the records there are not those that this restore has sent",
-            )),
-        }
-    }
-
-    /// The new standing: records up to `at`, then fences up to the end.
-    fn stands(
-        &self,
-        tp: TopicPartition,
-        mut stand: Stand,
-        at: i64,
-        ends: &HashMap<TopicPartition, i64>,
-    ) -> Result<(TopicPartition, Stand), EngineError> {
-        let end = ends.get(&tp).copied().unwrap_or(-1);
-        let Some(done) = stand.records_at(at) else {
-            return Err(foreign(&tp, at, "the log was truncated, or the topic is another one"));
-        };
-        let stand = match self.way {
-            Way::Count => {
-                stand.done = done;
-                stand
-            }
-            Way::Transaction | Way::Marker => stand.behind_fence(done, end, self.writer),
-        };
-        Ok((tp, stand))
-    }
-}
-
-enum Seen {
-    /// One of our fences, which begins at this offset.
-    Fence(i64),
-    /// Our last records.
-    Records,
-}
-
-/// The sequence behind a batch.
-pub fn ends_at(header: &Header) -> Option<i32> {
-    let next = i64::from(header.base_sequence) + i64::from(header.record_count);
-    (header.base_sequence >= 0).then_some(next.rem_euclid(1 << 31) as i32)
 }
 
 fn foreign(tp: &TopicPartition, offset: i64, what: &str) -> EngineError {
     EngineError::Diverged(format!(
-        "{tp}: the log at the target is not as this restore left it: at offset {offset}, {what}; nothing more is sent. Delete the topic, and run the restore again"
+        "{tp}: the log at the target is not as this restore left it: at offset {offset}, {what}; nothing more is sent"
     ))
 }

@@ -1,6 +1,6 @@
 //! Consumer groups on the way back: each position becomes that of the record which it would have read next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::kafka::groups::NewOffset;
@@ -31,7 +31,9 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
         for ((group, _), pair) in of_topic {
             for row in pair.offsets.values() {
                 let tp = TopicPartition::new(&topic.target, row.partition);
-                if let Some(partition) = topic.partitions.iter_mut().find(|partition| partition.tp == tp) {
+                // They are in the order of their numbers.
+                let at = topic.partitions.binary_search_by_key(&row.partition, |p| p.tp.partition);
+                if let Some(partition) = at.ok().and_then(|at| topic.partitions.get_mut(at)) {
                     partition.work.marks.push(row.offset);
                     let (group, metadata) = (group.clone(), row.metadata.clone());
                     topic.positions.push(Position { group, tp, offset: row.offset, metadata });
@@ -45,10 +47,18 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     }
 }
 
+/// What is to be committed.
+pub struct Wanted {
+    /// Positions at the source.
+    pub positions: Vec<Position>,
+    /// Topics that held data before: who reads them goes on as it stands.
+    pub in_use: BTreeSet<Arc<str>>,
+}
+
 /// Commits the translated positions, group by group. A group with live members is left alone and named.
-pub async fn commit(cluster: &Arc<Cluster>, wanted: &[Position], positions: &Positions, report: &mut Report) {
+pub async fn commit(cluster: &Arc<Cluster>, wanted: Wanted, positions: &Positions, report: &mut Report) {
     let mut by_group: BTreeMap<&str, Vec<NewOffset>> = BTreeMap::new();
-    for position in wanted {
+    for position in &wanted.positions {
         let target = positions.get(&position.tp).and_then(|of| of.get(&position.offset));
         if let Some(offset) = target {
             let new =
@@ -56,7 +66,14 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: &[Position], positions: &Pos
             by_group.entry(&position.group).or_default().push(new);
         }
     }
-    for (group, offsets) in by_group {
+    for (group, mut offsets) in by_group {
+        if let Err(error) = leave_readers(cluster, group, &mut offsets, &wanted.in_use, report).await {
+            report.errors.push(refused(group, &offsets, &error));
+            continue;
+        }
+        if offsets.is_empty() {
+            continue;
+        }
         match cluster.commit_group_offsets(group, &offsets).await {
             Ok(()) => report.groups += 1,
             Err(error) => report.errors.push(refused(group, &offsets, &error)),
@@ -65,6 +82,29 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: &[Position], positions: &Pos
     if report.groups > 0 {
         report.notes.push("restored group offsets expire after the target's offsets.retention.minutes (7 days by default) unless the groups are used".into());
     }
+}
+
+/// Takes out what a group has a position for in a topic that is in use: it has not read yet what was there before.
+async fn leave_readers(
+    cluster: &Cluster,
+    group: &str,
+    offsets: &mut Vec<NewOffset>,
+    in_use: &BTreeSet<Arc<str>>,
+    report: &mut Report,
+) -> Result<(), KafkaError> {
+    if !offsets.iter().any(|new| in_use.contains(&new.tp.topic)) {
+        return Ok(());
+    }
+    let there = cluster.group_offsets(group).await?.offsets;
+    let before = offsets.len();
+    offsets.retain(|new| !(in_use.contains(&new.tp.topic) && there.contains_key(&new.tp)));
+    if offsets.len() < before {
+        report.notes.push(format!(
+            "group {group} keeps its {} positions in topics that were in use",
+            before - offsets.len()
+        ));
+    }
+    Ok(())
 }
 
 fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {

@@ -59,6 +59,9 @@ pub struct Meta {
     /// Digest of the damaged chunks that are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<String>,
+    /// The positions of groups have been dealt with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub groups: bool,
     /// Exit code of the run that completed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u8>,
@@ -256,8 +259,8 @@ pub struct Restore {
     pub seq: u64,
     /// Digest of the plan.
     pub plan: String,
-    /// Digest of the damaged chunks that are left out.
-    pub left_out: Option<String>,
+    /// Digests of the damaged chunks that are left out.
+    pub left_out: HashMap<TopicPartition, String>,
     /// The producer id belongs to a transactional id.
     pub transactional: bool,
 }
@@ -315,7 +318,7 @@ impl Ledger {
         for (tp, stand) in stands {
             let before = self.entries.get(tp).and_then(|entry| entry.meta.left_out.as_ref());
             let shifted = match left_out.get(tp) {
-                _ if before == self.restore.left_out.as_ref() => false,
+                _ if before == self.restore.left_out.get(tp) => false,
                 Some(behind) => before.is_some() || stand.done > *behind,
                 None => before.is_some(),
             };
@@ -334,10 +337,12 @@ impl Ledger {
         self.place.save(&self.restore.id, &self.entries, &all).await
     }
 
-    /// Marks the restore as done, with its exit code.
-    pub async fn finish(&mut self, exit_code: u8) -> Result<(), EngineError> {
+    /// Marks the restore as done, with its exit code; `groups`: their positions have been dealt with. What an earlier run has completed with a worse
+    /// code keeps it.
+    pub async fn finish(&mut self, exit_code: u8, groups: bool) -> Result<(), EngineError> {
         for entry in self.entries.values_mut() {
-            entry.meta.done = Some(exit_code);
+            entry.meta.groups |= groups;
+            entry.meta.done = entry.meta.done.max(Some(exit_code));
         }
         self.renew().await
     }
@@ -360,7 +365,8 @@ impl Ledger {
                 created: topic.created,
                 in_use: topic.in_use,
                 old: topic.old.clone(),
-                left_out: self.restore.left_out.clone(),
+                left_out: self.restore.left_out.get(tp).cloned(),
+                groups: false,
                 done: None,
             };
             let len = serde_json::to_string(&meta).map_or(0, |text| text.len());
@@ -377,8 +383,13 @@ mod tests {
     use super::*;
 
     fn ledger(path: &Path) -> Ledger {
-        let restore =
-            Restore { id: "x".into(), seq: 3, plan: "p".into(), left_out: None, transactional: true };
+        let restore = Restore {
+            id: "x".into(),
+            seq: 3,
+            plan: "p".into(),
+            left_out: HashMap::new(),
+            transactional: true,
+        };
         let topics = [(Arc::from("a"), TopicState { id: [1; 16], created: true, ..TopicState::default() })];
         Ledger::new(Place::File(path.into()), restore, topics.into(), Entries::new())
     }
@@ -406,7 +417,8 @@ mod tests {
         let entries = place.load("x").await.unwrap();
         assert!(ledger.coarse && serde_json::to_string(&entries[&tp].meta).unwrap().len() <= 4096);
         assert_eq!(entries[&tp].stand().piece, stand.piece);
-        ledger.finish(3).await.unwrap();
+        ledger.finish(3, true).await.unwrap();
+        ledger.finish(0, false).await.unwrap();
         assert_eq!(place.load("x").await.unwrap()[&tp].meta.done, Some(3));
         std::fs::write(&path, "nonsense").unwrap();
         assert!(place.load("x").await.is_err());

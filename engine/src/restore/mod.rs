@@ -4,6 +4,7 @@
 //! plan.rs      what the vault has, what would be created              target.rs    what the target has, what conflicts
 //! identity.rs  which restore this is                                  ledger.rs    its state, which outlives a run
 //! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
+//! trail.rs     what lies at the end of a log, without reading it
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
 //! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
 //! job.rs       one partition on its way                               topics.rs    creates them, waits for them
@@ -25,6 +26,7 @@ mod settings;
 mod stand;
 mod target;
 mod topics;
+mod trail;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,6 +46,7 @@ use crate::report::{Issue, Report};
 use crate::select::Selection;
 use crate::vault::log::Vault;
 use crate::vault::segment::PART_LEN;
+use crate::vault::state::State;
 use fence::Producer;
 use job::Job;
 use ledger::{Entries, Ledger, Place, TopicState};
@@ -131,19 +134,20 @@ pub async fn restore(
     let Prepared { mut plan, mut report, work } = prepared;
     let Some(Begun { restore, place, entries, producer, source }) = work else { return Ok(report) };
     topics::create(&cluster, &mut plan, &options).await?;
+    let states = topic_states(&cluster, &plan);
     if let Some(hold) = options.hold_retention {
         topics::hold(&cluster, &mut plan, hold).await?;
     }
     report.notes.append(&mut plan.notes);
-    let ledger = Ledger::new(place, restore, topic_states(&cluster, &plan), entries);
+    let ledger = Ledger::new(place, restore, states, entries);
     let mut author = Author { producer, ledger };
     let means = run::Means { source, options, progress, stop };
     let result = carry_out(&cluster, &mut plan, &means, &mut author, &mut report).await;
     if let Err(error) = &result {
         report.errors.push(Issue::from(error));
-        report.errors.push(left_over(&plan, matches!(error, EngineError::Damaged { .. })));
+        report.errors.push(left_over(&plan, Some(error)));
     } else if report.interrupted {
-        report.notes.push(left_over(&plan, false).in_a_line());
+        report.notes.push(left_over(&plan, None).in_a_line());
     }
     Ok(report)
 }
@@ -198,7 +202,7 @@ async fn prepare(
     let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
     let mut plan = plan::plan(cluster, &state, options, &entries, &source).await?;
     let digest = identity::plan_digest(seq, &plan);
-    if earlier.as_ref().is_some_and(|earlier| earlier.meta.plan != digest) {
+    if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(
             "nothing was written: restore `{id}` was begun with another plan (other flags, or another version of bodley): run it as then, or delete its topics"
         )));
@@ -206,19 +210,29 @@ async fn prepare(
     report.receipt = Some(vault.receipt().to_string());
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);
-    if !plan.topics.is_empty() && plan.topics.iter().all(|topic| topic.status == Status::Done) {
+    earlier_results(&mut plan, &state, options.groups, &entries, &mut report);
+    if !plan.topics.is_empty() && plan.open_topics().next().is_none() {
         report.notes.append(&mut plan.notes);
-        nothing_to_do(&plan, &entries, &mut report);
+        report.notes.push("nothing to do: an earlier run has completed this restore".into());
+        report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
         return Ok(Prepared { plan, report, work: None });
     }
     let left_out = if options.skip_damaged {
         leave_damage_out(&source, &mut plan, &mut report).await?
     } else {
+        let left_out =
+            entries.values().any(|entry| entry.meta.left_out.is_some() && entry.meta.done.is_none());
+        if left_out {
+            return Err(EngineError::Refused(
+                "nothing was written: an earlier run of this restore left damaged chunks out: go on with --skip-damaged, too".into(),
+            ));
+        }
         plan::check_segments(store, &state, &plan).await?;
-        None
+        HashMap::new()
     };
     // Before anything is made: a cluster that can't give one yet is waited for.
     let producer = Producer::begin(cluster, &id, &entries).await?;
+    target::check_in_use(cluster, &plan, &producer).await?;
     let transactional = producer.is_transactional();
     if !transactional {
         report.notes.push(
@@ -234,34 +248,64 @@ async fn leave_damage_out(
     source: &Source,
     plan: &mut Plan,
     report: &mut Report,
-) -> Result<Option<String>, EngineError> {
-    let mut all = String::new();
+) -> Result<HashMap<TopicPartition, String>, EngineError> {
+    let mut left_out = HashMap::new();
     for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
         for partition in &mut topic.partitions {
             let found = scan::damaged(source, &partition.tp, &partition.work).await?;
-            for (place, error) in &found {
-                all.push_str(&format!("{} {place}\n", partition.tp));
+            let places: Vec<usize> = found.iter().map(|(place, _)| *place).collect();
+            if !places.is_empty() {
+                let digest = identity::short_digest(format!("{places:?}").as_bytes());
+                left_out.insert(partition.tp.clone(), digest);
+            }
+            partition.work.leave_out(&places);
+            report.errors.extend(found.iter().map(|(_, error)| {
                 let mut issue = Issue::from(error);
                 issue.message = format!("left out: {}", issue.message);
-                report.errors.push(issue);
-            }
-            let places: Vec<usize> = found.iter().map(|(place, _)| *place).collect();
-            partition.work.leave_out(&places);
+                issue
+            }));
         }
     }
-    Ok((!all.is_empty()).then(|| identity::short_digest(all.as_bytes())))
+    Ok(left_out)
 }
 
-/// The same result as that of the run which did it.
-fn nothing_to_do(plan: &Plan, entries: &Entries, report: &mut Report) {
-    report.notes.push("nothing to do: an earlier run has completed this restore".into());
-    report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
-    let code = entries.values().filter_map(|entry| entry.meta.done).max().unwrap_or(0);
-    if code > report.exit_code() {
-        let severity =
-            if code == Severity::Missing.exit_code() { Severity::Missing } else { Severity::Failed };
-        let message = format!("the run that completed it ended with exit {code}: see its report");
+/// What runs before have completed counts in this one's result.
+fn earlier_results(
+    plan: &mut Plan,
+    state: &State,
+    groups: GroupStrategy,
+    entries: &Entries,
+    report: &mut Report,
+) {
+    let mut worst = 0;
+    let mut without_groups = Vec::new();
+    for topic in plan.topics.iter_mut().filter(|topic| topic.status == Status::Done) {
+        let of_topic = TopicPartition::new(&topic.target, 0)..=TopicPartition::new(&topic.target, i32::MAX);
+        let of_topic = || entries.range(of_topic.clone()).map(|(_, entry)| &entry.meta);
+        let code = of_topic().filter_map(|meta| meta.done).max().unwrap_or(0);
+        if code > 0 {
+            topic.summary.records = None;
+        }
+        worst = worst.max(code);
+        let read =
+            state.groups.iter().any(|((_, id), pair)| *id == topic.source.topic && pair.header.present);
+        if read && of_topic().any(|meta| !meta.groups) {
+            without_groups.push(topic.target.to_string());
+        }
+    }
+    if worst > report.exit_code() {
+        let missing = worst == Severity::Missing.exit_code();
+        let severity = if missing { Severity::Missing } else { Severity::Failed };
+        let message = format!("an earlier run of this restore ended with exit {worst}: see its report");
         report.errors.push(Issue::new("earlier_result", severity, message));
+    }
+    if groups == GroupStrategy::Map && !without_groups.is_empty() {
+        let message = format!(
+            "an earlier run has restored the records without the positions of groups: {}",
+            without_groups.join(", ")
+        );
+        let hint = "`bodley show --groups` lists them; or delete these topics, and run the restore again";
+        report.errors.push(Issue::new("groups_left_out", Severity::Missing, message).hint(hint));
     }
 }
 
@@ -317,7 +361,10 @@ async fn carry_out(
             .hint("run the restore again, or set the topic's real settings by hand; `bodley show TOPIC` lists those of the source")
     }));
     let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
-    groups::commit(cluster, &wanted, &done.positions, report).await;
+    let in_use = plan.topics.iter().filter(|topic| topic.status == Status::InUse);
+    let in_use = in_use.map(|topic| Arc::clone(&topic.target)).collect();
+    let wanted = groups::Wanted { positions: wanted, in_use };
+    groups::commit(cluster, wanted, &done.positions, report).await;
     if author.ledger.coarse {
         report
             .notes
@@ -325,7 +372,8 @@ async fn carry_out(
     }
     let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
     if !failed {
-        author.ledger.finish(report.exit_code()).await?;
+        let groups = means.options.groups == GroupStrategy::Map;
+        author.ledger.finish(report.exit_code(), groups).await?;
     }
     Ok(())
 }
@@ -339,21 +387,20 @@ async fn begin(
     let Author { producer, ledger } = author;
     let mut fresh = Vec::new();
     let mut unsettled = Vec::new();
-    for topic in plan.topics.iter().filter(|topic| topic.status != Status::Done) {
-        for partition in &topic.partitions {
-            match &partition.stand {
-                Some(stand) => unsettled.push((partition.tp.clone(), stand.clone())),
-                None => {
-                    let writer = producer.unknown.unwrap_or(producer.writer);
-                    fresh.push((partition.tp.clone(), Stand::fresh(partition.base, writer)));
-                }
+    // Who may have sent something to partitions of which there is no state.
+    let suspect = producer.others.last().copied().or(producer.earlier);
+    for partition in plan.open_topics().flat_map(|topic| &topic.partitions) {
+        match &partition.stand {
+            Some(stand) => unsettled.push((partition.tp.clone(), stand.clone())),
+            None => {
+                let writer = suspect.unwrap_or(producer.writer);
+                fresh.push((partition.tp.clone(), Stand::fresh(partition.base, writer)));
             }
         }
     }
     ledger.save(&fresh).await?;
     topics::check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
-    // A run that was cut before it left a state, or one that goes on at this moment, is kept out as well.
-    if producer.unknown.is_some() {
+    if suspect.is_some() {
         unsettled.append(&mut fresh);
     }
     let settled = producer.settle(unsettled).await?;
@@ -400,7 +447,7 @@ fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Re
     }
 }
 
-fn left_over(plan: &Plan, damaged: bool) -> Issue {
+fn left_over(plan: &Plan, error: Option<&EngineError>) -> Issue {
     let open = plan.topics.iter().filter(|topic| !matches!(topic.status, Status::Done | Status::InUse));
     let names: Vec<&str> = open.map(|topic| &*topic.target).collect();
     let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
@@ -408,12 +455,21 @@ fn left_over(plan: &Plan, damaged: bool) -> Issue {
     let message = match names.is_empty() {
         true => "the restore is incomplete".to_owned(),
         false => format!(
-            "the restore is incomplete, and these topics still have temporary settings (no retention): {shown}{more}"
+            "the restore is incomplete, and these topics may still have temporary settings (no retention): {shown}{more}"
         ),
     };
-    let hint = match damaged {
-        true => "run the same command again with --skip-damaged: it restores all but what is damaged",
-        false => "run the same command again: it goes on from here, without duplicates",
+    let hint = match error {
+        Some(EngineError::Damaged { .. }) => {
+            "run the same command again with --skip-damaged: it restores all but what is damaged"
+        }
+        Some(EngineError::Diverged(_)) => {
+            "if somebody else wrote to a topic that was made for the restore, delete that topic; then run the same command again: it restores that one anew and goes on with the others"
+        }
+        Some(EngineError::Fenced(_)) => "let the other run go on, or end it and run the same command again",
+        Some(EngineError::Produce(_)) => {
+            "change what the target refuses (a setting of the topic, a limit), then run the same command again: it goes on from here"
+        }
+        _ => "run the same command again: it goes on from here, without duplicates",
     };
     Issue::new("incomplete", Severity::Failed, message).hint(hint)
 }

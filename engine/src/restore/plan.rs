@@ -330,10 +330,14 @@ pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
 }
 
 impl Plan {
+    /// Topics that are worked on.
+    pub fn open_topics(&self) -> impl Iterator<Item = &TopicPlan> {
+        self.topics.iter().filter(|topic| topic.status != Status::Done)
+    }
+
     /// A change of settings for each topic that is worked on.
     pub fn changes(&self, of: impl Fn(&Settings) -> Vec<Change>) -> Vec<(Arc<str>, Vec<Change>)> {
-        let open = self.topics.iter().filter(|topic| topic.status != Status::Done);
-        let changes = open.map(|topic| (Arc::clone(&topic.target), of(&topic.settings)));
+        let changes = self.open_topics().map(|topic| (Arc::clone(&topic.target), of(&topic.settings)));
         changes.filter(|(_, changes)| !changes.is_empty()).collect()
     }
 }
@@ -341,7 +345,7 @@ impl Plan {
 /// Looks whether every segment that the plan reads is there in full length: a restore that can't end is better not begun.
 pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> Result<(), EngineError> {
     let mut wanted: BTreeMap<[u8; 16], (&str, &Range)> = BTreeMap::new();
-    for topic in plan.topics.iter().filter(|topic| topic.status != Status::Done) {
+    for topic in plan.open_topics() {
         for range in topic.partitions.iter().flat_map(|partition| &partition.work.ranges) {
             wanted.entry(range.segment).or_insert((topic.source.name.as_str(), range));
         }

@@ -11,12 +11,13 @@ use bodley_protocol::batch::{self, HEADER_LEN};
 use tokio::sync::{mpsc, watch};
 
 use super::RestoreOptions;
-use super::fence::{Producer, ends_at};
+use super::fence::Producer;
 use super::groups::Positions;
 use super::job::Job;
 use super::ledger::Ledger;
 use super::outgo::Source;
 use super::sender::{Event, Sender, Shared};
+use super::trail::ends_at;
 use crate::error::EngineError;
 use crate::progress::Progress;
 

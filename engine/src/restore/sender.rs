@@ -120,12 +120,12 @@ impl Sender {
                 return;
             }
             while let Ok(jobs) = self.orders.try_recv() {
-                self.waiting.extend(jobs);
+                self.take_on(jobs);
             }
             if self.waiting.is_empty() && self.active.is_empty() {
                 tokio::select! {
                     jobs = self.orders.recv() => match jobs {
-                        Some(jobs) => self.waiting.extend(jobs),
+                        Some(jobs) => self.take_on(jobs),
                         None => return,
                     },
                     _ = stop.wait_for(|stop| *stop) => {}
@@ -180,18 +180,23 @@ impl Sender {
         }
     }
 
-    /// Begins partitions up to a number. Those begun elsewhere hold buffers, which they give back only by being sent: they never wait.
+    /// Takes partitions on. Those begun elsewhere hold buffers, which they give back only by being sent: they never wait.
+    fn take_on(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            if job.inbox.is_some() {
+                self.active.push(job);
+            } else {
+                self.waiting.push_back(job);
+            }
+        }
+    }
+
+    /// Begins partitions up to a number.
     fn activate(&mut self) {
-        let (begun, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|job| job.inbox.is_some());
-        self.active.extend(begun);
-        self.waiting.extend(waiting);
         while self.active.len() < ACTIVE {
             let Some(mut job) = self.waiting.pop_front() else { break };
-            if job.inbox.is_none() {
-                let order =
-                    Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
-                job.inbox = Some(outgo::start(self.shared.source.clone(), order));
-            }
+            let order = Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
+            job.inbox = Some(outgo::start(self.shared.source.clone(), order));
             self.active.push(job);
         }
     }

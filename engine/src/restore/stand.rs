@@ -59,11 +59,6 @@ impl Stand {
         (number - self.piece.records).rem_euclid(SEQUENCES) as i32
     }
 
-    /// Records done when the data of the current piece ends at `offset` of the target; `None`: it can't end there.
-    pub fn records_at(&self, offset: i64) -> Option<i64> {
-        (offset >= self.piece.offset).then(|| self.piece.records + (offset - self.piece.offset))
-    }
-
     /// The standing behind a fence: `done` records are there, the next one goes to `offset`.
     pub fn behind_fence(mut self, done: i64, offset: i64, writer: Writer) -> Self {
         if done > self.piece.records {
@@ -91,14 +86,13 @@ mod tests {
         let who = |generation| Writer { identity: ProducerIdentity { id: 7, epoch: 0 }, generation };
         let first = Stand::fresh(100, who(0));
         assert_eq!((first.offset_of(0), first.offset_of(9), first.sequence_of(9)), (100, 109, 9));
-        assert_eq!((first.records_at(130), first.records_at(99)), (Some(30), None));
         // 30 records, a fence at 130, nothing, another fence at 131, 10 records.
         let idle = first.clone().behind_fence(30, 131, who(1));
         let second = idle.behind_fence(30, 132, who(2));
         assert_eq!(second.earlier, [Piece { records: 0, offset: 100 }]);
         let places = [0, 29, 30, 39].map(|n| second.offset_of(n));
         assert_eq!(places, [100, 129, 132, 141]);
-        assert_eq!((second.sequence_of(30), second.records_at(142)), (0, Some(40)));
+        assert_eq!(second.sequence_of(30), 0);
         let mut third = second.behind_fence(40, 143, who(3));
         assert!(third.forget_a_piece() && !third.forget_a_piece());
         // A little too early, never too late.

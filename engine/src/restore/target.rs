@@ -4,20 +4,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bodley_io::kafka::offsets::End;
+use bodley_io::kafka::tail::Peeked;
 use bodley_io::kafka::topics::Configs;
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_protocol::batch;
 
+use super::fence::Producer;
 use super::ledger::Entries;
 use super::outgo::Source;
 use super::plan::{Plan, Status, TopicPlan};
-use super::scan;
+use super::scan::{self, Outcome};
 use super::settings::Mark;
+use super::trail::{self, Span, Trail};
 use crate::error::EngineError;
+
+/// Markers that may follow each other.
+const MARKERS: usize = 100;
 
 /// Where logs begin and end, by partition.
 #[derive(Debug, Default)]
-struct Ends(HashMap<TopicPartition, (i64, i64)>);
+struct Ends(BTreeMap<TopicPartition, (i64, i64)>);
 
 /// What is known before the target is looked at.
 pub struct Look<'a> {
@@ -61,20 +67,37 @@ pub async fn check_target(
     }
     let ends = Ends::of(look.cluster, &parts).await?;
     let configs = look.cluster.describe_configs(&present).await?;
-    for topic in plan.topics.iter_mut().filter(|topic| present.contains(&topic.target)) {
+    for topic in plan.topics.iter_mut().filter(|topic| look.layout.topics.contains_key(&topic.target)) {
         let own = configs.get(&topic.target).cloned().unwrap_or_default();
         let judged = judge(topic, &own, &ends, look);
+        let stamps =
+            own.get("message.timestamp.type").is_some_and(|c| c.value.as_deref() == Some("LogAppendTime"));
+        if stamps && matches!(judged, Ok(Status::InUse)) {
+            plan.notes.push(format!(
+                "topic {} is in use and has append times: its broker gives restored records new times",
+                topic.target
+            ));
+        }
         for partition in &mut topic.partitions {
             partition.base = ends.0.get(&partition.tp).map_or(0, |(_, end)| *end);
         }
         topic.status = match judged {
+            // Its state may have expired since all was added.
+            Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
+                if is_restored(look, topic, false).await? {
+                    plan.notes.push(format!("topic {} ends with these very records already", topic.target));
+                    Status::Done
+                } else {
+                    Status::InUse
+                }
+            }
             Ok(status) => status,
             Err(Conflict::Other(what)) => {
                 conflicts.push(what);
                 continue;
             }
             Err(Conflict::HoldsData(what)) => {
-                if !is_restored(look, topic).await? {
+                if !is_restored(look, topic, true).await? {
                     conflicts.push(what);
                     continue;
                 }
@@ -86,30 +109,92 @@ pub async fn check_target(
     Ok(())
 }
 
-/// Whether the topic holds what a complete restore of it leaves: compares count and last batch of each partition.
-async fn is_restored(look: &Look<'_>, topic: &TopicPlan) -> Result<bool, EngineError> {
+/// Whether the topic holds what a complete restore of it leaves: compares the last batch of each partition, and the count unless the topic may
+/// have held something before.
+async fn is_restored(look: &Look<'_>, topic: &TopicPlan, counted: bool) -> Result<bool, EngineError> {
     // The very topic that was backed up is no restored one.
     if look.layout.topics.get(&topic.target).is_some_and(|found| found.id == topic.source.topic) {
         return Ok(false);
     }
-    let mut tails = Vec::new();
     let mut expected = HashMap::new();
     for partition in &topic.partitions {
         let outcome = scan::outcome(look.source, &partition.tp, &partition.work).await?;
-        if outcome.records != partition.base {
+        if outcome.records > 0 && partition.base < outcome.records {
             return Ok(false);
         }
-        if outcome.records > 0 {
-            tails.push((partition.tp.clone(), outcome.records - 1));
-            expected.insert(partition.tp.clone(), outcome.last);
+        expected.insert(partition.tp.clone(), outcome);
+    }
+    if counted && !is_counted(look, topic, &expected).await? {
+        return Ok(false);
+    }
+    let ends = topic.partitions.iter().map(|partition| (partition.tp.clone(), partition.base));
+    let tails = last_batches(look.cluster, ends.collect()).await?;
+    let some = expected.values().any(|outcome| outcome.records > 0);
+    Ok(some
+        && expected.into_iter().all(|(tp, outcome)| {
+            outcome.records == 0 || tails.get(&tp).and_then(|tail| scan::bare(tail)) == Some(outcome.last)
+        }))
+}
+
+/// Whether each log holds as many records as are expected, with nothing but markers between them.
+async fn is_counted(
+    look: &Look<'_>,
+    topic: &TopicPlan,
+    expected: &HashMap<TopicPartition, Outcome>,
+) -> Result<bool, EngineError> {
+    let records = |tp: &TopicPartition| expected.get(tp).map_or(0, |outcome| outcome.records);
+    // Without a marker the end is the count, also when retention has moved the start.
+    let open = topic.partitions.iter().filter(|partition| records(&partition.tp) != partition.base);
+    let spans = open.map(|partition| (partition.tp.clone(), Span { floor: 0, end: partition.base }));
+    let trails = trail::follow(look.cluster, spans.collect(), |_| true).await?;
+    Ok(trails.iter().all(|(tp, trail)| match trail {
+        Trail::Whole(runs) => runs.iter().map(|run| run.records).sum::<i64>() == records(tp),
+        Trail::Broken(..) => false,
+    }))
+}
+
+/// The last batch of records below each end, markers aside.
+async fn last_batches(
+    cluster: &Cluster,
+    ends: Vec<(TopicPartition, i64)>,
+) -> Result<HashMap<TopicPartition, Vec<u8>>, EngineError> {
+    let mut found = HashMap::new();
+    let mut open: Vec<_> = ends.into_iter().filter(|(_, end)| *end > 0).collect();
+    for _ in 0..MARKERS {
+        let asked: Vec<_> = open.drain(..).map(|(tp, end)| (tp, end - 1)).collect();
+        for (tp, peeked) in cluster.peek(&asked, usize::MAX).await? {
+            let Ok(Peeked { bytes, .. }) = peeked else { continue };
+            let Ok(Some(header)) = batch::view(&bytes) else { continue };
+            match header.is_control() {
+                true if header.base_offset > 0 => open.push((tp, header.base_offset)),
+                true => {}
+                false => {
+                    found.insert(tp, bytes.get(..header.size).unwrap_or_default().to_vec());
+                }
+            }
         }
     }
-    let found = look.cluster.peek(&tails, usize::MAX).await?;
-    Ok(expected.into_iter().all(|(tp, last)| {
-        let Some(Ok(tail)) = found.get(&tp) else { return false };
-        let size = batch::declared_size(&tail.bytes).unwrap_or(usize::MAX);
-        tail.bytes.get(..size).and_then(scan::bare).is_some_and(|bare| bare == last)
-    }))
+    Ok(found)
+}
+
+/// An earlier run of this restore has added to a topic in use, and its state is gone: nobody can tell how much.
+pub async fn check_in_use(cluster: &Cluster, plan: &Plan, producer: &Producer) -> Result<(), EngineError> {
+    if producer.others.is_empty() {
+        return Ok(());
+    }
+    let in_use = plan.topics.iter().filter(|topic| topic.status == Status::InUse);
+    let unknown = in_use.flat_map(|topic| &topic.partitions).filter(|partition| partition.stand.is_none());
+    let tails = last_batches(cluster, unknown.map(|p| (p.tp.clone(), p.base)).collect()).await?;
+    let ours = |bytes: &Vec<u8>| {
+        let header = batch::view_cut(bytes).ok().flatten();
+        header.is_some_and(|header| producer.knows(header.producer_id))
+    };
+    match tails.iter().find(|(_, bytes)| ours(bytes)) {
+        None => Ok(()),
+        Some((tp, _)) => Err(EngineError::Refused(format!(
+            "an earlier run of this restore has added to {tp}, and its state is gone: it can't be told what is missing. To add everything again, name another --restore-id"
+        ))),
+    }
 }
 
 enum Conflict {
@@ -141,7 +226,8 @@ impl Ends {
 
     /// Offsets that a topic holds.
     fn held(&self, topic: &str) -> i64 {
-        let of_topic = self.0.iter().filter(|(tp, _)| *tp.topic == *topic);
+        let topic: Arc<str> = Arc::from(topic);
+        let of_topic = self.0.range(TopicPartition::new(&topic, 0)..=TopicPartition::new(&topic, i32::MAX));
         of_topic.fold(0, |sum: i64, (_, (start, end))| sum.saturating_add(end.saturating_sub(*start).max(0)))
     }
 }
@@ -149,21 +235,29 @@ impl Ends {
 /// How a topic that is there stands, and its settings with it.
 fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> Result<Status, Conflict> {
     let name = Arc::clone(&topic.target);
-    let ours: BTreeMap<_, _> = look.entries.iter().filter(|(tp, _)| tp.topic == name).collect();
+    let of_topic = TopicPartition::new(&name, 0)..=TopicPartition::new(&name, i32::MAX);
+    let ours: BTreeMap<_, _> = look.entries.range(of_topic).collect();
     if let Some(entry) = ours.values().next() {
         for partition in &mut topic.partitions {
             partition.stand = ours.get(&partition.tp).map(|entry| entry.stand());
         }
         let is_done = |tp| ours.get(tp).is_some_and(|entry| entry.meta.done.is_some());
-        if topic.partitions.iter().all(|partition| is_done(&partition.tp)) {
+        // A request that came late may have made settings temporary again.
+        let settled = Mark::of(own) == Mark::None;
+        if settled && topic.partitions.iter().all(|partition| is_done(&partition.tp)) {
             return Ok(Status::Done);
+        }
+        if let Some(tp) = ends.unknown(topic) {
+            return Err(Conflict::Other(match entry.meta.in_use {
+                true => format!(
+                    "{tp}: the state of an earlier run of this restore is gone; to add everything again, name another --restore-id"
+                ),
+                false => format!("{tp} holds data that is not this restore's"),
+            }));
         }
         if entry.meta.in_use {
             topic.settings.leave_alone();
             return Ok(Status::InUse);
-        }
-        if let Some(tp) = ends.unknown(topic) {
-            return Err(Conflict::Other(format!("{tp} holds data that is not this restore's")));
         }
         if entry.meta.created {
             return Ok(Status::Created);

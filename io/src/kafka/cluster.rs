@@ -61,7 +61,7 @@ pub struct Topic {
     pub id: TopicId,
     /// The broker calls it internal.
     pub internal: bool,
-    /// By index.
+    /// Sorted by index.
     pub partitions: Vec<Partition>,
     /// Of the topic as a whole, e.g. TOPIC_AUTHORIZATION_FAILED.
     pub error: ErrorCode,
@@ -83,7 +83,9 @@ pub struct Partition {
 impl Layout {
     /// The partition, if the topic has it.
     pub fn partition(&self, of: &TopicPartition) -> Option<&Partition> {
-        self.topics.get(&of.topic)?.partitions.iter().find(|partition| partition.index == of.partition)
+        let partitions = &self.topics.get(&of.topic)?.partitions;
+        let at = partitions.binary_search_by_key(&of.partition, |partition| partition.index).ok()?;
+        partitions.get(at)
     }
 
     fn from_response(response: MetadataResponse) -> Result<Self, KafkaError> {

@@ -23,7 +23,7 @@ struct State {
     apis: Vec<i16>,
     stop: Option<(usize, Delivery)>,
     /// The request to stop at has come.
-    stopped: bool,
+    closed: bool,
     /// The answer that shows that it has had its effect: connection, and number there.
     awaited: Option<(u64, u64)>,
     /// What must become of that request has become of it.
@@ -152,7 +152,7 @@ impl Watch {
 
     /// Counts a request, which waits here while it is held. True: pass it on.
     fn admit(&self, link: u64, frame: &[u8]) -> bool {
-        let passes = |state: &State| !state.stopped || state.released;
+        let passes = |state: &State| !state.closed || state.released;
         loop {
             if !self.wait(passes) {
                 return false;
@@ -181,7 +181,7 @@ impl State {
         self.apis.push(i16::from_be_bytes(api.unwrap_or([0xff; 2])));
         match self.stop {
             Some((n, delivery)) if n == self.apis.len() => {
-                self.stopped = true;
+                self.closed = true;
                 self.reached = delivery == Delivery::Held;
                 if delivery == Delivery::Delivered {
                     self.awaited = self.links.get(&link).map(|of| (link, of.delivered + 1));
@@ -197,7 +197,7 @@ impl State {
         let of = self.links.entry(link).or_default();
         of.answered += 1;
         self.reached |= self.awaited == Some((link, of.answered));
-        !(self.stopped && self.stop.is_some_and(|(_, delivery)| delivery == Delivery::Delivered))
+        !(self.closed && self.stop.is_some_and(|(_, delivery)| delivery == Delivery::Delivered))
     }
 
     fn ended(&mut self, link: u64) {

@@ -1,15 +1,20 @@
 //! A TCP proxy that does to connections what bad networks do.
 
+mod steps;
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::ports;
+
+use steps::Watch;
+pub use steps::{Delivery, Steps};
 
 const CHUNK: usize = 64 << 10;
 const ACCEPT_POLL: Duration = Duration::from_millis(5);
@@ -43,6 +48,8 @@ struct Faults {
     cut_every: Option<(fastrand::Rng, u64)>,
     /// Bytes to the client that may still pass before one bit of one byte is flipped.
     flip_in: Option<u64>,
+    /// Counts the requests of connections that are opened now.
+    watch: Weak<Watch>,
     closing: bool,
     cuts: u64,
 }
@@ -142,6 +149,22 @@ impl Proxy {
     /// Flips one bit on the way to the client, after so many more bytes.
     pub fn flip_bit_after(&self, bytes: u64) {
         self.set(|f| f.flip_in = Some(bytes));
+    }
+
+    /// Counts the requests of connections that are opened from now on.
+    pub fn count_requests(&self) -> Steps {
+        self.watch(None)
+    }
+
+    /// Counts them as well, and at the `n`th, from 1, lets nothing more pass.
+    pub fn stop_at_request(&self, n: usize, delivery: Delivery) -> Steps {
+        self.watch(Some((n, delivery)))
+    }
+
+    fn watch(&self, stop: Option<(usize, Delivery)>) -> Steps {
+        let steps = Steps::new(stop);
+        self.set(|f| f.watch = Arc::downgrade(&steps.0));
+        steps
     }
 
     /// Ends all faults.
@@ -307,12 +330,24 @@ fn connect(shared: &Arc<Shared>, id: u64, client: TcpStream, target: u16) {
     if shared.faults().closing {
         shared.cut();
     }
-    let upward = {
-        let shared = Arc::clone(shared);
-        thread::spawn(move || pump(&shared, client_reader, server, Direction::ToServer))
-    };
-    pump(shared, server_reader, client, Direction::ToClient);
-    let _ = upward.join();
+    let watch = shared.faults().watch.upgrade().filter(|watch| !watch.is_over());
+    if let Some(watch) = watch {
+        watch.open(id);
+        let requests = {
+            let watch = Arc::clone(&watch);
+            thread::spawn(move || watch.requests(id, client_reader, server))
+        };
+        watch.answers(id, server_reader, client);
+        let _ = requests.join();
+        watch.close(id);
+    } else {
+        let upward = {
+            let shared = Arc::clone(shared);
+            thread::spawn(move || pump(&shared, client_reader, server, Direction::ToServer))
+        };
+        pump(shared, server_reader, client, Direction::ToClient);
+        let _ = upward.join();
+    }
     shared.pairs().remove(&id);
 }
 

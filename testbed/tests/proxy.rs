@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bodley_testbed::Proxy;
-use bodley_testbed::proxy::Direction;
+use bodley_testbed::proxy::{Delivery, Direction};
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -178,4 +178,113 @@ fn throttles() {
     assert!(times_out(&mut stream));
     proxy.calm();
     stream.read_exact(&mut [0; 100]).unwrap();
+}
+
+/// A request of five bytes: an API and a letter.
+fn request(api: i16, letter: u8) -> Vec<u8> {
+    let [a, b] = api.to_be_bytes();
+    vec![0, 0, 0, 3, a, b, letter]
+}
+
+fn until(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(Instant::now() < deadline, "it does not come");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn counts_requests_and_holds_one_and_all_behind_it() {
+    let proxy = Proxy::start(echo()).unwrap();
+    let steps = proxy.stop_at_request(3, Delivery::Held);
+    let (mut one, mut two) = (connect(&proxy), connect(&proxy));
+    // Two at once, in three pieces.
+    let both = [request(3, b'a'), request(700, b'b')].concat();
+    one.write_all(&both[..5]).unwrap();
+    thread::sleep(SOON);
+    one.write_all(&both[5..9]).unwrap();
+    one.write_all(&both[9..]).unwrap();
+    let mut back = vec![0; both.len()];
+    one.read_exact(&mut back).unwrap();
+    assert!(back == both && !steps.stopped());
+    assert_eq!(steps.apis(), [3, 700]);
+    two.write_all(&request(1, b'c')).unwrap();
+    until(|| steps.stopped());
+    one.write_all(&request(2, b'd')).unwrap();
+    assert!(times_out(&mut one) && times_out(&mut two));
+    assert_eq!(steps.requests(), 3);
+    // Who comes behind the next stop has nothing to do with it.
+    let others = proxy.count_requests();
+    assert_eq!(exchange(&mut connect(&proxy), &request(9, b'x')).unwrap(), request(9, b'x'));
+    assert_eq!((others.apis(), steps.requests()), (vec![9], 3));
+    steps.release();
+    for (stream, sent) in [(&mut one, request(2, b'd')), (&mut two, request(1, b'c'))] {
+        let mut back = vec![0; sent.len()];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(back, sent);
+    }
+}
+
+/// A server that tells what it got, and answers with a byte.
+fn listening() -> (u16, std::sync::mpsc::Receiver<u8>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (heard, hearing) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let heard = heard.clone();
+            thread::spawn(move || {
+                let mut frame = [0; 7];
+                while stream.read_exact(&mut frame).is_ok() {
+                    thread::sleep(Duration::from_millis(50));
+                    heard.send(frame[6]).unwrap();
+                    let _ = stream.write_all(&[0, 0, 0, 1, frame[6]]);
+                }
+            });
+        }
+    });
+    (port, hearing)
+}
+
+#[test]
+fn a_dead_clients_requests_are_held_delivered_or_gone() {
+    let (port, heard) = listening();
+    let proxy = Proxy::start(port).unwrap();
+    let all = [request(1, b'a'), request(1, b'b'), request(1, b'c')].concat();
+    let dead = |delivery| {
+        let steps = proxy.stop_at_request(2, delivery);
+        let mut client = connect(&proxy);
+        client.write_all(&all).unwrap();
+        until(|| steps.stopped());
+        assert_eq!(heard.recv().unwrap(), b'a');
+        steps
+    };
+    let steps = dead(Delivery::Held);
+    assert!(heard.recv_timeout(SOON).is_err());
+    steps.release();
+    until(|| steps.connections() == 0);
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), b"bc");
+
+    let steps = dead(Delivery::Delivered);
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), b"b", "it was answered");
+    drop(steps);
+    drop(dead(Delivery::Held));
+    until(|| proxy.connections() == 0);
+    assert!(heard.try_recv().is_err());
+    // Nobody counts any more.
+    connect(&proxy).write_all(b"1234567").unwrap();
+    assert_eq!(heard.recv().unwrap(), b'7');
+}
+
+#[test]
+fn answers_are_held_back_behind_the_last_request() {
+    let proxy = Proxy::start(echo()).unwrap();
+    let steps = proxy.stop_at_request(1, Delivery::Delivered);
+    let mut stream = connect(&proxy);
+    stream.write_all(&request(1, b'a')).unwrap();
+    until(|| steps.stopped());
+    assert!(times_out(&mut stream));
+    proxy.cut();
+    assert!(is_cut(&mut stream));
 }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -20,15 +20,18 @@ const MAX_REQUEST: usize = 100 << 20;
 
 pub(super) fn accept(shared: &Arc<Shared>, node: i32, listener: &TcpListener) {
     while !shared.closing.load(Ordering::Relaxed) {
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok((stream, client)) = listener.accept() else {
             thread::sleep(ACCEPT_POLL);
             continue;
         };
         let prepared = stream.set_nonblocking(false).and_then(|()| stream.set_nodelay(true));
         let (Ok(()), Ok(copy)) = (prepared, stream.try_clone()) else { continue };
-        shared.streams.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+        shared.streams().insert((node, client), copy);
         let shared = Arc::clone(shared);
-        thread::spawn(move || serve(&shared, node, stream));
+        thread::spawn(move || {
+            serve(&shared, node, stream);
+            shared.streams().remove(&(node, client));
+        });
     }
 }
 

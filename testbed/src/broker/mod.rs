@@ -14,7 +14,7 @@ mod script;
 mod world;
 
 use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -36,7 +36,8 @@ pub(crate) struct Shared {
     script: RwLock<Option<Script>>,
     /// Requests by API since the script was set.
     asked: Mutex<BTreeMap<i16, usize>>,
-    streams: Mutex<Vec<TcpStream>>,
+    /// Open connections by broker and client.
+    streams: Mutex<BTreeMap<(i32, SocketAddr), TcpStream>>,
     closing: AtomicBool,
 }
 
@@ -156,12 +157,17 @@ impl Shared {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<(i32, SocketAddr), TcpStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current_script(&self) -> Option<Script> {
         self.script.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn cut(&self) {
-        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let streams = std::mem::take(&mut *self.streams());
+        for stream in streams.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

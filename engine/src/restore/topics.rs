@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_protocol::ErrorCode;
 
 use super::RestoreOptions;
 use super::plan::{self, Plan, Status, TopicPlan};
@@ -28,6 +29,12 @@ pub async fn create(
     let topics = plan::new_topics(plan, options);
     let results = cluster.create_topics(&topics, true).await?;
     if let Some(error) = results.into_iter().find_map(Result::err) {
+        // A late request of an earlier run, or another run.
+        if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) {
+            let what =
+                format!("a topic has appeared at the target meanwhile ({error}): run the same command again");
+            return Err(KafkaError::NoRoute(what).into());
+        }
         return Err(EngineError::Refused(format!("nothing was written: {error}")));
     }
     for result in cluster.create_topics(&topics, false).await? {

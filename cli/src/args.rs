@@ -109,7 +109,7 @@ Examples:
 
 const RESTORE_EXAMPLES: &str = "\
 Topics that are missing at the target are created with the source's partitions and settings; topics that are there must be
-empty. Records keep key, value, headers, timestamp and order; offsets are new. While it runs, topics have safe
+empty, or --append adds to them. Records keep key, value, headers, timestamp and order; offsets are new. While it runs, topics have safe
 temporary settings (no retention); the real ones come back at the end. A restore that was cut, however it was, goes on
 with the same command, without duplicates; one that is done finds nothing to do.
 

@@ -45,12 +45,6 @@ fn three() -> Stage {
 }
 
 impl Stage {
-    fn vault_of(&self, topic: &str) -> Vault {
-        let vault = Vault::new();
-        self.backup(&vault, &["--topic", topic]).exits(0);
-        vault
-    }
-
     /// Starts a restore of one topic under another name, slow enough to be met on its way.
     fn restoring(&self, vault: &Vault, topic: &str, target: &str, more: &[&str]) -> Running {
         let rename = format!("{topic}={target}");
@@ -69,30 +63,11 @@ impl Stage {
         assert_eq!(self.ends(target), before);
         self.bench.delete_topic(target).unwrap();
     }
-
-    /// Lets a run go on until the target has so many records of it.
-    #[track_caller]
-    fn until(&self, run: &mut Running, target: &str, records: i64) {
-        while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
-            assert!(run.leave_alone(seconds(0.05)).is_running(), "too fast for this test");
-        }
-    }
-
-    /// As after a week.
-    fn forget_restores(&self) {
-        for group in self.bench.groups().unwrap().iter().filter(|name| name.starts_with("bodley-restore-")) {
-            self.bench.delete_group(group).unwrap();
-        }
-    }
-
-    fn ends(&self, topic: &str) -> Vec<i64> {
-        self.bench.describe(topic).unwrap().partitions.iter().map(|p| p.end).collect()
-    }
 }
 
 /// Killed again and again, until it is done.
 fn killed_until_done(stage: &Stage, topic: &str, target: &str, seed: u64) -> usize {
-    let vault = stage.vault_of(topic);
+    let vault = stage.vault_of(&[topic]);
     let mut rng = Rng::new(target, seed);
     let mut kills = 0;
     loop {
@@ -127,7 +102,7 @@ fn killed_at_any_moment() {
 #[test]
 fn killed_while_brokers_die_and_leaders_move() {
     let stage = three();
-    let vault = stage.vault_of(OLD);
+    let vault = stage.vault_of(&[OLD]);
     let mut rng = Rng::new("kills of both", 5);
     for round in 0..if soak() { 12 } else { 2 } {
         let target = format!("both-{round}");
@@ -151,7 +126,7 @@ fn killed_while_brokers_die_and_leaders_move() {
 #[test]
 fn a_follower_stands_still() {
     let stage = three();
-    let vault = stage.vault_of(OLD);
+    let vault = stage.vault_of(&[OLD]);
     let replicated = ["--topic-config", "min.insync.replicas=3", "--replication-factor", "3"];
     let mut run = stage.restoring(&vault, OLD, "still", &replicated);
     stage.until(&mut run, "still", 500);
@@ -180,7 +155,7 @@ impl InFlight {
     /// A restore whose requests are held back on their way to the broker, killed.
     fn new(target: &str) -> Self {
         let stage = one();
-        let vault = stage.vault_of(OLD);
+        let vault = stage.vault_of(&[OLD]);
         let state = vault.root().with_file_name("state");
         let held = Self { stage, vault, state, target: target.into() };
         let proxy = held.stage.cluster.proxy(0).unwrap();
@@ -277,7 +252,7 @@ fn groups_and_settings_after_cuts() {
     let stage = one();
     let positions: Vec<_> = (0..4).map(|p| GroupOffset::new(NEW, p, 100 + i64::from(p) * 400)).collect();
     stage.bench.commit_offsets("reader", &positions).unwrap();
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     let own = [("retention.ms", "86400000"), ("min.insync.replicas", "1"), ("segment.ms", "3600000")];
     stage.bench.create_topic("mine", 4, &own).unwrap();
     let before = stage.bench.describe("mine").unwrap().own_configs();
@@ -358,7 +333,7 @@ fn the_vault_goes_on_in_between() {
 #[test]
 fn without_its_state() {
     let stage = one();
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     let mut run = stage.restoring(&vault, NEW, "stateless", &[]);
     stage.until(&mut run, "stateless", 500);
     run.kill();
@@ -375,7 +350,7 @@ fn without_its_state() {
 #[test]
 fn done_and_its_state_expired() {
     let stage = one();
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     stage.restoring(&vault, NEW, "expired", &[]).wait().exits(0);
     stage.forget_restores();
     let before = stage.ends("expired");
@@ -394,7 +369,7 @@ fn retention_is_held() {
     let record = |n: i64| Record::new(0).value(format!("{n}")).at(1_500_000_000_000 + n);
     let records: Vec<Record> = (0..20).map(record).collect();
     stage.bench.produce("dated", &records, &ProduceOptions::default()).unwrap();
-    let vault = stage.vault_of("dated");
+    let vault = stage.vault_of(&["dated"]);
     let week = ["--topic-config", "retention.ms=604800000", "--hold-retention", "2h"];
     let ran = stage.restoring(&vault, "dated", "held-back", &week).wait().exits(0);
     ran.says("--add-config retention.ms=604800000").says("held-back");
@@ -412,7 +387,7 @@ fn retention_is_held() {
 #[test]
 fn damage_is_left_out_on_demand() {
     let stage = one();
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     let segment = vault.objects().into_keys().find(|path| path.starts_with("data/")).unwrap();
     // Somewhere in the records of a batch.
     vault.change(&segment, |bytes| bytes[3_000_000] ^= 1);
@@ -453,7 +428,7 @@ fn guarded() -> Stage {
 #[test]
 fn weaker_ways() {
     let stage = guarded();
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     stage.bench.deny("GROUP", "bodley-restore-", &["ALL"]).unwrap();
     stage.restoring(&vault, NEW, "stateful", &[]).wait().exits(2).says("--state");
     assert!(!stage.has("stateful"));
@@ -498,12 +473,12 @@ fn a_target_without_coordinators() {
         .set("transaction.state.log.replication.factor", "3")
         .set("offsets.topic.replication.factor", "3");
     let stage = Slot::stage(&BARE, options, |site| fill(site, 2));
-    let vault = stage.vault_of(NEW);
+    let vault = stage.vault_of(&[NEW]);
     let impatient = ["--give-up-after", "3s"];
     stage.restoring(&vault, NEW, "bare", &impatient).wait().exits(1).says("--state");
     assert!(!stage.has("bare"));
     let state = vault.root().with_file_name("state");
-    let flags = ["--state", state.to_str().unwrap()];
+    let flags = ["--state", state.to_str().unwrap(), "--give-up-after", "5s"];
     let mut run = stage.restoring(&vault, NEW, "bare", &flags);
     stage.until(&mut run, "bare", 500);
     run.kill();

@@ -41,36 +41,10 @@ fn one() -> Stage {
 }
 
 impl Stage {
-    fn vault_of(&self, topics: &[&str]) -> Vault {
-        let vault = Vault::new();
-        let flags: Vec<&str> = topics.iter().flat_map(|topic| ["--topic", topic]).collect();
-        self.backup(&vault, &flags).exits(0);
-        vault
-    }
-
     /// Starts a restore of `large` under another name, slow enough to be met on its way.
     fn restoring(&self, vault: &Vault, target: &str, more: &[&str]) -> Running {
         let rename = format!("{LARGE}={target}");
         self.start("restore", vault, &[&["--rename", &rename, "--limit-write", "8M"], more].concat())
-    }
-
-    /// Lets a run go on until the target has so many records of it.
-    #[track_caller]
-    fn until(&self, run: &mut Running, target: &str, records: i64) {
-        while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
-            assert!(run.leave_alone(seconds(0.05)).is_running(), "too fast for this test");
-        }
-    }
-
-    /// As after a week.
-    fn forget_restores(&self) {
-        for group in self.bench.groups().unwrap().iter().filter(|name| name.starts_with("bodley-restore-")) {
-            self.bench.delete_group(group).unwrap();
-        }
-    }
-
-    fn ends(&self, topic: &str) -> Vec<i64> {
-        self.bench.describe(topic).unwrap().partitions.iter().map(|p| p.end).collect()
     }
 }
 

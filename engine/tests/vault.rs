@@ -3,12 +3,14 @@
 // Helpers of tests, which clippy does not count as tests.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod common;
+
 use std::sync::Arc;
 
 use bodley_engine::error::Severity;
 use bodley_engine::vault::commit::Receipt;
 use bodley_engine::vault::log::{Addition, Vault};
-use bodley_engine::vault::rows::{GroupRow, Kind, NO_TIME, Range, Reason, Rows, TIME_UNKNOWN, TopicRow};
+use bodley_engine::vault::rows::{GroupRow, Kind, Range, Reason, Rows, TIME_UNKNOWN};
 use bodley_engine::vault::segment::{Footer, SegmentWriter};
 use bodley_engine::vault::{SegmentRef, VaultError};
 use bodley_engine::verify::{VerifyOptions, verify};
@@ -18,9 +20,8 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::memory::MemoryStore;
 use bodley_protocol::batch::{self, Header};
 use bodley_protocol::checksum::crc64;
+use common::sample::{TOPIC, row, topic_row};
 use tokio::sync::watch;
-
-const TOPIC: [u8; 16] = [7; 16];
 
 fn records(base_offset: i64, count: i32) -> Vec<u8> {
     let header = Header {
@@ -38,44 +39,6 @@ fn records(base_offset: i64, count: i32) -> Vec<u8> {
         record_count: count,
     };
     batch::encode(&header, &[base_offset as u8; 50])
-}
-
-fn row(partition: u32, offsets: std::ops::Range<i64>, from: i64) -> Range {
-    Range {
-        topic: TOPIC,
-        partition,
-        kind: Kind::Empty,
-        rewind: 0,
-        first: offsets.start,
-        next: offsets.end,
-        last_epoch: 0,
-        leader_epoch: 0,
-        lso: offsets.end,
-        high_watermark: offsets.end,
-        from,
-        segment: [0; 16],
-        position: 0,
-        stored: 0,
-        records: 0,
-        kept: 0,
-        min_ts: NO_TIME,
-        max_ts: NO_TIME,
-        base_ts: NO_TIME,
-        crc64: 0,
-    }
-}
-
-fn topic_row() -> TopicRow {
-    TopicRow {
-        topic: TOPIC,
-        name: "orders".into(),
-        present: true,
-        partitions: 4,
-        replication: 1,
-        internal: false,
-        synthetic: false,
-        incarnation: 0,
-    }
 }
 
 /// Writes a segment with one chunk of ten records per entry: (partition, first offset, from-cursor).

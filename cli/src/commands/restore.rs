@@ -48,8 +48,9 @@ fn summary(report: &Report, start: Instant) -> String {
     let seconds = start.elapsed().as_secs_f64();
     let failed = report.errors.iter().any(|issue| issue.code == "incomplete");
     let cut = if report.interrupted || failed { "INCOMPLETE: " } else { "" };
+    let id = report.restore_id.as_deref().map(|id| format!("\nrestore id {id}")).unwrap_or_default();
     format!(
-        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s",
+        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s{id}",
         plural(report.topics.len(), "topic"),
         plural(report.records.unwrap_or(0) as usize, "record"),
         plural(report.groups as usize, "group"),

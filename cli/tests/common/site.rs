@@ -67,6 +67,34 @@ impl Site {
         }
     }
 
+    /// Lets a run go on until the target has so many records of it.
+    #[track_caller]
+    pub fn until(&self, run: &mut Running, target: &str, records: i64) {
+        while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
+            assert!(run.leave_alone(Duration::from_millis(50)).is_running(), "too fast for this test");
+        }
+    }
+
+    /// The states of all restores are gone, as after a week.
+    pub fn forget_restores(&self) {
+        for group in self.bench.groups().unwrap().iter().filter(|name| name.starts_with("bodley-restore-")) {
+            self.bench.delete_group(group).unwrap();
+        }
+    }
+
+    /// Where the partitions of a topic end.
+    pub fn ends(&self, topic: &str) -> Vec<i64> {
+        self.bench.describe(topic).unwrap().partitions.iter().map(|p| p.end).collect()
+    }
+
+    /// A vault with these topics.
+    pub fn vault_of(&self, topics: &[&str]) -> Vault {
+        let vault = Vault::new();
+        let flags: Vec<&str> = topics.iter().flat_map(|topic| ["--topic", topic]).collect();
+        self.backup(&vault, &flags).exits(0);
+        vault
+    }
+
     /// What a consumer sees.
     pub fn dump(&self, topic: &str) -> Dump {
         self.bench.dump(topic, Isolation::Committed).unwrap()

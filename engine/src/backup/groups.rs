@@ -13,9 +13,6 @@ use crate::vault::log::now_ms;
 use crate::vault::rows::{GroupRow, TopicRow};
 use crate::vault::state::{GroupTopic, State};
 
-/// Groups of our own on clusters that are restored to.
-const OWN_PREFIX: &str = "bodley-restore-";
-
 /// What a snapshot found.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -57,7 +54,7 @@ pub async fn snapshot(
             return Ok(snapshot);
         }
         // Share groups keep no offsets of this kind; connect workers and the like have none at all.
-        if listed.group.starts_with(OWN_PREFIX) || listed.kind == "share" {
+        if listed.group.starts_with(crate::restore::GROUP_PREFIX) || listed.kind == "share" {
             continue;
         }
         let offsets = match patience.ask(cluster, &listed.group).await {

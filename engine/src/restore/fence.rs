@@ -13,6 +13,7 @@ use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::transactions::is_closed_way;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_protocol::ErrorCode;
 use bodley_protocol::batch::Header;
 
 use super::ledger::{Entries, group_name};
@@ -24,8 +25,6 @@ use crate::error::EngineError;
 const STILL_FOR: Duration = Duration::from_secs(30);
 /// How often ends are looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// A cluster that has none yet makes its coordinators within seconds; one that can't make them never says so.
-const COORDINATOR_WITHIN: Duration = Duration::from_secs(20);
 /// Runs of one restore that can have begun since the newest state.
 const MAX_RUNS: u32 = 10_000;
 const STILL_POLL: Duration = Duration::from_secs(1);
@@ -85,12 +84,11 @@ impl Producer {
 
     /// The first producer of a restore.
     async fn first(&mut self) -> Result<(), EngineError> {
-        match tokio::time::timeout(COORDINATOR_WITHIN, self.claim(0)).await {
-            Ok(Err(EngineError::Kafka(error))) if is_closed_way(&error) => {
+        match self.claim(0).await {
+            Err(EngineError::Kafka(error)) if is_closed_way(&error) || has_no_coordinator(&error) => {
                 self.plain(&error.to_string()).await
             }
-            Ok(result) => result,
-            Err(_) => self.plain("the target has no transaction coordinator").await,
+            result => result,
         }
     }
 
@@ -193,7 +191,7 @@ impl Producer {
                 let newer = self.cluster.transactional_identity(&name).await?;
                 self.known.insert(newer.id);
                 self.missed |= newer.id != writer.identity.id;
-                self.cluster.empty_transaction(&name, newer, parts).await?;
+                self.cluster.empty_transaction(&name, newer, parts).await.map_err(overtaken)?;
             }
             Way::Marker => {
                 let ProducerIdentity { id, epoch } = writer.identity;
@@ -204,7 +202,7 @@ impl Producer {
                         tracing::info!("{error}: the restore goes on by sequences");
                         self.way = Way::Count;
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(overtaken(error)),
                 }
             }
             Way::Count => {}
@@ -312,6 +310,20 @@ impl Producer {
                 Some(stand.behind_fence(done, end, self.writer))
             }
         }
+    }
+}
+
+/// It was waited for one as long as for anything: a cluster too small for its own settings never gets one.
+fn has_no_coordinator(error: &KafkaError) -> bool {
+    error.code() == Some(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+}
+
+/// A newer epoch of a producer of ours: another run has taken over.
+fn overtaken(error: KafkaError) -> EngineError {
+    let fenced = [ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::PRODUCER_FENCED];
+    match error.code().is_some_and(|code| fenced.contains(&code)) {
+        true => EngineError::Fenced(error.to_string()),
+        false => error.into(),
     }
 }
 

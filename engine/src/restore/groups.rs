@@ -14,8 +14,7 @@ use crate::report::{Issue, Report};
 use crate::vault::state::State;
 
 /// Offsets in a hint.
-const SHOWN: usize = 50;
-const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
+const SHOWN: usize = 1000;
 
 /// Translated positions: by target partition, source offset to target offset.
 pub type Positions = HashMap<TopicPartition, BTreeMap<i64, i64>>;
@@ -112,10 +111,16 @@ fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {
         offsets.iter().take(SHOWN).map(|new| format!("{}:{}={}", new.tp.topic, new.tp.partition, new.offset));
     let more = if offsets.len() > SHOWN { ", …" } else { "" };
     let offsets = format!("{}{more}", shown.collect::<Vec<_>>().join(", "));
-    let message = match error.code() == Some(UNKNOWN_MEMBER_ID) {
+    let code = error.code();
+    let message = match code == Some(ErrorCode::UNKNOWN_MEMBER_ID) {
         true => format!("group {group} has live members at the target: its offsets were not restored"),
         false => format!("the offsets of group {group} were not restored: {error}"),
     };
+    let for_good = [ErrorCode::UNKNOWN_MEMBER_ID, ErrorCode::GROUP_AUTHORIZATION_FAILED];
+    if !code.is_some_and(|code| for_good.contains(&code)) {
+        return Issue::new("group_refused", Severity::Failed, message)
+            .hint("run the same command again: it goes on with the groups");
+    }
     Issue::new("group_refused", Severity::Missing, message)
         .hint(format!("stop its consumers, then set its offsets with Kafka's tools to {offsets}"))
 }

@@ -31,6 +31,8 @@ pub struct Meta {
     v: u32,
     /// Restore id.
     restore: String,
+    /// Id of the vault.
+    pub vault: String,
     /// Commit of the vault that is restored.
     pub seq: u64,
     /// Digest of the plan.
@@ -138,6 +140,16 @@ impl Place {
         Ok(entries)
     }
 
+    /// Whether a file can be written where the state is to be kept.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let Self::File(path) = self else { return Ok(()) };
+        let trial = beside(path);
+        let result = std::fs::write(&trial, "").and_then(|()| std::fs::remove_file(&trial));
+        result.map_err(|error| {
+            EngineError::Refused(format!("--state {}: it can't be written there: {error}", path.display()))
+        })
+    }
+
     async fn save(&self, id: &str, all: &Entries, changed: &[TopicPartition]) -> Result<(), EngineError> {
         match self {
             Self::Group(cluster) => {
@@ -147,7 +159,12 @@ impl Place {
                     Some(NewOffset { tp: tp.clone(), offset: entry.offset, metadata })
                 };
                 let offsets: Vec<NewOffset> = changed.iter().filter_map(new).collect();
-                cluster.commit_group_offsets(&group_name(id), &offsets).await.map_err(hint_at_file)
+                cluster.commit_group_offsets(&group_name(id), &offsets).await.map_err(|error| {
+                    match hint_at_file(error) {
+                        EngineError::Refused(what) => EngineError::State(what),
+                        error => error,
+                    }
+                })
             }
             Self::File(path) => save_file(path, all),
         }
@@ -221,6 +238,13 @@ fn load_file(path: &Path) -> Result<Entries, EngineError> {
     Ok(entries)
 }
 
+/// A name beside a file, of this process only.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    path.with_file_name(name)
+}
+
 /// Replaces the file in one step, durably.
 fn save_file(path: &Path, all: &Entries) -> Result<(), EngineError> {
     let failed = |e: std::io::Error| {
@@ -238,9 +262,7 @@ fn save_file(path: &Path, all: &Entries) -> Result<(), EngineError> {
         text.push(b'\n');
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
+    let temporary = beside(path);
     let write = || {
         std::fs::write(&temporary, &text)?;
         std::fs::File::open(&temporary)?.sync_all()?;
@@ -255,6 +277,8 @@ fn save_file(path: &Path, all: &Entries) -> Result<(), EngineError> {
 pub struct Restore {
     /// Its id.
     pub id: String,
+    /// Id of the vault.
+    pub vault: String,
     /// Commit of the vault.
     pub seq: u64,
     /// Digest of the plan.
@@ -353,6 +377,7 @@ impl Ledger {
             let meta = Meta {
                 v: VERSION,
                 restore: self.restore.id.clone(),
+                vault: self.restore.vault.clone(),
                 seq: self.restore.seq,
                 plan: self.restore.plan.clone(),
                 topic: crate::vault::hex(&topic.id),
@@ -385,6 +410,7 @@ mod tests {
     fn ledger(path: &Path) -> Ledger {
         let restore = Restore {
             id: "x".into(),
+            vault: "v".into(),
             seq: 3,
             plan: "p".into(),
             left_out: HashMap::new(),

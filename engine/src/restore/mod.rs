@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! plan.rs      what the vault has, what would be created              target.rs    what the target has, what conflicts
+//! prepare.rs   all that comes before the first write
 //! identity.rs  which restore this is                                  ledger.rs    its state, which outlives a run
 //! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
 //! trail.rs     what lies at the end of a log, without reading it
@@ -19,6 +20,7 @@ mod job;
 mod ledger;
 mod outgo;
 mod plan;
+mod prepare;
 mod run;
 mod scan;
 mod sender;
@@ -33,28 +35,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodley_io::BufferPool;
 use bodley_io::kafka::{Cluster, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
-use crate::error::EngineError;
-use crate::error::Severity;
+use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
 use crate::select::Selection;
-use crate::vault::log::Vault;
-use crate::vault::segment::PART_LEN;
-use crate::vault::state::State;
-use fence::Producer;
 use job::Job;
-use ledger::{Entries, Ledger, Place, TopicState};
-use outgo::Source;
+use ledger::{Ledger, TopicState};
 use plan::{Plan, Status};
+use prepare::{Begun, Prepared, prepare};
 use run::Author;
 use settings::Settings;
 use stand::Stand;
+
+pub use identity::PREFIX as GROUP_PREFIX;
 
 /// What happens to the positions of consumer groups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -133,12 +131,25 @@ pub async fn restore(
     };
     let Prepared { mut plan, mut report, work } = prepared;
     let Some(Begun { restore, place, entries, producer, source }) = work else { return Ok(report) };
-    topics::create(&cluster, &mut plan, &options).await?;
-    let states = topic_states(&cluster, &plan);
-    if let Some(hold) = options.hold_retention {
-        topics::hold(&cluster, &mut plan, hold).await?;
-    }
+    let states = tokio::select! {
+        states = make_topics(&cluster, &mut plan, &options) => states,
+        _ = asked_to_stop.wait_for(|stop| *stop) => {
+            report.interrupted = true;
+            report.notes.push(left_over(&plan, None).in_a_line());
+            return Ok(report);
+        }
+    };
     report.notes.append(&mut plan.notes);
+    let states = match states {
+        Ok(states) => states,
+        // Before anything was made it is a plain refusal.
+        Err(error @ EngineError::Refused(_)) => return Err(error),
+        Err(error) => {
+            report.errors.push(Issue::from(&error));
+            report.errors.push(left_over(&plan, Some(&error)));
+            return Ok(report);
+        }
+    };
     let ledger = Ledger::new(place, restore, states, entries);
     let mut author = Author { producer, ledger };
     let means = run::Means { source, options, progress, stop };
@@ -152,161 +163,30 @@ pub async fn restore(
     Ok(report)
 }
 
-/// All that comes before the first write.
-struct Prepared {
-    plan: Plan,
-    report: Report,
-    /// `None`: an earlier run has done everything.
-    work: Option<Begun>,
-}
-
-/// A restore that has something to do.
-struct Begun {
-    restore: ledger::Restore,
-    place: Place,
-    entries: Entries,
-    producer: Producer,
-    source: Source,
-}
-
-async fn prepare(
+/// Creates what is missing and settles what its settings will be.
+async fn make_topics(
     cluster: &Arc<Cluster>,
-    store: &SharedStore,
+    plan: &mut Plan,
     options: &RestoreOptions,
-) -> Result<Prepared, EngineError> {
-    let mut vault = Vault::open(Arc::clone(store)).await?;
-    let layout = cluster.layout();
-    let target = layout.cluster_id.clone().unwrap_or_default();
-    let id = identity::restore_id(&vault.identity().vault_id, &target, options)?;
-    let place = match &options.state {
-        Some(path) => Place::File(path.clone()),
-        None => Place::Group(Arc::clone(cluster)),
-    };
-    let mut entries = place.load(&id).await?;
-    // What was said of a topic that has been deleted since is void.
-    entries.retain(|tp, entry| layout.topics.get(&tp.topic).is_some_and(|topic| entry.is_of(&topic.id)));
-    let mut report = Report { restore_id: Some(id.clone()), ..Report::default() };
-    let earlier = entries.values().next().cloned();
-    if let Some(earlier) = &earlier {
-        let head = vault.receipt().seq;
-        vault.rewind(earlier.meta.seq).await?;
-        if head > earlier.meta.seq {
-            report.notes.push(format!(
-                "this restore was begun with commit {}, and keeps to it; the vault is at {head} now: another --restore-id restores that",
-                earlier.meta.seq
-            ));
-        }
+) -> Result<HashMap<Arc<str>, TopicState>, EngineError> {
+    topics::create(cluster, plan, options).await?;
+    let states = topic_states(cluster, plan);
+    if let Some(hold) = options.hold_retention {
+        topics::hold(cluster, plan, hold).await?;
     }
-    let seq = vault.receipt().seq;
-    let state = vault.fold(true).await?;
-    let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
-    let mut plan = plan::plan(cluster, &state, options, &entries, &source).await?;
-    let digest = identity::plan_digest(seq, &plan);
-    if entries.values().any(|entry| entry.meta.plan != digest) {
-        return Err(EngineError::Refused(format!(
-            "nothing was written: restore `{id}` was begun with another plan (other flags, or another version of bodley): run it as then, or delete its topics"
-        )));
+    let typed = !options.topic_config.is_empty() || options.replication_factor.is_some();
+    let found = plan.topics.iter().filter(|topic| matches!(topic.status, Status::Found | Status::InUse));
+    let found: Vec<&str> = found.map(|topic| &*topic.target).collect();
+    if typed && !found.is_empty() {
+        plan.notes.push(format!(
+            "these topics are there already, so --topic-config and --replication-factor leave them as they are: {}",
+            found.join(", ")
+        ));
     }
-    report.receipt = Some(vault.receipt().to_string());
-    report.gaps = std::mem::take(&mut plan.gaps);
-    report.errors = std::mem::take(&mut plan.issues);
-    earlier_results(&mut plan, &state, options.groups, &entries, &mut report);
-    if !plan.topics.is_empty() && plan.open_topics().next().is_none() {
-        report.notes.append(&mut plan.notes);
-        report.notes.push("nothing to do: an earlier run has completed this restore".into());
-        report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
-        return Ok(Prepared { plan, report, work: None });
+    if options.hold_retention.is_some() && plan.topics.iter().any(|topic| topic.status == Status::InUse) {
+        plan.notes.push("--hold-retention does not change topics that are in use".into());
     }
-    let left_out = if options.skip_damaged {
-        leave_damage_out(&source, &mut plan, &mut report).await?
-    } else {
-        let left_out =
-            entries.values().any(|entry| entry.meta.left_out.is_some() && entry.meta.done.is_none());
-        if left_out {
-            return Err(EngineError::Refused(
-                "nothing was written: an earlier run of this restore left damaged chunks out: go on with --skip-damaged, too".into(),
-            ));
-        }
-        plan::check_segments(store, &state, &plan).await?;
-        HashMap::new()
-    };
-    // Before anything is made: a cluster that can't give one yet is waited for.
-    let producer = Producer::begin(cluster, &id, &entries).await?;
-    target::check_in_use(cluster, &plan, &producer).await?;
-    let transactional = producer.is_transactional();
-    if !transactional {
-        report.notes.push(
-            "the target gives us no transactional id: a restore that is cut goes on by weaker means, see docs/durability.md".into(),
-        );
-    }
-    let restore = ledger::Restore { id, seq, plan: digest, left_out, transactional };
-    Ok(Prepared { plan, report, work: Some(Begun { restore, place, entries, producer, source }) })
-}
-
-/// Reads all that is to be restored and leaves out what is damaged; a digest of that.
-async fn leave_damage_out(
-    source: &Source,
-    plan: &mut Plan,
-    report: &mut Report,
-) -> Result<HashMap<TopicPartition, String>, EngineError> {
-    let mut left_out = HashMap::new();
-    for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
-        for partition in &mut topic.partitions {
-            let found = scan::damaged(source, &partition.tp, &partition.work).await?;
-            let places: Vec<usize> = found.iter().map(|(place, _)| *place).collect();
-            if !places.is_empty() {
-                let digest = identity::short_digest(format!("{places:?}").as_bytes());
-                left_out.insert(partition.tp.clone(), digest);
-            }
-            partition.work.leave_out(&places);
-            report.errors.extend(found.iter().map(|(_, error)| {
-                let mut issue = Issue::from(error);
-                issue.message = format!("left out: {}", issue.message);
-                issue
-            }));
-        }
-    }
-    Ok(left_out)
-}
-
-/// What runs before have completed counts in this one's result.
-fn earlier_results(
-    plan: &mut Plan,
-    state: &State,
-    groups: GroupStrategy,
-    entries: &Entries,
-    report: &mut Report,
-) {
-    let mut worst = 0;
-    let mut without_groups = Vec::new();
-    for topic in plan.topics.iter_mut().filter(|topic| topic.status == Status::Done) {
-        let of_topic = TopicPartition::new(&topic.target, 0)..=TopicPartition::new(&topic.target, i32::MAX);
-        let of_topic = || entries.range(of_topic.clone()).map(|(_, entry)| &entry.meta);
-        let code = of_topic().filter_map(|meta| meta.done).max().unwrap_or(0);
-        if code > 0 {
-            topic.summary.records = None;
-        }
-        worst = worst.max(code);
-        let read =
-            state.groups.iter().any(|((_, id), pair)| *id == topic.source.topic && pair.header.present);
-        if read && of_topic().any(|meta| !meta.groups) {
-            without_groups.push(topic.target.to_string());
-        }
-    }
-    if worst > report.exit_code() {
-        let missing = worst == Severity::Missing.exit_code();
-        let severity = if missing { Severity::Missing } else { Severity::Failed };
-        let message = format!("an earlier run of this restore ended with exit {worst}: see its report");
-        report.errors.push(Issue::new("earlier_result", severity, message));
-    }
-    if groups == GroupStrategy::Map && !without_groups.is_empty() {
-        let message = format!(
-            "an earlier run has restored the records without the positions of groups: {}",
-            without_groups.join(", ")
-        );
-        let hint = "`bodley show --groups` lists them; or delete these topics, and run the restore again";
-        report.errors.push(Issue::new("groups_left_out", Severity::Missing, message).hint(hint));
-    }
+    Ok(states)
 }
 
 /// What the state says of each topic.
@@ -373,7 +253,14 @@ async fn carry_out(
     let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
     if !failed {
         let groups = means.options.groups == GroupStrategy::Map;
-        author.ledger.finish(report.exit_code(), groups).await?;
+        if let Err(error) = author.ledger.finish(report.exit_code(), groups).await {
+            let message = format!(
+                "everything is restored, but this could not be noted in the restore's state: {error}"
+            );
+            report.errors.push(Issue::new("restore_state", Severity::Failed, message).hint(
+                "run the same command again before consumers start: it finds all records there, and sets groups once more",
+            ));
+        }
     }
     Ok(())
 }

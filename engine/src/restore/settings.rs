@@ -161,6 +161,8 @@ impl Settings {
     /// The topic was there before: its own settings are the real ones; `old` are those that a run of this restore has replaced already.
     pub fn keep_targets_own(&mut self, configs: &Configs, old: Option<&BTreeMap<String, Option<String>>>) {
         self.found = true;
+        // Its replicas are what they are.
+        self.temporary.remove(MIN_INSYNC);
         let own = configs.iter().filter(|(_, config)| config.is_own);
         self.real = own.filter_map(|(name, config)| Some((name.clone(), config.value.clone()?))).collect();
         for (name, value) in old.into_iter().flatten() {

@@ -13,13 +13,16 @@ use super::fence::Producer;
 use super::ledger::Entries;
 use super::outgo::Source;
 use super::plan::{Plan, Status, TopicPlan};
-use super::scan::{self, Outcome};
+use super::scan;
 use super::settings::Mark;
 use super::trail::{self, Span, Trail};
 use crate::error::EngineError;
 
 /// Markers that may follow each other.
 const MARKERS: usize = 100;
+
+/// Last batches are compared in such portions, which bounds what they take of memory.
+const PARTITIONS_AT_A_TIME: usize = 50;
 
 /// Where logs begin and end, by partition.
 #[derive(Debug, Default)]
@@ -116,33 +119,40 @@ async fn is_restored(look: &Look<'_>, topic: &TopicPlan, counted: bool) -> Resul
     if look.layout.topics.get(&topic.target).is_some_and(|found| found.id == topic.source.topic) {
         return Ok(false);
     }
-    let mut expected = HashMap::new();
-    for partition in &topic.partitions {
-        let outcome = scan::outcome(look.source, &partition.tp, &partition.work).await?;
-        if outcome.records > 0 && partition.base < outcome.records {
+    let mut records = HashMap::new();
+    for some in topic.partitions.chunks(PARTITIONS_AT_A_TIME) {
+        let mut expected = HashMap::new();
+        for partition in some {
+            let outcome = match scan::outcome(look.source, &partition.tp, &partition.work).await {
+                // What a damaged chunk would leave is not known.
+                Err(EngineError::Damaged { .. }) => return Ok(false),
+                outcome => outcome?,
+            };
+            records.insert(partition.tp.clone(), outcome.records);
+            if outcome.records > 0 {
+                expected.insert(partition.tp.clone(), outcome.last);
+            }
+        }
+        let ends = some.iter().map(|partition| (partition.tp.clone(), partition.base));
+        let tails = last_batches(look.cluster, ends.collect()).await?;
+        if expected
+            .into_iter()
+            .any(|(tp, last)| tails.get(&tp).and_then(|tail| scan::bare(tail)) != Some(last))
+        {
             return Ok(false);
         }
-        expected.insert(partition.tp.clone(), outcome);
     }
-    if counted && !is_counted(look, topic, &expected).await? {
-        return Ok(false);
-    }
-    let ends = topic.partitions.iter().map(|partition| (partition.tp.clone(), partition.base));
-    let tails = last_batches(look.cluster, ends.collect()).await?;
-    let some = expected.values().any(|outcome| outcome.records > 0);
-    Ok(some
-        && expected.into_iter().all(|(tp, outcome)| {
-            outcome.records == 0 || tails.get(&tp).and_then(|tail| scan::bare(tail)) == Some(outcome.last)
-        }))
+    let some = records.values().any(|records| *records > 0);
+    Ok(some && (!counted || is_counted(look, topic, &records).await?))
 }
 
 /// Whether each log holds as many records as are expected, with nothing but markers between them.
 async fn is_counted(
     look: &Look<'_>,
     topic: &TopicPlan,
-    expected: &HashMap<TopicPartition, Outcome>,
+    expected: &HashMap<TopicPartition, i64>,
 ) -> Result<bool, EngineError> {
-    let records = |tp: &TopicPartition| expected.get(tp).map_or(0, |outcome| outcome.records);
+    let records = |tp: &TopicPartition| expected.get(tp).copied().unwrap_or(0);
     // Without a marker the end is the count, also when retention has moved the start.
     let open = topic.partitions.iter().filter(|partition| records(&partition.tp) != partition.base);
     let spans = open.map(|partition| (partition.tp.clone(), Span { floor: 0, end: partition.base }));

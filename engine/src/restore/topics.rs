@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_protocol::ErrorCode;
+use bodley_protocol::{ErrorCode, RetryClass};
 
 use super::RestoreOptions;
 use super::plan::{self, Plan, Status, TopicPlan};
-use super::settings::Mark;
+use super::settings::{Mark, Overrides};
 use crate::error::EngineError;
 use crate::report::known_time;
 use crate::vault::log::now_ms;
@@ -35,7 +35,10 @@ pub async fn create(
                 format!("a topic has appeared at the target meanwhile ({error}): run the same command again");
             return Err(KafkaError::NoRoute(what).into());
         }
-        return Err(EngineError::Refused(format!("nothing was written: {error}")));
+        return Err(match error.retry_class() {
+            RetryClass::Never => EngineError::Refused(format!("nothing was written: {error}")),
+            _ => error.into(),
+        });
     }
     for result in cluster.create_topics(&topics, false).await? {
         result?;
@@ -60,7 +63,7 @@ pub async fn create(
             Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    check_names(cluster, plan).await
+    check_names(cluster, plan, options).await
 }
 
 /// Makes created and empty topics keep their records for `hold`: topic by topic, what the real settings are.
@@ -84,18 +87,27 @@ pub async fn hold(cluster: &Arc<Cluster>, plan: &mut Plan, hold: Duration) -> Re
     Ok(())
 }
 
-/// A time that no record of the chunk's last segment at the target is older than, as far as headers tell.
+/// The least time that a chunk's headers tell. Retention goes by the newest record of a segment, which is not older.
 fn oldest(range: &Range) -> Option<i64> {
     let known = [range.min_ts, range.base_ts, range.max_ts];
     known.into_iter().filter_map(known_time).min()
 }
 
 /// Where the target had no topic to ask for the names of settings, it has one now.
-async fn check_names(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
+async fn check_names(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    options: &RestoreOptions,
+) -> Result<(), EngineError> {
     let unchecked = plan.topics.iter().find(|topic| !topic.settings.is_checked());
     let Some(any) = unchecked.map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
     let described = cluster.describe_configs(&[any]).await?;
     let known: BTreeSet<String> = described.into_values().flat_map(|configs| configs.into_keys()).collect();
+    Overrides::parse(&options.topic_config)?.check_names(Some(&known)).map_err(|error| {
+        EngineError::State(format!(
+            "{error} (topics were made, nothing was restored: delete them, and name it right)"
+        ))
+    })?;
     for topic in &mut plan.topics {
         topic.settings.restrict(Some(&known), &topic.target, &mut plan.notes);
     }

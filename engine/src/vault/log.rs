@@ -447,6 +447,12 @@ impl Vault {
         let table = rows.encode()?;
         let count = table.rows();
         let bytes = table.finish()?;
+        if bytes.len() as u64 > MAX_TABLE {
+            return Err(VaultError::Internal(format!(
+                "{} bytes of rows are too many for one commit",
+                bytes.len()
+            )));
+        }
         let id = ulid::Ulid::generate().to_string();
         let table = TableRef { id, bytes: bytes.len() as u64, rows: count, sha256: sha256_hex(&bytes) };
         let (path, bytes) = (table.path(), Bytes::from(bytes));

@@ -121,6 +121,11 @@ impl KafkaError {
         code.check().map_err(|code| Self::Refused { api, subject: subject(), code, message: None })
     }
 
+    /// An answer that says nothing of something that was asked for.
+    pub(crate) fn left_out(api: &str, what: impl std::fmt::Display) -> Self {
+        Self::NoRoute(format!("the answer to {api} says nothing of {what}"))
+    }
+
     pub(crate) fn io(broker: &str, source: io::Error) -> Self {
         let source = (source.kind() != io::ErrorKind::UnexpectedEof).then_some(source);
         Self::Closed { broker: broker.to_owned(), source }

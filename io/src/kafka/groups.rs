@@ -1,6 +1,6 @@
 //! Consumer groups: ListGroups on every broker, OffsetFetch and OffsetCommit at each group's coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_protocol::messages::offset_commit_request::{
@@ -261,6 +261,14 @@ impl Cluster {
         self.retrying(|| async {
             let coordinator = self.coordinator(group).await?;
             let response = self.call_once(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
+            let answers = response.topics.iter().flat_map(|topic| {
+                topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+            });
+            let answered: BTreeSet<(&str, i32)> = answers.collect();
+            let is_answered = |new: &&&NewOffset| answered.contains(&(&*new.tp.topic, new.tp.partition));
+            if let Some(new) = offsets.iter().find(|new| !is_answered(new)) {
+                return Err(KafkaError::left_out("OffsetCommit", &new.tp));
+            }
             for topic in response.topics {
                 for partition in topic.partitions {
                     let subject =

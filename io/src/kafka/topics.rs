@@ -1,6 +1,6 @@
 //! Topics and their settings: DescribeConfigs, CreateTopics, IncrementalAlterConfigs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -96,7 +96,10 @@ impl Cluster {
                 all.insert(Arc::from(result.resource_name.as_str()), configs.collect());
             }
         }
-        Ok(all)
+        match topics.iter().find(|topic| !all.contains_key(*topic)) {
+            Some(topic) => Err(KafkaError::left_out("DescribeConfigs", topic)),
+            None => Ok(all),
+        }
     }
 
     /// What a topic of this cluster has where it has no setting of its own, as `topic` tells it.
@@ -219,7 +222,13 @@ impl Cluster {
             .with_resources(resources.collect())
             .with_validate_only(validate_only);
         let mut errors = Vec::new();
-        for response in self.call(To::Any, &request).await?.responses {
+        let responses = self.call(To::Any, &request).await?.responses;
+        let answered: BTreeSet<&str> =
+            responses.iter().map(|response| response.resource_name.as_str()).collect();
+        if let Some((topic, _)) = changes.iter().find(|(topic, _)| !answered.contains(&**topic)) {
+            return Err(KafkaError::left_out("IncrementalAlterConfigs", topic));
+        }
+        for response in responses {
             let (name, message) = (&response.resource_name, response.error_message);
             match refused("IncrementalAlterConfigs", name, response.error_code, message) {
                 Err(error) if error.retry_class() != RetryClass::Never => return Err(error),

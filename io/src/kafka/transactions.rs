@@ -3,7 +3,7 @@
 //! Sources: KIP-98 (epochs, markers, InitProducerId), KIP-664 (WriteTxnMarkers by an administrator). Versions are capped below
 //! KIP-890's, in which ending a transaction changes the epoch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
@@ -83,9 +83,11 @@ impl Cluster {
         let response = self.call_once(to, ADD_PARTITIONS_CAP, &request).await?;
         let results = response.results_by_topic_v3_and_below.iter();
         let results = results.flat_map(|t| t.results_by_partition.iter().map(move |p| (t.name.as_str(), p)));
+        let answered = results.clone().map(|(topic, p)| (topic, p.partition_index)).collect();
+        all_answered("AddPartitionsToTxn", partitions, &answered)?;
         // One refused partition makes the others 55 (not attempted): the cause is the other one.
         let mut results: Vec<_> = results.filter(|(_, p)| p.partition_error_code != 0).collect();
-        results.sort_by_key(|(_, p)| p.partition_error_code == 55);
+        results.sort_by_key(|(_, p)| ErrorCode(p.partition_error_code) == ErrorCode::OPERATION_NOT_ATTEMPTED);
         let Some((topic, refused)) = results.first() else { return Ok(()) };
         let subject = || format!("{topic}-{}", refused.partition_index);
         KafkaError::check("AddPartitionsToTxn", subject, refused.partition_error_code)
@@ -136,7 +138,11 @@ impl Cluster {
                 .with_topics(topics.collect());
             let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
             let response = self.call_once(To::Broker(leader), i16::MAX, &request).await?;
-            for topic in response.markers.iter().flat_map(|marker| &marker.topics) {
+            let topics = || response.markers.iter().flat_map(|marker| &marker.topics);
+            let answered =
+                topics().flat_map(|t| t.partitions.iter().map(|p| (t.name.as_str(), p.partition_index)));
+            all_answered("WriteTxnMarkers", &partitions, &answered.collect())?;
+            for topic in topics() {
                 for partition in &topic.partitions {
                     let subject = || format!("{}-{}", topic.name.as_str(), partition.partition_index);
                     KafkaError::check("WriteTxnMarkers", subject, partition.error_code)?;
@@ -144,6 +150,17 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+}
+
+fn all_answered(
+    api: &str,
+    asked: &[TopicPartition],
+    answered: &BTreeSet<(&str, i32)>,
+) -> Result<(), KafkaError> {
+    match asked.iter().find(|tp| !answered.contains(&(&*tp.topic, tp.partition))) {
+        Some(tp) => Err(KafkaError::left_out(api, tp)),
+        None => Ok(()),
     }
 }
 

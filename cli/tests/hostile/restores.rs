@@ -182,7 +182,8 @@ fn no_lie_about_what_is_stored_is_believed() {
         ("nothing", |c| c.edit::<ProduceRequest>(|r| r.responses.clear()), "orders-"),
         ("an unknown error", |c| acks(c, |p| p.error_code = 31_999), "31999"),
         ("never enough replicas", |c| refuse(c, 19), "NOT_ENOUGH_REPLICAS"),
-        ("another leader for ever", |c| refuse(c, 6), "NOT_LEADER"),
+        // What the scripted broker takes back may be a fence of another connection: then the log is not as it was left.
+        ("another leader for ever", |c| refuse(c, 6), "orders-"),
         ("success without storing", |c| unstored(c, |_| {}), "orders-"),
     ];
     each(

@@ -4,7 +4,11 @@
 pub mod backoff;
 pub mod buffers;
 pub mod kafka;
+pub mod secret;
 pub mod store;
 pub mod throttle;
+pub mod token;
 
 pub use buffers::{BufferPool, Filled, PartBuf};
+pub use secret::Secret;
+pub use token::{Token, TokenError, TokenProvider};

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::address::Address;
 use super::error::KafkaError;
+use super::security::{Sasl, Tls};
 
 /// Largest answer that is not a Fetch. Metadata of 100,000 partitions takes some 5 MB; see also `bodley_protocol::shape::MAX_DECODED`.
 const MAX_FRAME: usize = 32 << 20;
@@ -41,6 +42,16 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// Routing and passing errors are retried until there was no progress for so long.
     pub give_up_after: Duration,
+    /// Pauses between tries: the first, and the longest. Each is shortened by up to a half at random.
+    pub retry_pauses: (Duration, Duration),
+    /// Bootstrap servers are asked again when no broker of the cluster answers (KIP-899).
+    pub rebootstrap: bool,
+    /// Size of the socket's send and receive buffers, bytes; `None`: as the system has it.
+    pub socket_buffers: (Option<u32>, Option<u32>),
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
+    /// `None`: no authentication beside TLS's.
+    pub sasl: Option<Sasl>,
 }
 
 impl Default for ClientOptions {
@@ -51,6 +62,11 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),
+            retry_pauses: (Duration::from_millis(50), Duration::from_secs(2)),
+            rebootstrap: true,
+            socket_buffers: (None, None),
+            tls: None,
+            sasl: None,
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod groups;
 pub mod offsets;
 pub mod produce;
+pub mod security;
 pub mod tail;
 pub mod topics;
 pub mod transactions;

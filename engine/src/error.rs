@@ -98,7 +98,9 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Kafka(KafkaError::Refused { .. }) => "kafka_refused",
-            Self::Kafka(KafkaError::NotKafka { .. }) => "not_kafka",
+            Self::Kafka(KafkaError::Mismatch { .. }) => "not_kafka",
+            Self::Kafka(KafkaError::Tls { .. }) => "tls",
+            Self::Kafka(KafkaError::Auth { .. } | KafkaError::Token { .. }) => "authentication",
             Self::Kafka(_) => "kafka_unreachable",
             Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
             Self::Produce(_) => "produce_refused",

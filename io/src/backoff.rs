@@ -4,26 +4,44 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Pauses that grow from 50 ms to 2 s, each shortened by up to a half at random so that clients don't move in step.
+/// Pauses that grow, each shortened by up to a half at random so that clients don't move in step.
 #[derive(Debug)]
 pub struct Backoff {
+    pauses: Pauses,
     next: Duration,
     give_up_after: Duration,
     since: Instant,
 }
 
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(2);
+/// The first pause and the longest; in between each is twice the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pauses {
+    /// At least 1 ms.
+    pub first: Duration,
+    /// Not below the first.
+    pub longest: Duration,
+}
 
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(50), longest: Duration::from_secs(2) }
+    }
+}
+
+impl Backoff {
     /// Gives up when there was no progress for `give_up_after`.
     pub fn new(give_up_after: Duration) -> Self {
-        Self { next: Self::FIRST, give_up_after, since: Instant::now() }
+        Self::with_pauses(Pauses::default(), give_up_after)
+    }
+
+    /// With other pauses than the usual ones.
+    pub fn with_pauses(pauses: Pauses, give_up_after: Duration) -> Self {
+        Self { pauses, next: pauses.first, give_up_after, since: Instant::now() }
     }
 
     /// Something worked: pauses start small again.
     pub fn progress(&mut self) {
-        self.next = Self::FIRST;
+        self.next = self.pauses.first;
         self.since = Instant::now();
     }
 
@@ -38,7 +56,7 @@ impl Backoff {
             return None;
         }
         let jittered = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.next = (self.next * 2).min(Self::LONGEST);
+        self.next = (self.next * 2).min(self.pauses.longest);
         Some(jittered)
     }
 

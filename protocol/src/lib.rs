@@ -14,6 +14,7 @@ pub mod frame;
 pub mod produce;
 pub mod records;
 pub mod rewrite;
+pub mod sasl;
 pub mod shape;
 pub mod versions;
 pub mod wire;

@@ -39,6 +39,8 @@ pub enum Outcome {
     Bad(Bad, Behind),
     /// While the end of a bad batch was looked for: the base offset of a good one.
     Hunted(Option<i64>),
+    /// The leader would rather have us read from this replica.
+    Nearer(i32),
 }
 
 impl Outcome {
@@ -181,6 +183,9 @@ impl FetchSink for Intake {
         let outcome = match (head.error_code(), diverging) {
             (code, _) if code != ErrorCode::NONE => Outcome::Code(code),
             (_, Some((epoch, end))) if epoch >= 0 || end >= 0 => Outcome::Diverged(end),
+            _ if head.records_len == 0 && head.preferred_replica >= 0 => {
+                Outcome::Nearer(head.preferred_replica)
+            }
             _ if head.records_len == 0 => {
                 match self.tasks.get(&key).is_some_and(|task| task.hunt.is_some()) {
                     true => Outcome::Hunted(None),

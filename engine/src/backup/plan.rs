@@ -160,6 +160,7 @@ impl Plan {
                 asked: Vec::new(),
                 replicas_asked: false,
                 elsewhere: None,
+                near: None,
                 hunt: None,
                 stuck: None,
             };

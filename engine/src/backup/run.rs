@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bodley_io::BufferPool;
@@ -83,6 +84,7 @@ impl Run {
             base: vault.receipt().seq,
             stop: means.stop.clone(),
             limit: options.limit_read.clone(),
+            leaders_only: AtomicBool::new(false),
         });
         let offsets = plan.tasks.iter().map(|task| task.end.saturating_sub(task.next).max(0) as u64);
         let work = offsets.fold(0, u64::saturating_add);
@@ -209,7 +211,7 @@ impl Run {
             {
                 Some((leader, epoch)) => {
                     task.leader_epoch = epoch;
-                    let broker = task.elsewhere.unwrap_or(leader);
+                    let broker = task.elsewhere.or(task.near).unwrap_or(leader);
                     let turn = self.turns.entry(broker).or_insert(0);
                     *turn += 1;
                     by_worker.entry((broker, *turn % per_broker)).or_default().push(task);
@@ -302,6 +304,11 @@ impl Run {
 
     async fn look_after(&mut self, task: Task, trouble: Trouble, report: &mut Report) {
         match trouble {
+            Trouble::Nearer(replica) => self.read_near(task, replica, report),
+            // Whatever it is, the leader may know better.
+            trouble if task.near.is_some() && task.elsewhere.is_none() => {
+                self.leave_near(task, &trouble, report);
+            }
             Trouble::OtherReplica => self.ask_elsewhere(task, report),
             Trouble::Route(_) | Trouble::Hopeless(_) | Trouble::OutOfRange | Trouble::Diverged(_)
                 if task.elsewhere.is_some() =>
@@ -342,6 +349,40 @@ impl Run {
         task.replicas_asked = other.is_none();
         task.asked.extend(other);
         task.elsewhere = other;
+        self.dispatch(vec![task], report);
+    }
+
+    /// Reads from the replica in our rack.
+    fn read_near(&mut self, mut task: Task, replica: i32, report: &mut Report) {
+        if task.near.is_some() {
+            return self.leave_near(task, &Trouble::Nearer(replica), report);
+        }
+        let known = self.cluster.layout().brokers.contains_key(&replica);
+        if known && !self.shared.leaders_only.load(Ordering::Relaxed) {
+            task.near = Some(replica);
+            self.dispatch(vec![task], report);
+        } else {
+            self.shared.leaders_only.store(true, Ordering::Relaxed);
+            let error =
+                KafkaError::NoRoute(format!("{}: its leader sends us on to broker {replica}", task.tp));
+            self.park(task, &error, report);
+        }
+    }
+
+    /// From now on all is read from leaders.
+    fn leave_near(&mut self, mut task: Task, trouble: &Trouble, report: &mut Report) {
+        let why = match trouble {
+            Trouble::Route(error) | Trouble::Hopeless(error) => error.to_string(),
+            other => format!("{other:?}"),
+        };
+        if !self.shared.leaders_only.swap(true, Ordering::Relaxed) {
+            report.notes.push(format!(
+                "{}: its replica in rack {} could not be read ({why}): the rest of the run reads from leaders",
+                task.tp,
+                self.cluster.options().rack
+            ));
+        }
+        (task.near, task.stuck) = (None, None);
         self.dispatch(vec![task], report);
     }
 

@@ -45,6 +45,8 @@ pub struct Task {
     pub replicas_asked: bool,
     /// The replica that is asked in the leader's place.
     pub elsewhere: Option<i32>,
+    /// The replica in our rack, to which the leader sent us (KIP-392).
+    pub near: Option<i32>,
     /// The end of the bad batch at `next` is being looked for.
     pub hunt: Option<Hunt>,
     /// Since when there has been no progress; `None`: there is.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::fetch::Answer;
@@ -32,6 +33,8 @@ const MAX_WAIT_MS: i32 = 500;
 const SEGMENT_BYTES: u64 = 1 << 30;
 /// How often the broker must say that it has no batch up to the run's end, as after compaction.
 const EMPTY_TRIES: u32 = 3;
+/// A replica in our rack that lags behind its leader is waited for so long.
+const NEAR_PATIENCE: Duration = Duration::from_secs(5);
 /// A quota's pause is cut to this, so that a commit does not wait for it.
 const LONGEST_THROTTLE: Duration = Duration::from_secs(5);
 
@@ -74,6 +77,8 @@ pub enum Trouble {
     OtherReplica,
     /// Another replica had a good one: the leader is asked again.
     Leader,
+    /// The leader would rather have it read from this replica.
+    Nearer(i32),
 }
 
 /// What a roll hands over.
@@ -102,6 +107,8 @@ pub struct Shared {
     pub stop: watch::Receiver<bool>,
     /// Bound on bytes read from the source.
     pub limit: Option<Arc<Throttle>>,
+    /// A replica in our rack has failed us: leaders are to send us nowhere.
+    pub leaders_only: AtomicBool,
 }
 
 /// Reads partitions whose leader is `broker`.
@@ -212,6 +219,7 @@ impl Worker {
             return Err(KafkaError::NoRoute(format!("no connection to broker {}", self.broker)).into());
         };
         self.intake.expect(asked);
+        connection.tell_rack(!self.shared.leaders_only.load(Ordering::Relaxed));
         // The request borrows nothing of the intake, which takes the answer.
         let tasks: Vec<_> = asked.iter().filter_map(|key| self.intake.tasks.get(key)).collect();
         let topics: Vec<Arc<str>> = tasks.iter().map(|task| Arc::clone(&task.tp.topic)).collect();
@@ -263,6 +271,7 @@ impl Worker {
                     }
                     None
                 }
+                Outcome::Nearer(replica) => Some(Trouble::Nearer(replica)),
                 Outcome::Hunted(good) => hunt::go_on(task, good, &mut self.rolled.ranges),
                 Outcome::Ended => {
                     skip_to_end(task, &mut self.rolled.ranges);
@@ -312,7 +321,10 @@ impl Worker {
     /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them.
     fn give_up_on_the_stuck(&mut self) {
         let patience = self.shared.cluster.options().give_up_after;
-        let stuck = |task: &&Task| task.stuck.is_some_and(|since| since.elapsed() > patience);
+        let stuck = |task: &&Task| {
+            let patience = if task.near.is_some() { NEAR_PATIENCE.min(patience) } else { patience };
+            task.stuck.is_some_and(|since| since.elapsed() > patience)
+        };
         let stuck: Vec<PartKey> = self.intake.tasks.values().filter(stuck).map(|task| task.key).collect();
         for key in stuck {
             let what = format!("broker {} has no data below the end that it told before", self.broker);

@@ -168,7 +168,10 @@ impl Sender {
         self.take_ready()?;
         self.retire();
         let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
-        let picks = if in_flight < IN_FLIGHT { self.pick() } else { Vec::new() };
+        // A session that is to be renewed is, by the first request that finds nothing in flight.
+        let full = in_flight >= IN_FLIGHT
+            || in_flight > 0 && self.connection.as_ref().is_some_and(Connection::is_renewal_due);
+        let picks = if full { Vec::new() } else { self.pick() };
         if !picks.is_empty() {
             self.send(&picks).await
         } else if in_flight > 0 {

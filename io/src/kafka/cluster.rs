@@ -242,7 +242,7 @@ impl Cluster {
         cap: i16,
         request: &R,
     ) -> Result<R::Response, KafkaError> {
-        let mut backoff = Backoff::new(self.options.give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let seen = self.layout();
             let error = match self.try_call(to, cap, request).await {
@@ -259,6 +259,11 @@ impl Cluster {
         }
     }
 
+    /// Pauses as the options have them.
+    pub fn backoff(&self) -> Backoff {
+        Backoff::with_pauses(self.options.retry_pauses, self.options.give_up_after)
+    }
+
     /// Waits before the next try after `error`; gives up when the time is over.
     pub async fn pause(&self, backoff: &mut Backoff, error: KafkaError) -> Result<(), KafkaError> {
         if backoff.wait().await {
@@ -272,7 +277,7 @@ impl Cluster {
     where
         F: Future<Output = Result<T, KafkaError>>,
     {
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let seen = self.layout();
             match operation().await {
@@ -336,19 +341,32 @@ impl Cluster {
 
     async fn connect_any(&self) -> Result<Connection, KafkaError> {
         let layout = self.layout();
-        let mut errors: Vec<String> = Vec::new();
-        let backoff = Backoff::new(self.options.give_up_after);
-        for address in layout.brokers.values().chain(&self.bootstrap) {
+        let mut errors: Vec<KafkaError> = Vec::new();
+        let backoff = self.backoff();
+        let known = layout.brokers.values();
+        let bootstrap =
+            self.bootstrap.iter().filter(|_| self.options.rebootstrap || layout.brokers.is_empty());
+        for address in known.chain(bootstrap) {
             match Connection::open(address, &self.options).await {
                 Ok(connection) => return Ok(connection),
-                // With a single address its own error says more than a list of one.
-                Err(error) if self.bootstrap.len() == 1 && layout.brokers.is_empty() => return Err(error),
-                Err(error) => errors.push(error.to_string()),
+                // Others will say the same, and an account may get locked.
+                Err(error @ (KafkaError::Auth { passing: false, .. } | KafkaError::Token { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => errors.push(error),
             }
             if backoff.is_over() {
                 break;
             }
         }
+        // With a single address its own error says more than a list of one; and what no retry helps stays that.
+        if self.bootstrap.len() == 1 && layout.brokers.is_empty()
+            || errors.iter().all(|error| error.retry_class() == RetryClass::Never)
+        {
+            errors.truncate(1);
+            return Err(errors.pop().unwrap_or_else(|| KafkaError::NoBootstrap("none is given".into())));
+        }
+        let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.dedup();
         errors.truncate(5);
         Err(KafkaError::NoBootstrap(errors.join("; ")))

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_protocol::frame::{self, Head};
 use bodley_protocol::messages::ApiVersionsRequest;
@@ -16,13 +16,13 @@ use bodley_protocol::{ErrorCode, StrBytes};
 use bytes::Bytes;
 use kafka_protocol::protocol::{Message, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
 use super::address::Address;
 use super::error::KafkaError;
 use super::security::{Sasl, Tls};
+use super::stream::{self, Stream};
+use crate::backoff::Pauses;
 
 /// Largest answer that is not a Fetch. Metadata of 100,000 partitions takes some 5 MB; see also `bodley_protocol::shape::MAX_DECODED`.
 const MAX_FRAME: usize = 32 << 20;
@@ -42,8 +42,8 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// Routing and passing errors are retried until there was no progress for so long.
     pub give_up_after: Duration,
-    /// Pauses between tries: the first, and the longest. Each is shortened by up to a half at random.
-    pub retry_pauses: (Duration, Duration),
+    /// Between tries.
+    pub retry_pauses: Pauses,
     /// Bootstrap servers are asked again when no broker of the cluster answers (KIP-899).
     pub rebootstrap: bool,
     /// Size of the socket's send and receive buffers, bytes; `None`: as the system has it.
@@ -62,7 +62,7 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),
-            retry_pauses: (Duration::from_millis(50), Duration::from_secs(2)),
+            retry_pauses: Pauses::default(),
             rebootstrap: true,
             socket_buffers: (None, None),
             tls: None,
@@ -71,17 +71,36 @@ impl Default for ClientOptions {
     }
 }
 
+impl ClientOptions {
+    /// What Kafka's own clients call this combination.
+    pub fn security_protocol(&self) -> &'static str {
+        match (&self.tls, &self.sasl) {
+            (None, None) => "PLAINTEXT",
+            (Some(_), None) => "SSL",
+            (None, Some(_)) => "SASL_PLAINTEXT",
+            (Some(_), Some(_)) => "SASL_SSL",
+        }
+    }
+}
+
 /// A connection and what is awaited on it. Dropping a future of one of its methods half-way kills it.
 #[derive(Debug)]
 pub struct Connection {
     pub(super) broker: String,
-    pub(super) reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    pub(super) options: Arc<ClientOptions>,
+    /// Without its port: what certificates and tokens are for.
+    pub(super) host: String,
+    pub(super) stream: Stream,
+    options: Arc<ClientOptions>,
     versions: BrokerVersions,
     next_id: i32,
     in_flight: VecDeque<i32>,
     pub(super) dead: bool,
+    /// The broker has answered a request that it answers only to those it lets in.
+    welcome: bool,
+    /// Fetch tells our rack.
+    pub(super) tells_rack: bool,
+    /// When the session should be renewed; `None`: it does not end.
+    pub(super) renew_at: Option<Instant>,
     /// Ends the wait for a Fetch answer when it turns true.
     pub(super) stop: Option<watch::Receiver<bool>>,
     /// Bytes read from the socket but not used yet; see `fetch.rs`.
@@ -89,35 +108,43 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and asks for the broker's versions.
+    /// Connects, asks for the broker's versions, and proves who we are.
     pub async fn open(address: &Address, options: &Arc<ClientOptions>) -> Result<Self, KafkaError> {
-        let broker = address.to_string();
         let after = options.connect_timeout;
-        let connecting = TcpStream::connect((address.host.as_str(), address.port));
-        let stream = match tokio::time::timeout(after, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(source)) => return Err(KafkaError::Connect { broker, source }),
-            Err(_) => return Err(KafkaError::Timeout { broker, what: "accept a connection".into(), after }),
-        };
-        stream.set_nodelay(true).map_err(|e| KafkaError::io(&broker, e))?;
-        let (reader, writer) = stream.into_split();
+        let mut connection = Self::greet(address, options).await?;
+        match tokio::time::timeout(options.request_timeout.max(after), connection.authenticate()).await {
+            Ok(authenticated) => authenticated?,
+            Err(_) => {
+                let what = "come to an end with SASL".into();
+                return Err(KafkaError::Timeout { broker: connection.broker, what, after });
+            }
+        }
+        Ok(connection)
+    }
+
+    /// Connects and asks for the broker's versions, no more.
+    pub async fn greet(address: &Address, options: &Arc<ClientOptions>) -> Result<Self, KafkaError> {
+        let after = options.connect_timeout;
         let mut connection = Self {
-            broker,
-            reader,
-            writer,
+            broker: address.to_string(),
+            host: address.host.clone(),
+            stream: stream::connect(address, options).await?,
             options: Arc::clone(options),
             versions: BrokerVersions::default(),
             next_id: 0,
             in_flight: VecDeque::new(),
             dead: false,
+            welcome: false,
+            tells_rack: false,
+            renew_at: None,
             stop: None,
             staged: Vec::new(),
         };
         connection.versions = match tokio::time::timeout(after, connection.hello()).await {
             Ok(versions) => versions?,
             Err(_) => {
-                let hint = format!("no answer to the first request within {} s", after.as_secs());
-                return Err(KafkaError::NotKafka { broker: connection.broker, hint });
+                return Err(connection
+                    .not_kafka(format!("no answer to the first request within {} s", after.as_secs())));
             }
         };
         Ok(connection)
@@ -166,6 +193,26 @@ impl Connection {
         version: i16,
         request: &R,
     ) -> Result<R::Response, KafkaError> {
+        self.renew_if_due().await?;
+        match self.exchange(version, request).await {
+            Ok(answer) => {
+                self.welcome = true;
+                Ok(answer)
+            }
+            Err(KafkaError::Closed { .. }) if !self.welcome && self.options.sasl.is_none() => {
+                let hint = "it ends the connection at the first real request, as listeners do that want SASL: set security.protocol and sasl.mechanism";
+                Err(self.not_kafka(hint.into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One request and its answer, whatever the state of the session.
+    pub(super) async fn exchange<R: Request>(
+        &mut self,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, KafkaError> {
         let head = self.next_head(version);
         let (id, after) = (head.0, self.options.request_timeout);
         let bytes =
@@ -195,6 +242,10 @@ impl Connection {
         &self.options
     }
 
+    pub(super) fn shared_options(&self) -> Arc<ClientOptions> {
+        Arc::clone(&self.options)
+    }
+
     /// Writes a frame that stands in pieces.
     pub(super) async fn send(&mut self, correlation_id: i32, pieces: &[&[u8]]) -> Result<(), KafkaError> {
         self.begin()?;
@@ -202,12 +253,14 @@ impl Connection {
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
             let written =
-                self.writer.write_vectored(rest).await.map_err(|e| KafkaError::io(&self.broker, e))?;
+                self.stream.write_vectored(rest).await.map_err(|e| KafkaError::io(&self.broker, e))?;
             if written == 0 {
                 return Err(KafkaError::io(&self.broker, io::ErrorKind::WriteZero.into()));
             }
             IoSlice::advance_slices(&mut rest, written);
         }
+        // TLS may still hold some of it.
+        self.stream.flush().await.map_err(|e| KafkaError::io(&self.broker, e))?;
         self.in_flight.push_back(correlation_id);
         self.dead = false;
         Ok(())
@@ -235,7 +288,7 @@ impl Connection {
     async fn receive_body(&mut self, length: usize) -> Result<Bytes, KafkaError> {
         let mut body = Vec::new();
         // Grows as bytes come: a length alone allocates nothing.
-        let mut reader = (&mut self.reader).take(length as u64);
+        let mut reader = (&mut self.stream).take(length as u64);
         reader.read_to_end(&mut body).await.map_err(|e| KafkaError::io(&self.broker, e))?;
         if body.len() < length {
             return Err(KafkaError::Closed { broker: self.broker.clone(), source: None });
@@ -247,7 +300,7 @@ impl Connection {
     }
 
     pub(super) async fn read_length(&mut self) -> Result<usize, KafkaError> {
-        let length = self.reader.read_i32().await.map_err(|e| KafkaError::io(&self.broker, e))?;
+        let length = self.stream.read_i32().await.map_err(|e| KafkaError::io(&self.broker, e))?;
         usize::try_from(length).map_err(|_| self.malformed(format!("a frame of {length} bytes")))
     }
 
@@ -293,11 +346,22 @@ impl Connection {
 
     async fn first_answer(&mut self) -> Result<Bytes, KafkaError> {
         self.begin()?;
-        let closed = "it closes the connection at the first request, as TLS listeners do";
-        let Ok(prefix) = self.reader.read_u32().await else { return Err(self.not_kafka(closed.into())) };
+        let closed = match self.options.tls {
+            None => {
+                "it closes the connection at the first request, as TLS listeners do: then security.protocol is SSL or SASL_SSL"
+            }
+            Some(_) => "it closes the connection at the first request",
+        };
+        let prefix = match self.stream.read_u32().await.map_err(|e| KafkaError::io(&self.broker, e)) {
+            Ok(prefix) => prefix,
+            Err(error @ KafkaError::Tls { .. }) => return Err(error),
+            Err(_) => return Err(self.not_kafka(closed.into())),
+        };
         match prefix {
             HTTP => Err(self.not_kafka("it answers in HTTP".into())),
-            prefix if prefix >> 16 == TLS_ALERT => Err(self.not_kafka("it answers in TLS".into())),
+            prefix if prefix >> 16 == TLS_ALERT => {
+                Err(self.not_kafka("it answers in TLS: then security.protocol is SSL or SASL_SSL".into()))
+            }
             prefix if prefix < 6 || prefix as usize > MAX_HELLO => {
                 Err(self.not_kafka(format!("its first answer has {prefix} bytes")))
             }
@@ -306,7 +370,7 @@ impl Connection {
     }
 
     fn not_kafka(&self, hint: String) -> KafkaError {
-        KafkaError::NotKafka { broker: self.broker.clone(), hint }
+        KafkaError::Mismatch { broker: self.broker.clone(), protocol: self.options.security_protocol(), hint }
     }
 }
 
@@ -359,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn whatever_is_not_kafka_is_named() {
         assert!(open(Some(b"HTTP/1.1 400 Bad Request\r\n")).await.ends_with("it answers in HTTP"));
-        assert!(open(Some(&[0x15, 3, 3, 0, 2, 2, 10])).await.ends_with("it answers in TLS"));
+        assert!(open(Some(&[0x15, 3, 3, 0, 2, 2, 10])).await.contains("it answers in TLS"));
         assert!(open(None).await.contains("closes the connection at the first request"));
         assert!(open(Some(b"")).await.contains("no answer to the first request"));
         assert!(

@@ -8,6 +8,9 @@ use bodley_protocol::frame::FrameError;
 use bodley_protocol::versions::NoCommonVersion;
 use bodley_protocol::{ErrorCode, RetryClass};
 
+use super::security::tls_complaint;
+use crate::token::TokenError;
+
 /// An error of a broker, or on the way to it. Never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
@@ -40,13 +43,45 @@ pub enum KafkaError {
         /// As the system says; `None`: an orderly end.
         source: Option<io::Error>,
     },
-    /// Whatever listens there does not speak Kafka's protocol, at least not in plain text.
-    #[error("{broker} is no Kafka broker (or no plaintext listener): {hint}")]
-    NotKafka {
+    /// Whatever listens there does not speak Kafka's protocol, at least not in the way that was tried.
+    #[error("{broker} is no Kafka broker, or no {protocol} listener of one: {hint}")]
+    Mismatch {
         /// Address.
         broker: String,
+        /// As security.protocol names it.
+        protocol: &'static str,
         /// What it looks like.
         hint: String,
+    },
+    /// No TLS connection that could be trusted, or the broker does not accept our certificate.
+    #[error("TLS with {broker}: {what}")]
+    Tls {
+        /// Address.
+        broker: String,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// Who we say we are does not convince the broker, or it does not convince us.
+    #[error("{broker} does not let us in by {mechanism}: {what}")]
+    Auth {
+        /// Address.
+        broker: String,
+        /// SASL mechanism.
+        mechanism: &'static str,
+        /// The broker's words or ours; never the secret.
+        what: String,
+        /// The broker only asks for patience.
+        passing: bool,
+    },
+    /// No token to show to the broker.
+    #[error("no token for {mechanism} at {broker}: {source}")]
+    Token {
+        /// Address.
+        broker: String,
+        /// SASL mechanism.
+        mechanism: &'static str,
+        /// From whoever gives tokens.
+        source: TokenError,
     },
     /// Bytes that make no sense.
     #[error("{broker} sent a malformed answer: {what}")]
@@ -100,7 +135,10 @@ impl KafkaError {
                 RetryClass::Route
             }
             // A broker that starts, or has too many connections, ends the first exchange, too.
-            Self::Malformed { .. } | Self::NoBootstrap(_) | Self::NotKafka { .. } => RetryClass::Route,
+            Self::Malformed { .. } | Self::NoBootstrap(_) | Self::Mismatch { .. } => RetryClass::Route,
+            Self::Auth { passing: true, .. } => RetryClass::Pause,
+            Self::Token { source, .. } if source.passing => RetryClass::Pause,
+            Self::Tls { .. } | Self::Auth { .. } | Self::Token { .. } => RetryClass::Never,
             Self::Refused { code, .. } => code.retry_class(),
             Self::Version { .. } | Self::GaveUp { .. } | Self::Stopped => RetryClass::Never,
         }
@@ -127,8 +165,25 @@ impl KafkaError {
     }
 
     pub(crate) fn io(broker: &str, source: io::Error) -> Self {
+        if let Some(what) = tls_complaint(&source) {
+            return Self::Tls { broker: broker.to_owned(), what };
+        }
         let source = (source.kind() != io::ErrorKind::UnexpectedEof).then_some(source);
         Self::Closed { broker: broker.to_owned(), source }
+    }
+
+    /// An error of a TLS handshake.
+    pub(crate) fn handshake(broker: &str, source: io::Error) -> Self {
+        let broker = broker.to_owned();
+        match tls_complaint(&source) {
+            Some(what) => Self::Tls { broker, what },
+            None => {
+                let hint = format!(
+                    "it ends the connection in the TLS handshake ({source}), as plaintext listeners do: is security.protocol right?"
+                );
+                Self::Mismatch { broker, protocol: "TLS", hint }
+            }
+        }
     }
 
     pub(crate) fn frame(broker: &str, error: FrameError) -> Self {

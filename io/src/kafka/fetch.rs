@@ -57,6 +57,15 @@ impl Connection {
         Ok(self.fetch_version(true)? >= bodley_protocol::versions::FETCH_TOPIC_ID)
     }
 
+    /// Whether Fetch tells our rack: then a leader may answer with nothing but a replica that is nearer (KIP-392), which the caller asks.
+    pub fn tell_rack(&mut self, tell: bool) {
+        self.tells_rack = tell;
+    }
+
+    fn rack(&self) -> &str {
+        if self.tells_rack { &self.options().rack } else { "" }
+    }
+
     fn fetch_version(&self, ids: bool) -> Result<i16, KafkaError> {
         let mut ours = FETCH;
         if !ids {
@@ -75,8 +84,9 @@ impl Connection {
     ) -> Result<Answer, S::Error> {
         let ids = partitions.iter().all(|partition| partition.topic_id != [0; 16]);
         let version = self.fetch_version(ids)?;
+        self.renew_if_due().await?;
         let (id, head) = self.next_head(version);
-        let request = fetch::encode(head.as_head(), limits, &self.options().rack, partitions);
+        let request = fetch::encode(head.as_head(), limits, self.rack(), partitions);
         self.send(id, &[&request]).await?;
         let patience = self.options().request_timeout + Duration::from_millis(limits.max_wait_ms as u64);
         self.begin()?;
@@ -162,7 +172,7 @@ impl Connection {
         if staged.len() >= MAX_STAGING {
             return Err(self.malformed("a field longer than any of Kafka's".into()));
         }
-        let mut limited = (&mut self.reader).take((*unread).min(STAGING) as u64);
+        let mut limited = (&mut self.stream).take((*unread).min(STAGING) as u64);
         staged.reserve(STAGING);
         let read = pace.patient(&mut self.stop, limited.read_buf(staged));
         let n = match read.await {
@@ -182,7 +192,7 @@ impl Connection {
         let mut done = 0;
         while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
             // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
-            let read = pace.patient(&mut self.stop, self.reader.read(rest));
+            let read = pace.patient(&mut self.stop, self.stream.read(rest));
             let n = match read.await {
                 Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
                 Waited::Stopped => return Err(KafkaError::Stopped),

@@ -14,7 +14,6 @@ use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
 use super::cluster::{Cluster, To, TopicPartition};
 use super::error::KafkaError;
-use crate::backoff::Backoff;
 
 /// First OffsetFetch version that takes several groups.
 const MANY_GROUPS: i16 = 8;
@@ -63,7 +62,7 @@ impl Cluster {
     /// Every group of every broker; errors of brokers that don't answer. A broker that dies leaves the layout after some seconds, and its groups
     /// are with others then, so all are asked again.
     pub async fn list_groups(&self) -> (Vec<Listed>, Vec<KafkaError>) {
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let layout = self.layout();
             let mut all = BTreeMap::new();
@@ -106,7 +105,7 @@ impl Cluster {
     /// The committed offsets of one group for all topics. A pending transactional commit is waited for, a bounded time.
     pub async fn group_offsets(&self, group: &str) -> Result<GroupOffsets, KafkaError> {
         let mut tries = 0;
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let unstable = tries >= STABLE_TRIES;
             match self.try_group_offsets(group, !unstable).await {

@@ -1,6 +1,7 @@
 //! Talking to brokers: connections, the cluster's layout, typed operations.
 
 pub mod address;
+mod auth;
 pub mod cluster;
 pub mod connection;
 pub mod error;
@@ -9,6 +10,7 @@ pub mod groups;
 pub mod offsets;
 pub mod produce;
 pub mod security;
+pub mod stream;
 pub mod tail;
 pub mod topics;
 pub mod transactions;

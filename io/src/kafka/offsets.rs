@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, Layout, To, TopicPartition};
 use super::error::KafkaError;
-use crate::backoff::Backoff;
 
 /// Which end of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +131,7 @@ impl Cluster {
     ) -> Result<Answers, KafkaError> {
         let mut answers = Answers::default();
         let mut open: HashMap<TopicPartition, Question> = questions.into_iter().collect();
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let layout = self.layout();
             let mut errors = self.ask_once(&layout, &mut open, &mut answers).await?;

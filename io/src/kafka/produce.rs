@@ -50,13 +50,15 @@ impl Connection {
         version.map_err(|source| KafkaError::Version { broker: self.broker.clone(), source })
     }
 
-    /// Sends one request with acks=all, without waiting for its answer. Batches stand in the order of the targets.
+    /// Sends one request with acks=all, without waiting for its answer. Batches stand in the order of the targets. A session that is to be
+    /// renewed ([`Connection::is_renewal_due`]) is, once nothing is in flight: callers drain then.
     pub async fn send_produce(
         &mut self,
         version: i16,
         targets: &[Target<'_>],
         batches: &[&[u8]],
     ) -> Result<(), KafkaError> {
+        self.renew_if_due().await?;
         let (id, head) = self.next_head(version);
         let after = self.options().request_timeout;
         let request = produce::encode(head.as_head(), after.as_millis() as i32, targets);

@@ -8,7 +8,6 @@ use bodley_protocol::{ErrorCode, RetryClass, TopicId};
 use super::cluster::{Cluster, Layout, To, TopicPartition};
 use super::error::KafkaError;
 use super::fetch::FetchSink;
-use crate::backoff::Backoff;
 
 /// Partitions in one request.
 const PARTITIONS_PER_REQUEST: usize = 200;
@@ -38,7 +37,7 @@ impl Cluster {
     ) -> Result<HashMap<TopicPartition, Result<Peeked, KafkaError>>, KafkaError> {
         let mut open: BTreeMap<TopicPartition, i64> = of.iter().cloned().collect();
         let mut done = HashMap::new();
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         while !open.is_empty() {
             let layout = self.layout();
             let before = open.len();
@@ -48,7 +47,7 @@ impl Cluster {
             }
             if open.len() < before && error.is_none() {
                 // What did not fit into the answers comes with the next.
-                backoff = Backoff::new(self.options().give_up_after);
+                backoff = self.backoff();
                 continue;
             }
             let silent = || KafkaError::NoRoute("a leader left partitions out of its answer".into());

@@ -13,7 +13,6 @@ use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
 use super::cluster::{Cluster, To};
 use super::error::{KafkaError, words};
-use crate::backoff::Backoff;
 
 const TOPIC_RESOURCE: i8 = 2;
 const SOURCE_DYNAMIC_TOPIC: i8 = 1;
@@ -156,7 +155,7 @@ impl Cluster {
         topics: &[NewTopic],
         validate_only: bool,
     ) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
-        let mut backoff = Backoff::new(self.options().give_up_after);
+        let mut backoff = self.backoff();
         loop {
             let request = CreateTopicsRequest::default()
                 .with_topics(topics.iter().map(creatable).collect())

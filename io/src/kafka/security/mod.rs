@@ -1,7 +1,15 @@
 //! How a connection is kept private and who we say we are: TLS and SASL.
 
+mod complaint;
+mod jks;
+mod material;
+mod pem;
 mod sasl;
 mod tls;
+mod verifier;
 
+pub(super) use complaint::tls_complaint;
+
+pub(super) use sasl::Next;
 pub use sasl::{Sasl, ScramHash};
 pub use tls::{Identity, Material, Tls, TlsError, TlsOptions, TlsVersion, Trust, Verify};

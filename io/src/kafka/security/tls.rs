@@ -1,21 +1,31 @@
 //! TLS by rustls: whom we trust, who we are, what is checked.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::{CipherSuite, ClientConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::material;
+use super::verifier::Verifier;
 use crate::secret::Secret;
 
 /// Bytes of certificates or keys, and where they come from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Material {
     /// A file's path or a setting's name, for messages.
     pub source: String,
     /// PEM text or a binary store.
     pub bytes: Bytes,
+}
+
+impl std::fmt::Debug for Material {
+    /// Keys may be in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Material({}, {} bytes)", self.source, self.bytes.len())
+    }
 }
 
 /// Whose certificates are good.
@@ -102,31 +112,140 @@ pub struct TlsError {
 /// TLS, ready to connect with. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    pub(crate) config: Arc<ClientConfig>,
+    config: Arc<ClientConfig>,
+    checks_names: bool,
 }
 
 impl Tls {
     /// Reads certificates and keys.
     pub fn new(options: &TlsOptions) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        match &options.trust {
-            Trust::System => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
-            Trust::Pem(material) | Trust::Store(material, _) => {
-                let certificates = CertificateDer::pem_slice_iter(&material.bytes).filter_map(Result::ok);
-                roots.add_parsable_certificates(certificates);
-            }
+        let provider = Arc::new(provider(&options.ciphers)?);
+        let verifier = Verifier::new(&options.trust, options.verify, &provider)?;
+        let mut versions: Vec<&SupportedProtocolVersion> =
+            options.versions.iter().map(|v| v.rustls()).collect();
+        if versions.is_empty() {
+            versions = rustls::DEFAULT_VERSIONS.to_vec();
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config
-            .map_err(|e| TlsError { source_name: "TLS".into(), what: e.to_string() })?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { config: Arc::new(config) })
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)
+            .map_err(|e| {
+                TlsError::new("ssl.cipher.suites", format!("does not fit the versions of TLS: {e}"))
+            })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match &options.identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = material::identity(identity)?;
+                let what = |e| format!("the certificate and the key don't go together: {e}");
+                config
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|e| TlsError::new(identity.source(), what(e)))?
+            }
+        };
+        Ok(Self { config: Arc::new(config), checks_names: options.verify == Verify::Full })
     }
 
     /// For other clients of the same settings, such as one for HTTP.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }
+
+    /// What the certificate of a host must be for; `None`: no certificate can be for that.
+    pub(in crate::kafka) fn server_name(&self, host: &str) -> Option<ServerName<'static>> {
+        match ServerName::try_from(host.trim_end_matches('.').to_owned()) {
+            Ok(name) => Some(name),
+            // Nothing is compared with it, and nothing of it is sent.
+            Err(_) if !self.checks_names => Some(ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST))),
+            Err(_) => None,
+        }
+    }
+}
+
+impl TlsError {
+    pub(super) fn new(source: &str, what: impl Into<String>) -> Self {
+        Self { source_name: source.to_owned(), what: what.into() }
+    }
+}
+
+impl Identity {
+    /// File or setting of the certificate.
+    pub(super) fn source(&self) -> &str {
+        match self {
+            Self::Pem { certificates, .. } => &certificates.source,
+            Self::Store { store, .. } => &store.source,
+        }
+    }
+}
+
+impl TlsVersion {
+    fn rustls(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Self::V1_2 => &rustls::version::TLS12,
+            Self::V1_3 => &rustls::version::TLS13,
+        }
+    }
+}
+
+/// The cipher suites by their IANA names (as Java has them) and by OpenSSL's (as librdkafka has them).
+const SUITES: [(CipherSuite, &str, &str); 9] = [
+    (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+    (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+    (
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_CHACHA20_POLY1305_SHA256",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        "ECDHE-RSA-AES128-GCM-SHA256",
+    ),
+    (
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+    ),
+];
+
+/// Ring's, with the suites that are wanted, in the order of preference that is given. Those that are not safe today are passed over, as
+/// lists for many clients have them.
+fn provider(wanted: &[String]) -> Result<CryptoProvider, TlsError> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if wanted.is_empty() {
+        return Ok(provider);
+    }
+    let known = |name: &String| SUITES.iter().find(|(_, iana, openssl)| name == iana || name == openssl);
+    let suites: Vec<SupportedCipherSuite> = wanted
+        .iter()
+        .filter_map(known)
+        .filter_map(|(suite, ..)| provider.cipher_suites.iter().find(|have| have.suite() == *suite).copied())
+        .collect();
+    if suites.is_empty() {
+        let all: Vec<&str> = SUITES.iter().map(|(_, iana, _)| *iana).collect();
+        let what = format!("names no cipher suite that bodley has: {}", all.join(", "));
+        return Err(TlsError::new("ssl.cipher.suites", what));
+    }
+    provider.cipher_suites = suites;
+    Ok(provider)
 }

@@ -1,0 +1,164 @@
+//! SASL on a connection: SaslHandshake, SaslAuthenticate, and the same again before the session ends (KIP-368).
+
+use std::time::{Duration, Instant};
+
+use bodley_protocol::ErrorCode;
+use bodley_protocol::messages::{
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
+};
+use bytes::Bytes;
+
+use super::connection::Connection;
+use super::error::{KafkaError, words};
+use super::security::{Next, Sasl};
+
+/// No mechanism has more turns.
+const MAX_TURNS: usize = 4;
+/// A session is renewed when this part of its life is over at the earliest, and at the latest; at random in between, so that connections
+/// don't renew all at once.
+const RENEW_AFTER: (f64, f64) = (0.85, 0.95);
+/// Brokers refuse to be asked more often.
+const LEAST_SESSION: Duration = Duration::from_millis(1100);
+
+impl Connection {
+    /// Proves who we are, if that is asked for. Nothing may be in flight.
+    pub(super) async fn authenticate(&mut self) -> Result<(), KafkaError> {
+        let options = self.shared_options();
+        let Some(sasl) = &options.sasl else { return Ok(()) };
+        self.choose(sasl).await?;
+        let token =
+            |source| KafkaError::Token { broker: self.broker.clone(), mechanism: sasl.mechanism(), source };
+        let (mut message, mut exchange) = sasl.begin(&self.host).await.map_err(token)?;
+        for _ in 0..MAX_TURNS {
+            let began = Instant::now();
+            let answer = self.say(sasl, message).await?;
+            match exchange.take(&answer.auth_bytes) {
+                Next::Send(next) => message = next,
+                Next::Refused(what) => return Err(self.refused(sasl, what)),
+                Next::Done => {
+                    self.renew_at = renewal(answer.session_lifetime_ms).map(|after| began + after);
+                    return Ok(());
+                }
+            }
+        }
+        Err(self.refused(sasl, "it does not come to an end".into()))
+    }
+
+    /// Whether the session should be renewed before more is sent. Requests wait for it; what is in flight is to be drained.
+    pub fn is_renewal_due(&self) -> bool {
+        self.renew_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Renews the session when that is due and nothing is in flight.
+    pub(super) async fn renew_if_due(&mut self) -> Result<(), KafkaError> {
+        if !self.is_renewal_due() || self.in_flight() > 0 {
+            return Ok(());
+        }
+        let after = self.options().request_timeout;
+        match tokio::time::timeout(after, self.authenticate()).await {
+            Ok(Ok(())) => {
+                tracing::debug!("{}: session renewed", self.broker);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.dead = true;
+                Err(error)
+            }
+            Err(_) => {
+                self.dead = true;
+                Err(KafkaError::Timeout {
+                    broker: self.broker.clone(),
+                    what: "renew the session".into(),
+                    after,
+                })
+            }
+        }
+    }
+
+    /// Agrees on the mechanism.
+    async fn choose(&mut self, sasl: &Sasl) -> Result<(), KafkaError> {
+        let mechanism = sasl.mechanism();
+        let request = SaslHandshakeRequest::default().with_mechanism(mechanism.to_owned().into());
+        let version = self.version::<SaslHandshakeRequest>(1)?;
+        let answer: SaslHandshakeResponse = self.exchange(version, &request).await?;
+        match ErrorCode(answer.error_code) {
+            ErrorCode::NONE => Ok(()),
+            ErrorCode::UNSUPPORTED_SASL_MECHANISM => {
+                let offered: Vec<String> =
+                    answer.mechanisms.iter().take(10).filter_map(|offered| words(offered)).collect();
+                let what = format!("this listener offers only {}: set sasl.mechanism", offered.join(", "));
+                Err(self.refused(sasl, what))
+            }
+            ErrorCode::ILLEGAL_SASL_STATE => {
+                let what =
+                    "this listener does not use SASL: security.protocol is PLAINTEXT or SSL here".into();
+                Err(self.refused(sasl, what))
+            }
+            code => Err(self.refused(sasl, code.to_string())),
+        }
+    }
+
+    async fn say(&mut self, sasl: &Sasl, message: Vec<u8>) -> Result<SaslAuthenticateResponse, KafkaError> {
+        let request = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(message));
+        let version = self.version::<SaslAuthenticateRequest>(2)?;
+        let answer: SaslAuthenticateResponse = match self.exchange(version, &request).await {
+            // Some servers say nothing and go.
+            Err(KafkaError::Closed { .. }) => {
+                return Err(self
+                    .refused(sasl, "it closes the connection, which mostly means wrong credentials".into()));
+            }
+            answer => answer?,
+        };
+        match ErrorCode(answer.error_code) {
+            ErrorCode::NONE => Ok(answer),
+            code => {
+                let said = answer.error_message.as_deref().and_then(words);
+                let said = said.unwrap_or_else(|| code.to_string());
+                Err(self.refused(sasl, format!("{said} ({})", advice(sasl))))
+            }
+        }
+    }
+
+    fn refused(&mut self, sasl: &Sasl, what: String) -> KafkaError {
+        self.dead = true;
+        // Amazon MSK has no other sign for its limit of new connections per second.
+        let passing = matches!(sasl, Sasl::AwsMskIam { .. }) && what.contains("Too many connects");
+        KafkaError::Auth { broker: self.broker.clone(), mechanism: sasl.mechanism(), what, passing }
+    }
+}
+
+fn advice(sasl: &Sasl) -> &'static str {
+    match sasl {
+        Sasl::Plain { .. } | Sasl::Scram { .. } => "check user name and password",
+        Sasl::OAuthBearer { .. } => {
+            "check that the token is for this cluster: its issuer, audience and scope, its extensions, and both clocks"
+        }
+        Sasl::AwsMskIam { .. } => {
+            "check the AWS identity, its kafka-cluster:Connect permission, the region and this machine's clock"
+        }
+    }
+}
+
+/// When to renew a session, from its begin on; `None`: it does not end.
+fn renewal(session_lifetime_ms: i64) -> Option<Duration> {
+    let lifetime = Duration::from_millis(u64::try_from(session_lifetime_ms).ok().filter(|ms| *ms > 0)?);
+    let part = RENEW_AFTER.0 + (RENEW_AFTER.1 - RENEW_AFTER.0) * fastrand::f64();
+    Some(lifetime.mul_f64(part).max(LEAST_SESSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_renewed_in_time() {
+        assert_eq!(renewal(0), None);
+        assert_eq!(renewal(-1), None);
+        assert_eq!(renewal(50), Some(LEAST_SESSION));
+        for _ in 0..100 {
+            let after = renewal(60_000).unwrap();
+            assert!(after >= Duration::from_secs(51) && after <= Duration::from_secs(57), "{after:?}");
+        }
+        assert!(renewal(i64::MAX).unwrap() > Duration::from_secs(1 << 40));
+    }
+}

@@ -1,0 +1,148 @@
+//! PEM: certificates, and keys in PKCS#8, PKCS#1 and SEC1, encrypted or not.
+
+use aes::{Aes128, Aes192, Aes256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use cbc::cipher::block_padding::Pkcs7;
+use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
+use des::TdesEde3;
+use md5::{Digest, Md5};
+use pkcs8::EncryptedPrivateKeyInfoRef;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
+use zeroize::Zeroizing;
+
+use super::tls::{Material, TlsError};
+use crate::secret::Secret;
+
+/// All certificates, in their order.
+pub(super) fn certificates(material: &Material) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = normalised(material)?;
+    CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| TlsError::new(&material.source, format!("can't be read as PEM: {e}")))
+}
+
+/// The first private key.
+pub(super) fn key(
+    material: &Material,
+    password: Option<&Secret>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let wrong = |what: &str| TlsError::new(&material.source, what);
+    let text = Zeroizing::new(normalised(material)?);
+    let password =
+        || password.ok_or_else(|| wrong("the key is encrypted: give its password (ssl.key.password)"));
+    if let Some(body) = section(&text, "ENCRYPTED PRIVATE KEY") {
+        let der = decode(body).ok_or_else(|| wrong("the encrypted key is no base64"))?;
+        let sealed = EncryptedPrivateKeyInfoRef::try_from(der.as_slice())
+            .map_err(|e| wrong(&format!("the key is encrypted in a way that is not known here: {e}")))?;
+        let plain = sealed
+            .decrypt(password()?.expose())
+            .map_err(|_| wrong("the key's password is wrong (ssl.key.password)"))?;
+        return Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into());
+    }
+    for kind in ["RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+        let Some(body) = section(&text, kind).filter(|body| body.contains("DEK-Info:")) else { continue };
+        let plain = traditional(body, password()?).map_err(|what| wrong(&what))?;
+        return Ok(match kind {
+            "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(plain).into(),
+            _ => PrivateSec1KeyDer::from(plain).into(),
+        });
+    }
+    PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|e| wrong(&format!("holds no private key in PEM (-----BEGIN PRIVATE KEY-----): {e}")))
+}
+
+/// Only the sections, with proper line ends: in .properties files PEM often comes in one line, with blanks or `\\n` in two characters for its line ends.
+fn normalised(material: &Material) -> Result<String, TlsError> {
+    let text = std::str::from_utf8(&material.bytes)
+        .map_err(|_| TlsError::new(&material.source, "is not PEM: not a text"))?
+        .replace("\\n", "\n");
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((_, behind)) = rest.split_once("-----BEGIN ") {
+        let Some((label, body)) = behind.split_once("-----") else { break };
+        let Some((body, after)) = body.split_once("-----END ") else { break };
+        out.push_str(&format!("-----BEGIN {label}-----\n"));
+        let encrypted = body.contains("DEK-Info:");
+        out.push_str(&if encrypted { body.trim_start().to_owned() } else { lines(body) });
+        out.push_str(&format!("\n-----END {label}-----\n"));
+        rest = after.split_once("-----").map_or("", |(_, rest)| rest);
+    }
+    Ok(out)
+}
+
+fn lines(body: &str) -> String {
+    body.split_whitespace().collect::<Vec<_>>().join("\n")
+}
+
+/// What stands between the lines of a section.
+fn section<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+    let (_, body) = text.split_once(&format!("-----BEGIN {label}-----"))?;
+    body.split_once(&format!("-----END {label}-----")).map(|(body, _)| body)
+}
+
+fn decode(body: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let body: Zeroizing<String> = Zeroizing::new(body.split_whitespace().collect());
+    BASE64.decode(body.as_bytes()).ok().map(Zeroizing::new)
+}
+
+/// OpenSSL's old encryption (`openssl rsa -aes256 -traditional`): headers, and a key derived by MD5 from the password and the IV.
+fn traditional(body: &str, password: &Secret) -> Result<Vec<u8>, String> {
+    let info = body.lines().find_map(|line| line.trim().strip_prefix("DEK-Info:")).unwrap_or_default();
+    let (cipher, iv) = info.trim().split_once(',').ok_or("the key's DEK-Info header makes no sense")?;
+    let iv = hex(iv.trim()).ok_or("the key's DEK-Info header makes no sense")?;
+    let data = body.lines().filter(|line| !line.contains(':')).collect::<String>();
+    let data = decode(&data).ok_or("the encrypted key is no base64")?;
+    let size = match cipher {
+        "AES-128-CBC" => 16,
+        "AES-192-CBC" | "DES-EDE3-CBC" => 24,
+        "AES-256-CBC" => 32,
+        other => {
+            return Err(format!(
+                "the key is encrypted with {}, which is not supported: convert it with `openssl pkcs8 -topk8`",
+                other.chars().take(30).collect::<String>()
+            ));
+        }
+    };
+    let key = derive(password, iv.get(..8).ok_or("the key's IV is too short")?, size);
+    let plain = match cipher {
+        "AES-128-CBC" => unseal::<cbc::Decryptor<Aes128>>(&key, &iv, &data),
+        "AES-192-CBC" => unseal::<cbc::Decryptor<Aes192>>(&key, &iv, &data),
+        "AES-256-CBC" => unseal::<cbc::Decryptor<Aes256>>(&key, &iv, &data),
+        _ => unseal::<cbc::Decryptor<TdesEde3>>(&key, &iv, &data),
+    };
+    // A DER sequence; a wrong password may leave a padding that looks right.
+    plain
+        .filter(|plain| plain.first() == Some(&0x30))
+        .ok_or("the key's password is wrong (ssl.key.password)".into())
+}
+
+fn unseal<D: BlockModeDecrypt + KeyIvInit>(key: &[u8], iv: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    D::new_from_slices(key, iv).ok()?.decrypt_padded_vec::<Pkcs7>(data).ok()
+}
+
+/// EVP_BytesToKey with MD5 and one round.
+fn derive(password: &Secret, salt: &[u8], size: usize) -> Zeroizing<Vec<u8>> {
+    let mut key = Zeroizing::new(Vec::new());
+    let mut last = Vec::new();
+    while key.len() < size {
+        last = Md5::new()
+            .chain_update(&last)
+            .chain_update(password.expose())
+            .chain_update(salt)
+            .finalize()
+            .to_vec();
+        key.extend_from_slice(&last);
+    }
+    key.truncate(size);
+    key
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some((digit(*pair.first()?)? * 16 + digit(*pair.get(1)?)?) as u8)).collect()
+}

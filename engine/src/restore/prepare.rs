@@ -165,8 +165,7 @@ fn earlier_results(
     let mut worst = 0;
     let mut without_groups = Vec::new();
     for topic in plan.topics.iter_mut().filter(|topic| topic.status == Status::Done) {
-        let of_topic = TopicPartition::new(&topic.target, 0)..=TopicPartition::new(&topic.target, i32::MAX);
-        let of_topic = || entries.range(of_topic.clone()).map(|(_, entry)| &entry.meta);
+        let of_topic = || entries.range(TopicPartition::all_of(&topic.target)).map(|(_, entry)| &entry.meta);
         let code = of_topic().filter_map(|meta| meta.done).max().unwrap_or(0);
         if code > 0 {
             topic.summary.records = None;

@@ -16,7 +16,7 @@ pub struct Writer {
 }
 
 /// Sequences wrap behind the greatest INT32.
-const SEQUENCES: i64 = 1 << 31;
+pub const SEQUENCES: i64 = 1 << 31;
 
 /// From here on records follow each other without a fence between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

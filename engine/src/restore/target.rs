@@ -235,9 +235,8 @@ impl Ends {
     }
 
     /// Offsets that a topic holds.
-    fn held(&self, topic: &str) -> i64 {
-        let topic: Arc<str> = Arc::from(topic);
-        let of_topic = self.0.range(TopicPartition::new(&topic, 0)..=TopicPartition::new(&topic, i32::MAX));
+    fn held(&self, topic: &Arc<str>) -> i64 {
+        let of_topic = self.0.range(TopicPartition::all_of(topic));
         of_topic.fold(0, |sum: i64, (_, (start, end))| sum.saturating_add(end.saturating_sub(*start).max(0)))
     }
 }
@@ -245,8 +244,7 @@ impl Ends {
 /// How a topic that is there stands, and its settings with it.
 fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> Result<Status, Conflict> {
     let name = Arc::clone(&topic.target);
-    let of_topic = TopicPartition::new(&name, 0)..=TopicPartition::new(&name, i32::MAX);
-    let ours: BTreeMap<_, _> = look.entries.range(of_topic).collect();
+    let ours: BTreeMap<_, _> = look.entries.range(TopicPartition::all_of(&name)).collect();
     if let Some(entry) = ours.values().next() {
         for partition in &mut topic.partitions {
             partition.stand = ours.get(&partition.tp).map(|entry| entry.stand());

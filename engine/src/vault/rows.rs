@@ -117,6 +117,40 @@ pub struct Range {
     pub crc64: u64,
 }
 
+impl Range {
+    /// Offsets of (topic id, partition) without a record; how the log stood when it was read is not known.
+    pub fn without_chunk(
+        (topic, partition): (TopicId, u32),
+        rewind: u32,
+        kind: Kind,
+        offsets: std::ops::Range<i64>,
+        from: i64,
+    ) -> Self {
+        Self {
+            topic,
+            partition,
+            kind,
+            rewind,
+            first: offsets.start,
+            next: offsets.end,
+            last_epoch: -1,
+            leader_epoch: -1,
+            lso: -1,
+            high_watermark: -1,
+            from,
+            segment: [0; 16],
+            position: 0,
+            stored: 0,
+            records: 0,
+            kept: 0,
+            min_ts: NO_TIME,
+            max_ts: NO_TIME,
+            base_ts: NO_TIME,
+            crc64: 0,
+        }
+    }
+}
+
 /// A topic at the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicRow {

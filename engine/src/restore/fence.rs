@@ -63,12 +63,11 @@ impl Producer {
     /// For restore `id`, of which earlier runs have left `entries`.
     pub async fn begin(cluster: &Arc<Cluster>, id: &str, entries: &Entries) -> Result<Self, EngineError> {
         let last = entries.values().max_by_key(|entry| entry.meta.generation);
-        let nobody = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
         let transactional = entries.values().all(|entry| entry.meta.transactional);
         let mut producer = Self {
             cluster: Arc::clone(cluster),
             restore: id.to_owned(),
-            writer: last.map_or(nobody, |entry| entry.writer()),
+            writer: last.map_or(Writer::NOBODY, |entry| entry.writer()),
             others: Vec::new(),
             earlier: last.map(|entry| entry.writer()),
             way: if transactional { Way::Transaction } else { Way::Marker },

@@ -20,7 +20,6 @@ use super::plan::Work;
 use super::stand::Stand;
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
-use crate::vault::commit::segment_path;
 use crate::vault::rows::Range;
 use crate::vault::segment::{ChunkFlaw, read_chunk};
 
@@ -163,7 +162,7 @@ impl Preparer {
     /// Reads the next chunk. `exact`: it must have as many records as its row says.
     pub(super) async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
         let before = self.passed;
-        let path = segment_path(&ulid::Ulid::from_bytes(range.segment).to_string());
+        let path = range.segment_path();
         let read = read_chunk(&self.source.store, &self.source.pool, &path, range).await?;
         let mut chunk = read.map_err(|flaw| {
             let what = match flaw {

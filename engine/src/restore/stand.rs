@@ -15,6 +15,11 @@ pub struct Writer {
     pub generation: u32,
 }
 
+impl Writer {
+    /// None yet.
+    pub const NOBODY: Self = Self { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
+}
+
 /// Sequences wrap behind the greatest INT32.
 pub const SEQUENCES: i64 = 1 << 31;
 

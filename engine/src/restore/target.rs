@@ -84,32 +84,39 @@ pub async fn check_target(
         for partition in &mut topic.partitions {
             partition.base = ends.0.get(&partition.tp).map_or(0, |(_, end)| *end);
         }
-        topic.status = match judged {
-            // Its state may have expired since all was added.
-            Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
-                if is_restored(look, topic, false).await? {
-                    plan.notes.push(format!("topic {} ends with these very records already", topic.target));
-                    Status::Done
-                } else {
-                    Status::InUse
-                }
-            }
-            Ok(status) => status,
-            Err(Conflict::Other(what)) => {
-                conflicts.push(what);
-                continue;
-            }
-            Err(Conflict::HoldsData(what)) => {
-                if !is_restored(look, topic, true).await? {
-                    conflicts.push(what);
-                    continue;
-                }
-                plan.notes.push(format!("topic {} holds these very records already", topic.target));
-                Status::Done
-            }
-        };
+        match look_closer(look, topic, judged, &mut plan.notes).await? {
+            Ok(status) => topic.status = status,
+            Err(what) => conflicts.push(what),
+        }
     }
     Ok(())
+}
+
+/// A topic with data of which no state tells may be done all the same.
+async fn look_closer(
+    look: &Look<'_>,
+    topic: &TopicPlan,
+    judged: Result<Status, Conflict>,
+    notes: &mut Vec<String>,
+) -> Result<Result<Status, String>, EngineError> {
+    match judged {
+        // Its state may have expired since all was added.
+        Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
+            if !is_restored(look, topic, false).await? {
+                return Ok(Ok(Status::InUse));
+            }
+            notes.push(format!("topic {} ends with these very records already", topic.target));
+        }
+        Err(Conflict::HoldsData(what)) => {
+            if !is_restored(look, topic, true).await? {
+                return Ok(Err(what));
+            }
+            notes.push(format!("topic {} holds these very records already", topic.target));
+        }
+        Ok(status) => return Ok(Ok(status)),
+        Err(Conflict::Other(what)) => return Ok(Err(what)),
+    }
+    Ok(Ok(Status::Done))
 }
 
 /// Whether the topic holds what a complete restore of it leaves: compares the last batch of each partition, and the count unless the topic may

@@ -4,6 +4,7 @@
 use bodley_protocol::TopicId;
 
 use super::VaultError;
+use super::commit::segment_path;
 use super::table::{Section, SectionWriter, Table, TableWriter};
 
 /// No time is known.
@@ -148,6 +149,11 @@ impl Range {
             base_ts: NO_TIME,
             crc64: 0,
         }
+    }
+
+    /// Path of the segment that its chunk is in.
+    pub fn segment_path(&self) -> String {
+        segment_path(&ulid::Ulid::from_bytes(self.segment).to_string())
     }
 }
 

@@ -19,15 +19,13 @@ use crate::vault::aborted::Aborted;
 use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, Rows};
-use crate::vault::segment::{MAX_FOOTER, TRAILER_LEN, footer_len};
-use crate::vault::state::{PartKey, State};
+use crate::vault::segment::{MAX_FOOTER, SLACK, TRAILER_LEN, footer_len};
+use crate::vault::state::{Inconsistency, PartKey, State};
 use crate::vault::table::Table;
 use crate::vault::walk::{WHOLE, walk};
 
 /// Bytes read at a time.
 const SPAN: usize = 8 << 20;
-/// What a read may need beside the bytes asked for: whole blocks at both ends.
-const SLACK: usize = 8 << 10;
 /// Segments that are read at a time.
 const SEGMENTS: usize = 4;
 
@@ -177,20 +175,21 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         }
     }
     // With rows missing every partition in them would be reported again as a hole; the table says it all.
-    for wrong in state.inconsistencies.iter().filter(|_| whole) {
-        let name = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
-        let mut issue = Issue::new(
-            "not_covered",
-            Severity::Missing,
-            format!("commit {}: {name}: {}", wrong.seq, wrong.what),
-        );
-        if let Some((topic, partition)) = wrong.part {
-            let topic = state.topics.get(&topic).map_or_else(String::new, |topic| topic.name.clone());
-            issue = issue.at(&topic, partition, None);
-        }
-        report.errors.push(issue.object(commit_path(wrong.seq)));
+    if whole {
+        report.errors.extend(state.inconsistencies.iter().map(|wrong| not_covered(&state, wrong)));
     }
     Ok(Log { state, by_segment, whole, named })
+}
+
+fn not_covered(state: &State, wrong: &Inconsistency) -> Issue {
+    let name = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
+    let message = format!("commit {}: {name}: {}", wrong.seq, wrong.what);
+    let mut issue = Issue::new("not_covered", Severity::Missing, message);
+    if let Some((topic, partition)) = wrong.part {
+        let topic = state.topics.get(&topic).map_or_else(String::new, |topic| topic.name.clone());
+        issue = issue.at(&topic, partition, None);
+    }
+    issue.object(commit_path(wrong.seq))
 }
 
 /// Where many commits behind `seq` are missing, one issue says so. Returns the last number that is dealt with.

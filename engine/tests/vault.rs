@@ -8,61 +8,19 @@ mod common;
 use std::sync::Arc;
 
 use bodley_engine::error::Severity;
+use bodley_engine::vault::VaultError;
 use bodley_engine::vault::commit::Receipt;
 use bodley_engine::vault::log::{Addition, Vault};
-use bodley_engine::vault::rows::{GroupRow, Kind, Range, Reason, Rows, TIME_UNKNOWN};
-use bodley_engine::vault::segment::{Footer, SegmentWriter};
-use bodley_engine::vault::{SegmentRef, VaultError};
+use bodley_engine::vault::rows::{GroupRow, Kind, Reason, Rows};
 use bodley_engine::verify::{VerifyOptions, verify};
 use bodley_engine::{EngineError, Progress, Report};
-use bodley_io::BufferPool;
 use bodley_io::store::SharedStore;
 use bodley_io::store::memory::MemoryStore;
-use bodley_protocol::batch::{self, Header};
-use bodley_protocol::checksum::crc64;
-use common::sample::{TOPIC, row, topic_row};
+use common::sample::{self, TOPIC, row};
 use tokio::sync::watch;
 
-fn records(base_offset: i64, count: i32) -> Vec<u8> {
-    let header = Header {
-        base_offset,
-        size: 0,
-        leader_epoch: 0,
-        crc: 0,
-        attributes: 0,
-        last_offset_delta: count - 1,
-        base_timestamp: 1000 + base_offset,
-        max_timestamp: 2000 + base_offset,
-        producer_id: -1,
-        producer_epoch: -1,
-        base_sequence: -1,
-        record_count: count,
-    };
-    batch::encode(&header, &[base_offset as u8; 50])
-}
-
-/// Writes a segment with one chunk of ten records per entry: (partition, first offset, from-cursor).
-async fn segment(store: &SharedStore, chunks: &[(u32, i64, i64)]) -> (SegmentRef, Vec<Range>) {
-    let pool = BufferPool::new(2 << 20, 8 << 20);
-    let mut writer = SegmentWriter::create(store, &pool).await.unwrap();
-    for (partition, first, from) in chunks {
-        let bytes = [records(*first, 4), records(first + 4, 6)].concat();
-        writer.room(bytes.len()).await.unwrap().copy_from_slice(&bytes);
-        let mut row = row(*partition, *first..first + 10, *from);
-        (row.kind, row.stored, row.crc64) = (Kind::Data, bytes.len() as u32, crc64(&bytes));
-        (row.records, row.kept) = (10, 10);
-        (row.min_ts, row.max_ts, row.base_ts) = (TIME_UNKNOWN, 2000 + first + 4, 1000 + first);
-        writer.keep(row);
-    }
-    let topics = [topic_row()];
-    let footer = Footer { topics: &topics, writer: &"ab".repeat(16), base: 1 };
-    writer.finish(footer).await.unwrap()
-}
-
 async fn append(vault: &mut Vault, chunks: &[(u32, i64, i64)]) -> Result<Receipt, VaultError> {
-    let (segment, ranges) = segment(vault.store(), chunks).await;
-    let rows = Rows { ranges, topics: vec![topic_row()], ..Rows::default() };
-    vault.append(Addition { segments: vec![segment], rows }).await
+    sample::append(vault, chunks, 0).await
 }
 
 async fn sample() -> (MemoryStore, SharedStore, Receipt) {

@@ -66,6 +66,11 @@ impl ErrorCode {
         if self == Self::NONE { Ok(()) } else { Err(self) }
     }
 
+    /// A newer epoch of the producer has been seen: another process goes on in its name.
+    pub fn is_fenced(self) -> bool {
+        matches!(self, Self::INVALID_PRODUCER_EPOCH | Self::PRODUCER_FENCED)
+    }
+
     /// What helps.
     pub fn retry_class(self) -> RetryClass {
         match self {

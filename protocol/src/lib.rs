@@ -25,3 +25,5 @@ pub use kafka_protocol::protocol::StrBytes;
 
 /// A topic id (KIP-516): the UUID's 16 bytes, most significant first. All zeros where the broker has none.
 pub type TopicId = [u8; 16];
+/// The topic has no id.
+pub const NO_TOPIC_ID: TopicId = [0; 16];

@@ -1,6 +1,6 @@
 //! The snapshot of consumer groups: committed offsets of the run's topics, raw, taken before the run's ends are fixed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::groups::{GroupOffsets, Listed};
@@ -9,9 +9,12 @@ use bodley_protocol::TopicId;
 
 use crate::error::{EngineError, Severity};
 use crate::report::Issue;
-use crate::vault::log::now_ms;
+use crate::vault::now_ms;
 use crate::vault::rows::{GroupRow, TopicRow};
 use crate::vault::state::{GroupTopic, State};
+
+/// Group and topic.
+type Pair = (String, TopicId);
 
 /// What a snapshot found.
 #[derive(Debug, Default)]
@@ -39,7 +42,7 @@ pub async fn snapshot(
     let by_name: HashMap<&str, TopicId> =
         topics.values().map(|topic| (topic.name.as_str(), topic.topic)).collect();
     let mut snapshot = Snapshot::default();
-    let mut seen: BTreeMap<(String, TopicId), ()> = BTreeMap::new();
+    let mut seen: BTreeSet<Pair> = BTreeSet::new();
     let (listed, errors) = cluster.list_groups().await;
     let (complete, total) = (errors.is_empty(), listed.len());
     for error in errors {
@@ -63,8 +66,7 @@ pub async fn snapshot(
                 snapshot
                     .unreadable(format!("the offsets of group {} could not be read: {error}", listed.group));
                 // What the vault has of it stays.
-                let known = state.groups.keys().filter(|(group, _)| *group == listed.group);
-                seen.extend(known.map(|key| (key.clone(), ())));
+                seen.extend(state.groups.keys().filter(|(group, _)| *group == listed.group).cloned());
                 continue;
             }
         };
@@ -75,23 +77,21 @@ pub async fn snapshot(
             if !state.groups.get(&key).is_some_and(|known| same(known, &rows)) {
                 snapshot.rows.extend(rows);
             }
-            seen.insert(key, ());
+            seen.insert(key);
         }
     }
-    if !complete {
-        // Who was not seen may be on the broker that did not answer.
-        return Ok(snapshot);
+    // Who was not seen may be on a broker that did not answer.
+    if complete {
+        let gone = |(key, _): &(&Pair, _)| topics.contains_key(&key.1) && !seen.contains(*key);
+        snapshot.rows.extend(state.groups.iter().filter(gone).filter_map(|(_, pair)| tombstone(pair)));
     }
-    let gone = state
-        .groups
-        .iter()
-        .filter(|(key, pair)| pair.header.present && topics.contains_key(&key.1) && !seen.contains_key(*key));
-    snapshot.rows.extend(gone.map(|(_, pair)| GroupRow {
-        present: false,
-        taken: now_ms(),
-        ..pair.header.clone()
-    }));
     Ok(snapshot)
+}
+
+/// Says that the group has no offsets of the topic any more, unless the vault says so already.
+fn tombstone(known: &GroupTopic) -> Option<GroupRow> {
+    let header = known.header.present.then(|| known.header.clone())?;
+    Some(GroupRow { present: false, taken: now_ms(), ..header })
 }
 
 /// One group is waited for as long as anything else. A cluster that does that to group after group would hold the run up for

@@ -9,7 +9,7 @@ use bodley_io::kafka::KafkaError;
 use bodley_io::kafka::fetch::FetchSink;
 use bodley_io::store::SharedStore;
 use bodley_protocol::fetch::PartitionHead;
-use bodley_protocol::{ErrorCode, TopicId};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID, TopicId};
 
 use super::task::Task;
 use crate::error::EngineError;
@@ -90,7 +90,7 @@ impl Intake {
     pub fn add(&mut self, task: Task) {
         // Older Fetch versions name topics that have an id all the same.
         self.names.insert(Arc::clone(&task.tp.topic), task.key.0);
-        if task.fetch_id != [0; 16] {
+        if task.fetch_id != NO_TOPIC_ID {
             self.ids.insert(task.fetch_id, task.key.0);
         }
         self.tasks.insert(task.key, task);

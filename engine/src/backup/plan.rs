@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bodley_io::kafka::offsets::{End, Found};
 use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
-use bodley_protocol::{ErrorCode, TopicId};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID, TopicId};
 
 use super::task::Task;
 use crate::error::{EngineError, Severity};
@@ -32,8 +32,6 @@ pub struct Plan {
     /// Worth knowing.
     pub notes: Vec<String>,
 }
-
-const NO_ID: TopicId = [0; 16];
 
 /// Chooses the topics of the run from the cluster's.
 pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, EngineError> {
@@ -140,13 +138,13 @@ impl Plan {
                 self.issues.push(issue.at(&tp.topic, tp.partition as u32, None).hint("run again"));
                 continue;
             }
-            let topic = layout.topics.get(&tp.topic);
+            let fetch_id = layout.topic_id(&tp.topic);
             let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);
             let cursor = state.partitions.get(&key).and_then(|partition| partition.cursor);
             let task = Task {
                 key,
                 tp,
-                fetch_id: topic.map_or(NO_ID, |topic| topic.id),
+                fetch_id,
                 from: cursor.map_or(-1, |cursor| cursor.next),
                 next: cursor.map_or(start.offset, |cursor| cursor.next),
                 end: end.offset,
@@ -244,7 +242,7 @@ pub fn truncated(task: &Task, message: String) -> Issue {
 /// The vault's row for a topic as it is now.
 fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
     let lives = state.lives(&topic.name);
-    let synthetic = topic.id == NO_ID;
+    let synthetic = topic.id == NO_TOPIC_ID;
     let newest = lives.first().map(|life| life.incarnation);
     let (id, incarnation) = if synthetic {
         let incarnation = newest.unwrap_or(0);

@@ -60,7 +60,8 @@ pub struct Run {
     /// Tasks that rest, and until when.
     parked: Vec<(Instant, Task)>,
     new: Vec<Task>,
-    pending: Rows,
+    /// For the next commit.
+    pending: Addition,
     /// Cursors as committed, of partitions that this run moves; who is not in it stands where its rows say.
     cursors: HashMap<PartKey, i64>,
     committed_at: Instant,
@@ -102,7 +103,7 @@ impl Run {
             turns: HashMap::new(),
             parked: Vec::new(),
             new: plan.tasks,
-            pending: Rows::default(),
+            pending: Addition::default(),
             cursors: HashMap::new(),
             committed_at: Instant::now(),
             committed_bytes: 0,
@@ -116,7 +117,7 @@ impl Run {
         groups: Vec<GroupRow>,
         report: &mut Report,
     ) -> Result<Receipt, EngineError> {
-        self.pending = rows;
+        self.pending.rows = rows;
         let tasks = std::mem::take(&mut self.new);
         self.dispatch(tasks, report);
         let mut stop = self.means.stop.clone();
@@ -191,7 +192,7 @@ impl Run {
                 self.active -= 1;
                 self.look_after(*task, trouble, report).await;
             }
-            Event::Rolled(rolled) => self.take(rolled, &mut Vec::new(), report),
+            Event::Rolled(rolled) => self.take(rolled, report),
             Event::Fatal(error) => return Err(error),
         }
         Ok(())
@@ -296,7 +297,7 @@ impl Run {
             task.tp, task.next, task.end
         );
         // As with retention: the source removed what had not been read.
-        self.pending.ranges.push(task.row(Kind::Gap(Reason::Retention), task.end));
+        self.pending.rows.ranges.push(task.row(Kind::Gap(Reason::Retention), task.end));
         report.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..task.end, Reason::Retention));
         let issue = Issue::new("topic_deleted", Severity::Missing, message);
         self.give_up(&task, issue.hint("what was read before is in the vault"), report);
@@ -401,11 +402,11 @@ impl Run {
         };
         match (offset(start), offset(end)) {
             (Some(start), _) if start > task.next => {
-                self.pending.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
+                self.pending.rows.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
                 report.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..start, Reason::Retention));
                 task.jump(start);
                 if task.is_done() {
-                    self.pending.aborted.extend(task.aborted.take_rows(task.key, task.rewind));
+                    self.pending.rows.aborted.extend(task.aborted.take_rows(task.key, task.rewind));
                     self.means.progress.partition_done();
                 } else {
                     self.dispatch(vec![task], report);
@@ -428,7 +429,8 @@ impl Run {
         }
     }
 
-    fn take(&mut self, rolled: Rolled, segments: &mut Vec<crate::vault::SegmentRef>, report: &mut Report) {
+    /// What is durable goes into the next commit, segments together with their rows.
+    fn take(&mut self, rolled: Rolled, report: &mut Report) {
         for range in &rolled.ranges {
             if let Kind::Gap(reason) = range.kind {
                 let topic = self.shared.topics.get(&range.topic).map_or("", |topic| topic.name.as_str());
@@ -436,9 +438,10 @@ impl Run {
             }
         }
         report.objects += rolled.segments.len() as u64;
+        let Addition { segments, rows } = &mut self.pending;
         segments.extend(rolled.segments);
-        self.pending.ranges.extend(rolled.ranges);
-        self.pending.aborted.extend(rolled.aborted);
+        rows.ranges.extend(rolled.ranges);
+        rows.aborted.extend(rolled.aborted);
     }
 
     /// Rolls all workers' segments and commits what they hand over.
@@ -448,21 +451,20 @@ impl Run {
         for worker in self.workers.values() {
             waiting += usize::from(worker.send(Order::Roll).is_ok());
         }
-        let mut segments = Vec::new();
         // Tasks that come back meanwhile are looked after when the commit stands.
         let mut later = Vec::new();
         while waiting > 0 {
             match self.inbox.recv().await {
                 Some(Event::Rolled(rolled)) => {
                     waiting -= 1;
-                    self.take(rolled, &mut segments, report);
+                    self.take(rolled, report);
                 }
                 Some(Event::Fatal(error)) => return Err(error),
                 Some(other) => later.push(other),
                 None => break,
             }
         }
-        let mut rows = std::mem::take(&mut self.pending);
+        let Addition { segments, mut rows } = std::mem::take(&mut self.pending);
         rows.groups = groups;
         if !rows.is_empty() || !segments.is_empty() {
             merge_aborted(&mut rows);

@@ -7,7 +7,7 @@ use bodley_protocol::TopicId;
 
 use super::hunt::Hunt;
 use crate::vault::aborted::Aborted;
-use crate::vault::rows::{Kind, NO_TIME, Range};
+use crate::vault::rows::{Kind, Range};
 use crate::vault::state::PartKey;
 
 /// A partition that is being read.
@@ -87,27 +87,7 @@ impl Task {
 
     /// A row for offsets from `next` on; the caller moves `next`.
     pub fn row(&self, kind: Kind, next: i64) -> Range {
-        Range {
-            topic: self.key.0,
-            partition: self.key.1,
-            kind,
-            rewind: self.rewind,
-            first: self.next,
-            next,
-            last_epoch: -1,
-            leader_epoch: self.leader_epoch,
-            lso: -1,
-            high_watermark: -1,
-            from: self.from,
-            segment: [0; 16],
-            position: 0,
-            stored: 0,
-            records: 0,
-            kept: 0,
-            min_ts: NO_TIME,
-            max_ts: NO_TIME,
-            base_ts: NO_TIME,
-            crc64: 0,
-        }
+        let row = Range::without_chunk(self.key, self.rewind, kind, self.next..next, self.from);
+        Range { leader_epoch: self.leader_epoch, ..row }
     }
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bodley_io::store::{SharedStore, StoreError};
+use bodley_io::store::SharedStore;
 use bodley_io::{BufferPool, Filled};
 use bodley_protocol::TopicId;
 use bodley_protocol::batch::{self, Header};
-use bodley_protocol::checksum::crc64;
 use tokio::sync::watch;
 
 use crate::error::{EngineError, Severity};
@@ -16,7 +15,7 @@ use crate::report::{Issue, Report};
 use crate::vault::SegmentRef;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, Kind, Range, Reason, TopicRow};
-use crate::vault::segment::{Footer, PART_LEN, SegmentWriter};
+use crate::vault::segment::{ChunkFlaw, Footer, PART_LEN, SegmentWriter, read_chunk};
 use crate::vault::state::PartKey;
 use crate::vault::walk::walk;
 
@@ -26,8 +25,6 @@ use super::transactions;
 
 /// A segment is closed when it has so many bytes.
 const SEGMENT_LEN: u64 = 1 << 30;
-/// What a read may need beside the bytes asked for: whole blocks at both ends.
-const SLACK: usize = 8 << 10;
 /// A part buffer for reading: a chunk of 8 MiB and the slack.
 const READ_LEN: usize = 10 << 20;
 
@@ -69,19 +66,11 @@ impl Reader {
     /// The chunk of a candidate, or what is wrong with it.
     pub async fn chunk(&self, candidate: &Candidate) -> Result<Result<Chunk, String>, EngineError> {
         let row = &candidate.row;
-        let len = row.stored as usize;
-        let buf = self.pool.get(len + SLACK).await.map_err(StoreError::from)?;
-        let bytes = match self.source.read(&candidate.object, row.position, len, buf).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. } | StoreError::Short { .. }) => {
-                return Ok(Err("it is cut or missing".into()));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if crc64(&bytes) != row.crc64 {
-            return Ok(Err("the CRC-64 of a chunk does not match".into()));
-        }
-        Ok(batches(&bytes, row).map(|batches| Chunk { bytes, batches }))
+        Ok(match read_chunk(&self.source, &self.pool, &candidate.object, row).await? {
+            Ok(bytes) => batches(&bytes, row).map(|batches| Chunk { bytes, batches }),
+            Err(ChunkFlaw::Missing | ChunkFlaw::Cut) => Err("it is cut or missing".into()),
+            Err(ChunkFlaw::Checksum) => Err("the CRC-64 of a chunk does not match".into()),
+        })
     }
 }
 
@@ -406,26 +395,5 @@ impl<'a> Copier<'a> {
 
 /// A row from the place's offset to `next` that has nothing in it.
 fn blank(place: &Place, kind: Kind, next: i64) -> Range {
-    Range {
-        topic: place.key.0,
-        partition: place.key.1,
-        kind,
-        rewind: place.rewind,
-        first: place.next,
-        next,
-        last_epoch: -1,
-        leader_epoch: -1,
-        lso: -1,
-        high_watermark: -1,
-        from: place.from,
-        segment: [0; 16],
-        position: 0,
-        stored: 0,
-        records: 0,
-        kept: 0,
-        min_ts: -1,
-        max_ts: -1,
-        base_ts: -1,
-        crc64: 0,
-    }
+    Range::without_chunk(place.key, place.rewind, kind, place.next..next, place.from)
 }

@@ -9,9 +9,7 @@ use bodley_protocol::TopicId;
 
 use crate::error::{EngineError, Severity};
 use crate::report::{Issue, Report};
-use crate::vault::commit::{
-    Commit, MAX_COMMIT, TableRef, is_segment_path, is_table_path, segment_path, seq_of_path,
-};
+use crate::vault::commit::{Commit, MAX_COMMIT, TableRef, is_segment_path, is_table_path, seq_of_path};
 use crate::vault::log::{MAX_TABLE, Vault};
 use crate::vault::rows::{ConfigRow, GroupRow, Kind, Range, Rows, TopicRow};
 use crate::vault::segment::read_footer;
@@ -183,7 +181,7 @@ impl Remains {
             part.candidates.push(Candidate { row, object: String::new(), rank, footer_only: false });
             return;
         }
-        let own = segment_path(&ulid::Ulid::from_bytes(row.segment).to_string());
+        let own = row.segment_path();
         let object = segments.places.get(&row.segment).cloned().unwrap_or(own);
         let size = segments.sizes.get(&object).copied();
         if size.is_some_and(|size| row.position.saturating_add(row.stored.into()) <= size) {
@@ -400,11 +398,8 @@ async fn read_footers(
     report: &mut Report,
 ) -> Result<Vec<(String, Rows)>, EngineError> {
     let pool = BufferPool::new(FOOTER_PART, 2 * FOOTER_PART);
-    let named: HashSet<String> = tables
-        .iter()
-        .flat_map(|table| &table.rows.ranges)
-        .map(|row| segment_path(&ulid::Ulid::from_bytes(row.segment).to_string()))
-        .collect();
+    let named: HashSet<String> =
+        tables.iter().flat_map(|table| &table.rows.ranges).map(Range::segment_path).collect();
     let mut paths: Vec<(String, u64)> = segments.sizes.clone().into_iter().collect();
     paths.sort_unstable();
     let mut footers = Vec::new();

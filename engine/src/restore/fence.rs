@@ -63,12 +63,11 @@ impl Producer {
     /// For restore `id`, of which earlier runs have left `entries`.
     pub async fn begin(cluster: &Arc<Cluster>, id: &str, entries: &Entries) -> Result<Self, EngineError> {
         let last = entries.values().max_by_key(|entry| entry.meta.generation);
-        let nobody = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
         let transactional = entries.values().all(|entry| entry.meta.transactional);
         let mut producer = Self {
             cluster: Arc::clone(cluster),
             restore: id.to_owned(),
-            writer: last.map_or(nobody, |entry| entry.writer()),
+            writer: last.map_or(Writer::NOBODY, |entry| entry.writer()),
             others: Vec::new(),
             earlier: last.map(|entry| entry.writer()),
             way: if transactional { Way::Transaction } else { Way::Marker },
@@ -113,17 +112,20 @@ impl Producer {
     async fn plain(&mut self, why: &str) -> Result<(), EngineError> {
         tracing::info!("{why}: the restore goes without a transactional id");
         self.way = Way::Marker;
-        match self.cluster.init_producer_id().await {
-            Err(error) if is_closed_way(&error) => Err(EngineError::Refused(format!(
+        self.take_nameless(0).await.map_err(|error| match is_closed_way(&error) {
+            true => EngineError::Refused(format!(
                 "nothing was written: the target has no idempotent producers, and without them a restore can't be exact ({error})"
-            ))),
-            Err(error) => Err(error.into()),
-            Ok(identity) => {
-                self.known.insert(identity.id);
-                self.writer = Writer { identity, generation: 0 };
-                Ok(())
-            }
-        }
+            )),
+            false => error.into(),
+        })
+    }
+
+    /// Takes a new producer id that belongs to no transactional id.
+    async fn take_nameless(&mut self, generation: u32) -> Result<(), KafkaError> {
+        let identity = self.cluster.init_producer_id().await?;
+        self.known.insert(identity.id);
+        self.writer = Writer { identity, generation };
+        Ok(())
     }
 
     /// Takes a new producer for what is written from now on.
@@ -131,12 +133,7 @@ impl Producer {
         let generation = self.writer.generation + 1;
         match self.way {
             Way::Transaction => self.claim(generation).await,
-            Way::Marker => {
-                let identity = self.cluster.init_producer_id().await?;
-                self.known.insert(identity.id);
-                self.writer = Writer { identity, generation };
-                Ok(())
-            }
+            Way::Marker => Ok(self.take_nameless(generation).await?),
             // Only the same producer's sequences tell a repeat.
             Way::Count => Ok(()),
         }
@@ -320,8 +317,7 @@ fn has_no_coordinator(error: &KafkaError) -> bool {
 
 /// A newer epoch of a producer of ours: another run has taken over.
 fn overtaken(error: KafkaError) -> EngineError {
-    let fenced = [ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::PRODUCER_FENCED];
-    match error.code().is_some_and(|code| fenced.contains(&code)) {
+    match error.code().is_some_and(ErrorCode::is_fenced) {
         true => EngineError::Fenced(error.to_string()),
         false => error.into(),
     }

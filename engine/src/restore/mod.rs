@@ -194,7 +194,7 @@ fn topic_states(cluster: &Cluster, plan: &Plan) -> HashMap<Arc<str>, TopicState>
     let layout = cluster.layout();
     let state = |topic: &plan::TopicPlan| {
         let state = TopicState {
-            id: layout.topics.get(&topic.target).map_or([0; 16], |topic| topic.id),
+            id: layout.topic_id(&topic.target),
             created: matches!(topic.status, Status::Missing | Status::Created),
             in_use: topic.status == Status::InUse,
             old: if topic.status == Status::Found { topic.settings.replaced() } else { Default::default() },
@@ -308,7 +308,7 @@ async fn stream(
     let mut jobs = Vec::new();
     for partition in plan.topics.iter_mut().flat_map(|topic| std::mem::take(&mut topic.partitions)) {
         let Some(stand) = stands.remove(&partition.tp) else { continue };
-        let id = layout.topics.get(&partition.tp.topic).map_or([0; 16], |topic| topic.id);
+        let id = layout.topic_id(&partition.tp.topic);
         jobs.push(Job::new(partition.tp, Arc::new(partition.work), stand, id));
     }
     run::run(cluster, jobs, means, author).await
@@ -316,11 +316,13 @@ async fn stream(
 
 /// Topic by topic what is at the target now.
 fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Report) {
+    let mut by_topic: HashMap<&str, u64> = HashMap::new();
+    for (tp, records) in &done.records {
+        *by_topic.entry(&tp.topic).or_default() += *records as u64;
+    }
     for topic in &mut plan.topics {
-        let of = |tp: &TopicPartition| tp.topic == topic.target;
         if topic.status != Status::Done {
-            let records = done.records.iter().filter(|(tp, _)| of(tp)).map(|(_, n)| *n as u64);
-            topic.summary.records = Some(records.sum());
+            topic.summary.records = Some(by_topic.get(&*topic.target).copied().unwrap_or(0));
         }
         report.topics.push(topic.summary.clone());
     }

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use bodley_io::kafka::TopicPartition;
 use bodley_io::kafka::produce::ProducerIdentity;
-use bodley_io::store::{SharedStore, StoreError};
+use bodley_io::store::SharedStore;
 use bodley_io::{BufferPool, Filled};
 use bodley_protocol::batch::{self, Header, Producer};
-use bodley_protocol::checksum::crc64;
 use bodley_protocol::records::Payload;
 use bodley_protocol::rewrite::{Fate, fate, rewrite};
 use tokio::sync::mpsc;
@@ -21,11 +20,8 @@ use super::plan::Work;
 use super::stand::Stand;
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
-use crate::vault::commit::segment_path;
 use crate::vault::rows::Range;
-
-/// What a ranged read may need beside the bytes asked for.
-const SLACK: usize = 8 << 10;
+use crate::vault::segment::{ChunkFlaw, read_chunk};
 
 /// A batch ready to be produced.
 #[derive(Debug)]
@@ -166,20 +162,16 @@ impl Preparer {
     /// Reads the next chunk. `exact`: it must have as many records as its row says.
     pub(super) async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
         let before = self.passed;
-        let path = segment_path(&ulid::Ulid::from_bytes(range.segment).to_string());
-        let len = range.stored as usize;
-        let buf = self.source.pool.get(len + SLACK).await.map_err(StoreError::from)?;
-        let mut chunk = match self.source.store.read(&path, range.position, len, buf).await {
-            Ok(chunk) => chunk,
-            Err(StoreError::NotFound { .. }) => {
-                return Err(self.damaged(&path, range, "the segment is missing"));
-            }
-            Err(StoreError::Short { .. }) => return Err(self.damaged(&path, range, "the segment is cut")),
-            Err(error) => return Err(error.into()),
-        };
-        if crc64(&chunk) != range.crc64 {
-            return Err(self.damaged(&path, range, "the CRC-64 of the chunk does not match"));
-        }
+        let path = range.segment_path();
+        let read = read_chunk(&self.source.store, &self.source.pool, &path, range).await?;
+        let mut chunk = read.map_err(|flaw| {
+            let what = match flaw {
+                ChunkFlaw::Missing => "the segment is missing",
+                ChunkFlaw::Cut => "the segment is cut",
+                ChunkFlaw::Checksum => "the CRC-64 of the chunk does not match",
+            };
+            self.damaged(&path, range, what)
+        })?;
         let mut pieces = Vec::new();
         let mut at = 0;
         while at < chunk.len() {

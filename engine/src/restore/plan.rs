@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bodley_io::kafka::cluster::is_topic_name;
 use bodley_io::kafka::topics::{Change, NewTopic};
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_io::store::SharedStore;
@@ -162,7 +163,11 @@ fn renames(
                 "--rename `{pair}`: topic `{from}` is not among those to restore"
             )));
         }
-        check_name(to)?;
+        if !is_topic_name(to) {
+            return Err(EngineError::Refused(format!(
+                "`{to}` is no topic name: at most 249 letters, digits, dots, underscores and dashes"
+            )));
+        }
         if to.starts_with("__") {
             return Err(EngineError::Refused(format!(
                 "--rename `{pair}`: names that begin with __ are the brokers' own"
@@ -173,17 +178,6 @@ fn renames(
         }
     }
     Ok(map)
-}
-
-/// Kafka's rule for topic names.
-fn check_name(name: &str) -> Result<(), EngineError> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match name.len() <= 249 && name.chars().all(legal) && name != "." && name != ".." {
-        true => Ok(()),
-        false => Err(EngineError::Refused(format!(
-            "`{name}` is no topic name: at most 249 letters, digits, dots, underscores and dashes"
-        ))),
-    }
 }
 
 /// Makes the plan, or says everything that speaks against it. Writes nothing.
@@ -294,22 +288,16 @@ async fn known_settings(
 
 fn check_replication(layout: &Layout, options: &RestoreOptions, plan: &Plan, conflicts: &mut Vec<String>) {
     let brokers = layout.brokers.len();
-    for topic in plan.topics.iter().filter(|topic| topic.status == Status::Missing) {
-        let wanted = replication(topic, options);
-        if wanted as usize > brokers {
-            conflicts.push(format!(
-                "topic {} needs {wanted} replicas and the target has {brokers} broker(s): use --replication-factor {brokers}",
-                topic.target
-            ));
-        }
-    }
+    let missing = plan.topics.iter().filter(|topic| topic.status == Status::Missing);
+    let mut wanted = missing.map(|topic| (topic, replication(topic, options)));
     // One flag cures all: one sentence suffices.
-    if plan.topics.len() > 1 {
-        let about_replicas = |text: &String| text.contains("--replication-factor");
-        let first = conflicts.iter().find(|text| about_replicas(text)).cloned();
-        conflicts.retain(|text| !about_replicas(text));
-        conflicts.extend(first);
-    }
+    let first = wanted.find(|(_, wanted)| *wanted as usize > brokers);
+    conflicts.extend(first.map(|(topic, wanted)| {
+        format!(
+            "topic {} needs {wanted} replicas and the target has {brokers} broker(s): use --replication-factor {brokers}",
+            topic.target
+        )
+    }));
 }
 
 fn replication(topic: &TopicPlan, options: &RestoreOptions) -> i16 {

@@ -85,14 +85,7 @@ pub async fn prepare(
     let left_out = if options.skip_damaged {
         leave_damage_out(&source, &mut plan, &mut report).await?
     } else {
-        let left_out =
-            entries.values().any(|entry| entry.meta.left_out.is_some() && entry.meta.done.is_none());
-        if left_out {
-            return Err(EngineError::Refused(
-                "nothing was written: an earlier run of this restore left damaged chunks out: go on with --skip-damaged, too".into(),
-            ));
-        }
-        plan::check_segments(store, &state, &plan).await?;
+        check_whole(&source, &state, &plan, &entries).await?;
         HashMap::new()
     };
     // Before anything is made: a cluster that can't give one yet is waited for.
@@ -126,6 +119,21 @@ async fn pin(vault: &mut Vault, id: &str, entries: &Entries, report: &mut Report
         ));
     }
     Ok(vault.rewind(seq).await?)
+}
+
+/// Everything must be there, and the earlier runs must have had everything as well.
+async fn check_whole(
+    source: &Source,
+    state: &State,
+    plan: &Plan,
+    entries: &Entries,
+) -> Result<(), EngineError> {
+    if entries.values().any(|entry| entry.meta.left_out.is_some() && entry.meta.done.is_none()) {
+        return Err(EngineError::Refused(
+            "nothing was written: an earlier run of this restore left damaged chunks out: go on with --skip-damaged, too".into(),
+        ));
+    }
+    plan::check_segments(&source.store, state, plan).await
 }
 
 /// Reads all that is to be restored and leaves out what is damaged; a digest of that.
@@ -165,8 +173,7 @@ fn earlier_results(
     let mut worst = 0;
     let mut without_groups = Vec::new();
     for topic in plan.topics.iter_mut().filter(|topic| topic.status == Status::Done) {
-        let of_topic = TopicPartition::new(&topic.target, 0)..=TopicPartition::new(&topic.target, i32::MAX);
-        let of_topic = || entries.range(of_topic.clone()).map(|(_, entry)| &entry.meta);
+        let of_topic = || entries.range(TopicPartition::all_of(&topic.target)).map(|(_, entry)| &entry.meta);
         let code = of_topic().filter_map(|meta| meta.done).max().unwrap_or(0);
         if code > 0 {
             topic.summary.records = None;

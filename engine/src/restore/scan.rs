@@ -1,7 +1,6 @@
 //! Reads of a plan's chunks that send nothing: which are damaged, and what a complete restore ends with.
 
 use bodley_io::kafka::TopicPartition;
-use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_protocol::batch;
 use bodley_protocol::records::Payload;
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use super::stand::{Stand, Writer};
 use crate::error::EngineError;
 
 fn preparer(source: &Source, tp: &TopicPartition, work: &Work) -> Preparer {
-    let writer = Writer { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
-    let order = Order { tp: tp.clone(), work: Arc::new(work.clone()), stand: Stand::fresh(0, writer) };
+    let stand = Stand::fresh(0, Writer::NOBODY);
+    let order = Order { tp: tp.clone(), work: Arc::new(work.clone()), stand };
     Preparer::new(source.clone(), order)
 }
 

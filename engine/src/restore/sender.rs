@@ -12,7 +12,7 @@ use bodley_io::kafka::produce::Ack;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
 use bodley_io::throttle::Throttle;
 use bodley_protocol::produce::Target;
-use bodley_protocol::{ErrorCode, RetryClass};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass};
 use tokio::sync::{mpsc, watch};
 
 use super::job::{IN_FLIGHT, Job};
@@ -43,8 +43,6 @@ const SEQUENCE_ERRORS: [ErrorCode; 3] = [
     ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
     ErrorCode::UNKNOWN_PRODUCER_ID,
 ];
-/// A newer epoch of our producer is in the partition.
-const FENCED: [ErrorCode; 2] = [ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::PRODUCER_FENCED];
 
 /// What a sender tells.
 #[derive(Debug)]
@@ -159,7 +157,7 @@ impl Sender {
     async fn step(&mut self) -> Result<(), EngineError> {
         if self.connection.as_ref().is_none_or(Connection::is_dead) {
             let connection = self.shared.cluster.connect(self.broker).await?;
-            let ids = self.waiting.iter().chain(&self.active).all(|job| job.topic_id != [0; 16]);
+            let ids = self.waiting.iter().chain(&self.active).all(|job| job.topic_id != NO_TOPIC_ID);
             self.version = connection.produce_version(ids)?;
             self.connection = Some(connection);
         }
@@ -340,7 +338,7 @@ impl Sender {
         let subject = format!("{} (source offset {source})", job.tp);
         let error =
             KafkaError::Refused { api: "Produce", subject, code: ack.error, message: ack.message.clone() };
-        if FENCED.contains(&ack.error) {
+        if ack.error.is_fenced() {
             return Err(EngineError::Fenced(job.tp.to_string()));
         }
         if ack.error.retry_class() == RetryClass::Never && !SEQUENCE_ERRORS.contains(&ack.error) {

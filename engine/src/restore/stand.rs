@@ -15,8 +15,13 @@ pub struct Writer {
     pub generation: u32,
 }
 
+impl Writer {
+    /// None yet.
+    pub const NOBODY: Self = Self { identity: ProducerIdentity { id: -1, epoch: -1 }, generation: 0 };
+}
+
 /// Sequences wrap behind the greatest INT32.
-const SEQUENCES: i64 = 1 << 31;
+pub const SEQUENCES: i64 = 1 << 31;
 
 /// From here on records follow each other without a fence between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -84,32 +84,39 @@ pub async fn check_target(
         for partition in &mut topic.partitions {
             partition.base = ends.0.get(&partition.tp).map_or(0, |(_, end)| *end);
         }
-        topic.status = match judged {
-            // Its state may have expired since all was added.
-            Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
-                if is_restored(look, topic, false).await? {
-                    plan.notes.push(format!("topic {} ends with these very records already", topic.target));
-                    Status::Done
-                } else {
-                    Status::InUse
-                }
-            }
-            Ok(status) => status,
-            Err(Conflict::Other(what)) => {
-                conflicts.push(what);
-                continue;
-            }
-            Err(Conflict::HoldsData(what)) => {
-                if !is_restored(look, topic, true).await? {
-                    conflicts.push(what);
-                    continue;
-                }
-                plan.notes.push(format!("topic {} holds these very records already", topic.target));
-                Status::Done
-            }
-        };
+        match look_closer(look, topic, judged, &mut plan.notes).await? {
+            Ok(status) => topic.status = status,
+            Err(what) => conflicts.push(what),
+        }
     }
     Ok(())
+}
+
+/// A topic with data of which no state tells may be done all the same.
+async fn look_closer(
+    look: &Look<'_>,
+    topic: &TopicPlan,
+    judged: Result<Status, Conflict>,
+    notes: &mut Vec<String>,
+) -> Result<Result<Status, String>, EngineError> {
+    match judged {
+        // Its state may have expired since all was added.
+        Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
+            if !is_restored(look, topic, false).await? {
+                return Ok(Ok(Status::InUse));
+            }
+            notes.push(format!("topic {} ends with these very records already", topic.target));
+        }
+        Err(Conflict::HoldsData(what)) => {
+            if !is_restored(look, topic, true).await? {
+                return Ok(Err(what));
+            }
+            notes.push(format!("topic {} holds these very records already", topic.target));
+        }
+        Ok(status) => return Ok(Ok(status)),
+        Err(Conflict::Other(what)) => return Ok(Err(what)),
+    }
+    Ok(Ok(Status::Done))
 }
 
 /// Whether the topic holds what a complete restore of it leaves: compares the last batch of each partition, and the count unless the topic may
@@ -235,9 +242,8 @@ impl Ends {
     }
 
     /// Offsets that a topic holds.
-    fn held(&self, topic: &str) -> i64 {
-        let topic: Arc<str> = Arc::from(topic);
-        let of_topic = self.0.range(TopicPartition::new(&topic, 0)..=TopicPartition::new(&topic, i32::MAX));
+    fn held(&self, topic: &Arc<str>) -> i64 {
+        let of_topic = self.0.range(TopicPartition::all_of(topic));
         of_topic.fold(0, |sum: i64, (_, (start, end))| sum.saturating_add(end.saturating_sub(*start).max(0)))
     }
 }
@@ -245,8 +251,7 @@ impl Ends {
 /// How a topic that is there stands, and its settings with it.
 fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> Result<Status, Conflict> {
     let name = Arc::clone(&topic.target);
-    let of_topic = TopicPartition::new(&name, 0)..=TopicPartition::new(&name, i32::MAX);
-    let ours: BTreeMap<_, _> = look.entries.range(of_topic).collect();
+    let ours: BTreeMap<_, _> = look.entries.range(TopicPartition::all_of(&name)).collect();
     if let Some(entry) = ours.values().next() {
         for partition in &mut topic.partitions {
             partition.stand = ours.get(&partition.tp).map(|entry| entry.stand());

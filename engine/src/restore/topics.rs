@@ -12,7 +12,7 @@ use super::plan::{self, Plan, Status, TopicPlan};
 use super::settings::{Mark, Overrides};
 use crate::error::EngineError;
 use crate::report::known_time;
-use crate::vault::log::now_ms;
+use crate::vault::now_ms;
 use crate::vault::rows::Range;
 
 /// The first error, if there is one.

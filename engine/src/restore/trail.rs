@@ -9,8 +9,7 @@ use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::ErrorCode;
 use bodley_protocol::batch::{self, HEADER_LEN, Header};
 
-/// Sequences wrap behind the greatest INT32.
-const SEQUENCES: i64 = 1 << 31;
+use super::stand::SEQUENCES;
 
 /// Records that one producer has put one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

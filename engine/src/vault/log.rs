@@ -5,47 +5,21 @@
 //! commit found under our writer id and nonce is ours.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bodley_io::store::{Put, SharedStore, StoreError, list_all};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::commit::{
-    Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, is_segment_path, seq_of_path,
-};
+use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
+use super::identity::{self, Identity};
 use super::rows::Rows;
 use super::state::{PartKey, State};
 use super::table::Table;
-use super::{VaultError, random_hex, sha256_hex};
+use super::{VaultError, now_ms, random_hex, sha256_hex};
 
-const IDENTITY: &str = "vault.json";
-const MAGIC: &str = "bodley-vault";
-const FORMAT: u32 = 1;
-const MAX_IDENTITY: u64 = 64 << 10;
 /// Largest table that is read, bytes.
 pub(crate) const MAX_TABLE: u64 = 1 << 30;
 /// How often a commit is tried at the next number before we say that others are too fast.
 const MAX_RACES: usize = 100;
-
-/// vault.json.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    magic: String,
-    format: u32,
-    /// 32 hex digits.
-    pub vault_id: String,
-    /// The source cluster.
-    pub cluster_id: String,
-    /// ms.
-    pub created: i64,
-    /// Digest algorithm of chunks, or `none`.
-    pub evidence: String,
-    /// The vault whose remains this one was made from, if it was; `unknown` when they did not tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rebuilt_from: Option<String>,
-}
 
 /// What a commit adds.
 #[derive(Debug, Default)]
@@ -79,11 +53,6 @@ struct Head {
     time: i64,
 }
 
-/// Now, in ms since 1970.
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
-}
-
 impl Vault {
     /// Opens the vault in `store` at its newest commit (seq 0 when a first run died before that), without writing. [`VaultError::Absent`] when
     /// there is none.
@@ -115,62 +84,14 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Reads vault.json. Where there is a log beside it, whatever is wrong with it is damage.
+    /// Reads who it is; the head is not known yet.
     async fn identify(store: SharedStore) -> Result<Self, VaultError> {
-        let error = match Self::read_identity(Arc::clone(&store)).await {
-            Err(error @ (VaultError::Absent { .. } | VaultError::Foreign { .. })) => error,
-            result => return result,
-        };
-        let log = store.list("log/", "").await.unwrap_or_default();
-        let log = log.iter().any(|object| seq_of_path(&object.path).is_some());
-        let data = store.list("data/", "").await.unwrap_or_default();
-        if !log && !data.iter().any(|object| is_segment_path(&object.path)) {
-            return Err(error);
-        }
-        // Another writer may have made the vault between the two looks.
-        let error = match Self::read_identity(store).await {
-            Err(error @ (VaultError::Absent { .. } | VaultError::Foreign { .. })) => error,
-            result => return result,
-        };
-        let what = match error {
-            VaultError::Foreign { what, .. } => what,
-            _ if log => "it is missing, and a log of commits is there".to_owned(),
-            _ => "it is missing, and segments are there".to_owned(),
-        };
-        Err(VaultError::damaged(IDENTITY, what))
-    }
-
-    async fn read_identity(store: SharedStore) -> Result<Self, VaultError> {
-        let url = store.url();
-        let bytes = match store.get(IDENTITY, MAX_IDENTITY).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => return Err(VaultError::Absent { url }),
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
-                return Err(VaultError::Foreign { url, what: "it is a file, or lies below one".into() });
-            }
-            Err(StoreError::TooLarge { size, .. }) => {
-                return Err(VaultError::Foreign { url, what: format!("vault.json has {size} bytes") });
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let foreign = |what: String| VaultError::Foreign { url: url.clone(), what };
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| foreign(format!("vault.json is no JSON ({e})")))?;
-        if value.get("magic").and_then(|magic| magic.as_str()) != Some(MAGIC) {
-            return Err(foreign("vault.json has not bodley's magic".into()));
-        }
-        let format = value.get("format").and_then(serde_json::Value::as_u64);
-        if format != Some(FORMAT.into()) {
-            let format = format.map_or("unknown".to_owned(), |format| format.to_string());
-            return Err(VaultError::Unsupported(format!("vault.json says format {format}")));
-        }
-        let identity =
-            serde_json::from_value(value).map_err(|e| VaultError::damaged(IDENTITY, e.to_string()))?;
+        let (identity, identity_sha256) = identity::find(&store).await?;
         let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0 };
         Ok(Self {
             store,
             identity,
-            identity_sha256: sha256_hex(&bytes),
+            identity_sha256,
             writer: random_hex()?,
             head,
             cursors: HashMap::new(),
@@ -183,7 +104,8 @@ impl Vault {
 
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
-        Self::create_identity(store, cluster_id, None).await
+        identity::make(&store, cluster_id, None).await?;
+        Self::open_for_writing(store).await
     }
 
     /// Makes a vault from the remains of another.
@@ -192,35 +114,7 @@ impl Vault {
         cluster_id: &str,
         from: &str,
     ) -> Result<Self, VaultError> {
-        Self::create_identity(store, cluster_id, Some(from.to_owned())).await
-    }
-
-    async fn create_identity(
-        store: SharedStore,
-        cluster_id: &str,
-        rebuilt_from: Option<String>,
-    ) -> Result<Self, VaultError> {
-        for folder in ["log/", "data/"] {
-            if store.list(folder, "").await?.is_empty() {
-                continue;
-            }
-            if store.size(IDENTITY).await?.is_some() {
-                return Self::open_for_writing(store).await;
-            }
-            let what = format!("it is missing, and objects under {folder} are there");
-            return Err(VaultError::damaged(IDENTITY, what));
-        }
-        let identity = Identity {
-            magic: MAGIC.into(),
-            format: FORMAT,
-            vault_id: random_hex()?,
-            cluster_id: cluster_id.into(),
-            created: now_ms(),
-            evidence: "none".into(),
-            rebuilt_from,
-        };
-        let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
-        store.put_if_absent(IDENTITY, bytes.into()).await?;
+        identity::make(&store, cluster_id, Some(from.to_owned())).await?;
         Self::open_for_writing(store).await
     }
 
@@ -384,7 +278,7 @@ impl Vault {
         // The commit is proven by its own digest.
         if first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256) {
             return Err(VaultError::damaged(
-                IDENTITY,
+                identity::PATH,
                 "its SHA-256 is not what the first commit says".into(),
             ));
         }

@@ -2,6 +2,7 @@
 
 pub mod aborted;
 pub mod commit;
+pub mod identity;
 pub mod log;
 pub mod rows;
 pub mod segment;
@@ -9,9 +10,12 @@ pub mod state;
 pub mod table;
 pub mod walk;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bodley_io::store::StoreError;
 
 pub use commit::{Commit, Op, Receipt, SegmentRef, TableRef};
+pub use identity::Identity;
 pub use log::Vault;
 pub use state::{Cursor, State};
 
@@ -68,6 +72,11 @@ impl VaultError {
     pub fn damaged(object: &str, what: String) -> Self {
         Self::Damaged { object: object.to_owned(), what }
     }
+}
+
+/// Now, in ms since 1970.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
 /// 16 random bytes as 32 hex digits.

@@ -4,6 +4,7 @@
 use bodley_protocol::TopicId;
 
 use super::VaultError;
+use super::commit::segment_path;
 use super::table::{Section, SectionWriter, Table, TableWriter};
 
 /// No time is known.
@@ -115,6 +116,45 @@ pub struct Range {
     pub base_ts: i64,
     /// CRC-64 of the chunk.
     pub crc64: u64,
+}
+
+impl Range {
+    /// Offsets of (topic id, partition) without a record; how the log stood when it was read is not known.
+    pub fn without_chunk(
+        (topic, partition): (TopicId, u32),
+        rewind: u32,
+        kind: Kind,
+        offsets: std::ops::Range<i64>,
+        from: i64,
+    ) -> Self {
+        Self {
+            topic,
+            partition,
+            kind,
+            rewind,
+            first: offsets.start,
+            next: offsets.end,
+            last_epoch: -1,
+            leader_epoch: -1,
+            lso: -1,
+            high_watermark: -1,
+            from,
+            segment: [0; 16],
+            position: 0,
+            stored: 0,
+            records: 0,
+            kept: 0,
+            min_ts: NO_TIME,
+            max_ts: NO_TIME,
+            base_ts: NO_TIME,
+            crc64: 0,
+        }
+    }
+
+    /// Path of the segment that its chunk is in.
+    pub fn segment_path(&self) -> String {
+        segment_path(&ulid::Ulid::from_bytes(self.segment).to_string())
+    }
 }
 
 /// A topic at the source.

@@ -18,6 +18,8 @@ use super::table::{Table, TableWriter};
 const MAGIC: &[u8; 8] = b"BDLYSEG1";
 /// Length of a part buffer, bytes.
 pub const PART_LEN: usize = 8 << 20;
+/// What a read may need beside the bytes asked for: whole blocks at both ends.
+pub(crate) const SLACK: usize = 8 << 10;
 
 /// A segment being written.
 pub struct SegmentWriter {
@@ -175,13 +177,40 @@ impl SegmentWriter {
     }
 }
 
+/// What is wrong with a chunk, before anything in it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkFlaw {
+    /// Its segment is not there.
+    Missing,
+    /// Its segment ends before it does.
+    Cut,
+    /// Its CRC-64 is not what its row says.
+    Checksum,
+}
+
+/// Reads the chunk of `row` from the segment at `path`, and checks its CRC-64.
+pub(crate) async fn read_chunk(
+    store: &SharedStore,
+    pool: &Arc<BufferPool>,
+    path: &str,
+    row: &Range,
+) -> Result<Result<Filled, ChunkFlaw>, StoreError> {
+    let len = row.stored as usize;
+    let buf = pool.get(len + SLACK).await?;
+    Ok(match store.read(path, row.position, len, buf).await {
+        Ok(chunk) if crc64(&chunk) == row.crc64 => Ok(chunk),
+        Ok(_) => Err(ChunkFlaw::Checksum),
+        Err(StoreError::NotFound { .. }) => Err(ChunkFlaw::Missing),
+        Err(StoreError::Short { .. }) => Err(ChunkFlaw::Cut),
+        Err(error) => return Err(error),
+    })
+}
+
 /// Bytes of the trailer behind the footer: its length and the magic.
 pub const TRAILER_LEN: usize = 16;
 
 /// Largest footer that is read, bytes.
 pub const MAX_FOOTER: u64 = 1 << 30;
-/// What a read may need beside the bytes asked for: whole blocks at both ends.
-const SLACK: usize = 8 << 10;
 
 /// Reads the rows in the footer of the segment of `size` bytes at `path`: those of its chunks and of their topics.
 pub async fn read_footer(

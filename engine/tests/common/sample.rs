@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bodley_engine::vault::log::{Addition, Vault};
-use bodley_engine::vault::rows::{Kind, NO_TIME, Range, Reason, Rows, TIME_UNKNOWN, TopicRow};
+use bodley_engine::vault::rows::{Kind, Range, Reason, Rows, TIME_UNKNOWN, TopicRow};
 use bodley_engine::vault::segment::{Footer, SegmentWriter};
 use bodley_engine::vault::{Receipt, SegmentRef, VaultError};
 use bodley_engine::verify::{VerifyOptions, verify};
@@ -41,26 +41,11 @@ fn records(base_offset: i64, count: i32, payload: usize) -> Vec<u8> {
 /// A range without a batch.
 pub fn row(partition: u32, offsets: std::ops::Range<i64>, from: i64) -> Range {
     Range {
-        topic: TOPIC,
-        partition,
-        kind: Kind::Empty,
-        rewind: 0,
-        first: offsets.start,
-        next: offsets.end,
         last_epoch: 0,
         leader_epoch: 0,
         lso: offsets.end,
         high_watermark: offsets.end,
-        from,
-        segment: [0; 16],
-        position: 0,
-        stored: 0,
-        records: 0,
-        kept: 0,
-        min_ts: NO_TIME,
-        max_ts: NO_TIME,
-        base_ts: NO_TIME,
-        crc64: 0,
+        ..Range::without_chunk((TOPIC, partition), 0, Kind::Empty, offsets, from)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bodley_engine::vault::aborted::Aborted;
 use bodley_engine::vault::log::{Addition, Vault};
 use bodley_engine::vault::rows::{
-    AbortedRow, ConfigRow, GroupRow, Kind, NO_TIME, Range, Reason, Rows, TopicRow, write_ranges,
+    AbortedRow, ConfigRow, GroupRow, Kind, Range, Reason, Rows, TopicRow, write_ranges,
 };
 use bodley_engine::vault::segment::{Footer, SegmentWriter};
 use bodley_engine::vault::table::TableWriter;
@@ -98,26 +98,10 @@ pub fn piece(topic: [u8; 16], partition: u32, first: i64, from: i64, batches: &[
 /// A row without a chunk.
 pub fn row(topic: [u8; 16], partition: u32, kind: Kind, offsets: std::ops::Range<i64>, from: i64) -> Range {
     Range {
-        topic,
-        partition,
-        kind,
-        rewind: 0,
-        first: offsets.start,
-        next: offsets.end,
-        last_epoch: -1,
         leader_epoch: 0,
         lso: offsets.end,
         high_watermark: offsets.end,
-        from,
-        segment: [0; 16],
-        position: 0,
-        stored: 0,
-        records: 0,
-        kept: 0,
-        min_ts: NO_TIME,
-        max_ts: NO_TIME,
-        base_ts: NO_TIME,
-        crc64: 0,
+        ..Range::without_chunk((topic, partition), 0, kind, offsets, from)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The cluster's layout (brokers, topics, leaders), and the one place where requests find their broker and are retried.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bodley_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponseTopic};
 use bodley_protocol::messages::{MetadataRequest, MetadataResponse};
-use bodley_protocol::{ErrorCode, RetryClass, TopicId};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass, TopicId};
 use kafka_protocol::protocol::{Message, Request};
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -32,6 +33,11 @@ impl TopicPartition {
     /// From its parts.
     pub fn new(topic: &Arc<str>, partition: i32) -> Self {
         Self { topic: Arc::clone(topic), partition }
+    }
+
+    /// All that a topic can have, for looking them up in sorted maps.
+    pub fn all_of(topic: &Arc<str>) -> RangeInclusive<Self> {
+        Self::new(topic, 0)..=Self::new(topic, i32::MAX)
     }
 }
 
@@ -81,6 +87,11 @@ pub struct Partition {
 }
 
 impl Layout {
+    /// The topic's id; zeros where it has none, or is not there.
+    pub fn topic_id(&self, name: &str) -> TopicId {
+        self.topics.get(name).map_or(NO_TOPIC_ID, |topic| topic.id)
+    }
+
     /// The partition, if the topic has it.
     pub fn partition(&self, of: &TopicPartition) -> Option<&Partition> {
         let partitions = &self.topics.get(&of.topic)?.partitions;
@@ -104,7 +115,7 @@ impl Layout {
         }
         let mut topics = BTreeMap::new();
         for described in response.topics {
-            if let Some(name) = described.name.as_ref().filter(|name| !is_legal(name)) {
+            if let Some(name) = described.name.as_ref().filter(|name| !is_topic_name(name)) {
                 let what = format!("the cluster's metadata names an impossible topic, {}", quoted(name));
                 return Err(KafkaError::NoRoute(what));
             }
@@ -116,7 +127,7 @@ impl Layout {
 }
 
 /// Kafka's rule for topic names.
-fn is_legal(name: &str) -> bool {
+pub fn is_topic_name(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(legal) && name != "." && name != ".."
 }

@@ -67,7 +67,7 @@ impl Cluster {
         let mut last = None;
         let mut by_leader: BTreeMap<i32, Vec<Asked>> = BTreeMap::new();
         for (tp, offset) in open.iter() {
-            let topic_id = layout.topics.get(&tp.topic).map_or([0; 16], |topic| topic.id);
+            let topic_id = layout.topic_id(&tp.topic);
             match layout.partition(tp).and_then(|partition| partition.leader) {
                 Some(leader) => {
                     let asked = Asked { tp: tp.clone(), topic_id, offset: *offset };

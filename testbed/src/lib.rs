@@ -17,6 +17,7 @@ pub mod jars;
 mod java;
 pub mod node;
 pub mod paths;
+pub mod pki;
 pub mod ports;
 mod probe;
 mod process;
@@ -28,6 +29,7 @@ pub mod workloads;
 pub use broker::Brokers;
 pub use cluster::{Cluster, ClusterOptions, shared_cluster};
 pub use dump::{CompareOptions, Dump, compare, compare_digests};
+pub use pki::Pki;
 pub use proxy::Proxy;
 pub use workbench::{Isolation, Workbench};
 

@@ -209,8 +209,9 @@ fn leaf_params(leaf: Leaf) -> Result<CertificateParams> {
     let (name, hosts) = leaf.names();
     let mut params = CertificateParams::new(hosts.iter().map(|&h| h.to_owned()).collect::<Vec<_>>())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
+    // From the large to the small, as tools do it; Kafka reads the name the other way round, from the common name on.
     params.distinguished_name.push(DnType::OrganizationName, "Testbed, Ltd.");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     let purpose = if hosts.is_empty() {
         ExtendedKeyUsagePurpose::ClientAuth

@@ -110,7 +110,9 @@ impl Tls {
     pub fn new(options: &TlsOptions) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         match &options.trust {
-            Trust::System => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+            Trust::System => {
+                _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)
+            }
             Trust::Pem(material) | Trust::Store(material, _) => {
                 let certificates = CertificateDer::pem_slice_iter(&material.bytes).filter_map(Result::ok);
                 roots.add_parsable_certificates(certificates);

@@ -3,14 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::door::Door;
 use crate::jars::{DEFAULT_VERSION, Kafka};
 use crate::node::{Node, NodePorts};
 use crate::paths;
+use crate::pki::Pki;
 use crate::process::Swept;
 use crate::proxy::Proxy;
+use crate::security::{Login, SCRAM_USERS, Security};
 use crate::setup;
 use crate::workbench::{BatchInfo, Workbench};
 
@@ -31,12 +35,14 @@ pub struct ClusterOptions {
     pub jvm: Vec<String>,
     /// Puts a [`Proxy`] in front of each node, which clients are told instead of the node itself.
     pub proxied: bool,
+    /// Gives the cluster its [doors](Door).
+    pub security: Option<Security>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
         let (version, extra, jvm) = (DEFAULT_VERSION.to_owned(), Vec::new(), Vec::new());
-        Self { nodes: 1, version, extra, jvm, proxied: false }
+        Self { nodes: 1, version, extra, jvm, proxied: false, security: None }
     }
 }
 
@@ -80,6 +86,36 @@ impl ClusterOptions {
         self.proxied = true;
         self
     }
+
+    /// Adds all [doors](Door) with their users; the plain listeners stay.
+    #[must_use]
+    pub fn secured(self) -> Self {
+        self.secure(|_| ())
+    }
+
+    /// The same, and users may do only what ACLs allow ([`Workbench::allow`]). Who comes without a name may do everything:
+    /// the workbench, and clients of [`Cluster::bootstrap`] and [`Door::Ssl`].
+    #[must_use]
+    pub fn authorized(self) -> Self {
+        self.secure(|s| s.authorized = true)
+    }
+
+    /// Adds all doors; a SASL session on them ends after so long, unless the client logs in again.
+    #[must_use]
+    pub fn reauth(self, after: Duration) -> Self {
+        self.secure(|s| s.reauth = Some(after))
+    }
+
+    /// Adds all doors, this one with a [`Proxy`] in front of it on each node.
+    #[must_use]
+    pub fn proxied_door(self, door: Door) -> Self {
+        self.secure(|s| s.proxied.push(door))
+    }
+
+    fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
+        change(self.security.get_or_insert_default());
+        self
+    }
 }
 
 /// A running cluster. Its processes end and its data goes when it is dropped, or when this process ends in
@@ -89,6 +125,7 @@ pub struct Cluster {
     id: String,
     // The order matters on drop: proxies and the workbench, then the nodes, then the folder under them.
     proxies: Vec<Proxy>,
+    doors: Vec<Vec<(Door, Proxy)>>,
     workbench: Mutex<Option<Arc<Workbench>>>,
     nodes: Vec<Node>,
     dir: PathBuf,
@@ -108,22 +145,31 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir_in(&runs)?.keep();
         let swept = if std::env::var_os(KEEP).is_some() { None } else { Some(Swept::new(&dir)?) };
 
-        let ports =
-            (0..options.nodes).map(|_| NodePorts::free(options.proxied)).collect::<Result<Vec<_>>>()?;
+        let ports = (0..options.nodes).map(|_| free_ports(&options)).collect::<Result<Vec<_>>>()?;
+        let mut settings = Vec::new();
+        if let Some(security) = &options.security {
+            settings = security.settings(Pki::ensure()?);
+        }
+        settings.extend_from_slice(&options.extra);
         let id = setup::random_id();
         let mut nodes = Vec::new();
         for (n, own) in ports.iter().enumerate() {
             let node_dir = dir.join(format!("node-{n}"));
-            let config = setup::server_properties(n, &ports, &node_dir.join("data"), &options.extra);
+            let config = setup::server_properties(n, &ports, &node_dir.join("data"), &settings);
             setup::prepare_node(&kafka, &node_dir, &config, &id)?;
             let flags = setup::use_archive(&archive).into_iter().chain(options.jvm.clone());
-            nodes.push(Node::new(n, *own, node_dir, kafka.clone()).jvm(flags));
+            nodes.push(Node::new(n, own.clone(), node_dir, kafka.clone()).jvm(flags));
         }
         let proxied = ports.iter().filter(|_| options.proxied);
         let proxies = proxied.map(|p| Proxy::start_at(p.advertised, p.client)).collect::<Result<_>>()?;
-        let cluster = Self { id, proxies, workbench: Mutex::new(None), nodes, dir, _swept: swept };
+        let doors = ports.iter().map(door_proxies).collect::<Result<_>>()?;
+        let workbench = Mutex::new(None);
+        let cluster = Self { id, proxies, doors, workbench, nodes, dir, _swept: swept };
         cluster.nodes.iter().try_for_each(Node::launch)?;
         cluster.wait_until_up()?;
+        if options.security.is_some() {
+            cluster.workbench()?.set_scram_users(&SCRAM_USERS)?;
+        }
         Ok(cluster)
     }
 
@@ -147,7 +193,24 @@ impl Cluster {
         self.addresses(|ports| ports.internal)
     }
 
-    fn addresses(&self, port: impl Fn(NodePorts) -> u16) -> String {
+    /// The same for a door of a secured cluster, by the name `localhost`, and through its proxies when it has some.
+    pub fn door(&self, door: Door) -> Result<String> {
+        let port = |node: &Node| node.ports().door(door).map(|d| format!("localhost:{}", d.advertised));
+        let all: Option<Vec<String>> = self.nodes.iter().map(port).collect();
+        Ok(all.context("the cluster is not secured")?.join(","))
+    }
+
+    /// What a client's `client.properties` has to say to come in by a door; see [`properties::text`](crate::properties::text).
+    pub fn client_properties(&self, door: Door, login: &Login) -> Result<Vec<(String, String)>> {
+        Ok(login.properties(door, &self.door(door)?, Pki::ensure()?))
+    }
+
+    /// The certificates of all secured clusters.
+    pub fn pki(&self) -> Result<&'static Pki> {
+        Pki::ensure()
+    }
+
+    fn addresses(&self, port: impl Fn(&NodePorts) -> u16) -> String {
         let all: Vec<String> = self.nodes.iter().map(|n| format!("127.0.0.1:{}", port(n.ports()))).collect();
         all.join(",")
     }
@@ -165,6 +228,13 @@ impl Cluster {
     /// The proxy in front of the node with this broker id.
     pub fn proxy(&self, id: usize) -> Result<&Proxy> {
         self.proxies.get(id).with_context(|| format!("there is no proxy in front of a node {id}"))
+    }
+
+    /// The proxy in front of a door of the node with this broker id, see [`ClusterOptions::proxied_door`].
+    pub fn door_proxy(&self, door: Door, id: usize) -> Result<&Proxy> {
+        let mut doors = self.doors.get(id).into_iter().flatten();
+        let found = doors.find(|(d, _)| *d == door).map(|(_, proxy)| proxy);
+        found.with_context(|| format!("there is no proxy in front of door {door:?} of a node {id}"))
     }
 
     /// The independent client of this cluster, started when first asked for. It bypasses the proxies.
@@ -188,6 +258,19 @@ impl Cluster {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+fn free_ports(options: &ClusterOptions) -> Result<NodePorts> {
+    let ports = NodePorts::free(options.proxied)?;
+    match &options.security {
+        Some(security) => ports.secured(&security.proxied),
+        None => Ok(ports),
+    }
+}
+
+fn door_proxies(ports: &NodePorts) -> Result<Vec<(Door, Proxy)>> {
+    let proxied = ports.doors.iter().filter(|d| d.advertised != d.port);
+    proxied.map(|d| Ok((d.door, Proxy::start_at(d.advertised, d.port)?))).collect()
 }
 
 /// A one-node cluster that all tests of a test binary share. Use topic names of your own in it.

@@ -15,7 +15,8 @@ use crate::paths;
 const OLDEST_JAVA: u32 = 17;
 
 /// The workbench program, compiled once for each state of its source and each Kafka version.
-const SOURCES: [(&str, &str); 11] = [
+const SOURCES: [(&str, &str); 12] = [
+    ("Access.java", include_str!("../java/workbench/Access.java")),
     ("ClusterAdmin.java", include_str!("../java/workbench/ClusterAdmin.java")),
     ("Generator.java", include_str!("../java/workbench/Generator.java")),
     ("Main.java", include_str!("../java/workbench/Main.java")),

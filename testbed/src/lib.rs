@@ -12,23 +12,30 @@
 
 pub mod broker;
 pub mod cluster;
+pub mod door;
 pub mod dump;
 pub mod jars;
 mod java;
 pub mod node;
 pub mod paths;
+pub mod pki;
 pub mod ports;
 mod probe;
 mod process;
+pub mod properties;
 pub mod proxy;
+pub mod security;
 mod setup;
 pub mod workbench;
 pub mod workloads;
 
 pub use broker::Brokers;
 pub use cluster::{Cluster, ClusterOptions, shared_cluster};
+pub use door::Door;
 pub use dump::{CompareOptions, Dump, compare, compare_digests};
+pub use pki::Pki;
 pub use proxy::Proxy;
+pub use security::Login;
 pub use workbench::{Isolation, Workbench};
 
 /// Fetches and compiles all that clusters and the workbench need, so that tests start at once.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+use crate::door::{Door, DoorPort};
 use crate::jars::Kafka;
 use crate::ports;
 use crate::probe;
@@ -27,7 +28,7 @@ const JVM: [&str; 6] = [
 ];
 
 /// The loopback ports of a node; they stay the same over restarts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NodePorts {
     /// Where clients are served.
     pub client: u16,
@@ -37,13 +38,28 @@ pub struct NodePorts {
     pub internal: u16,
     /// Where controllers serve each other.
     pub controller: u16,
+    /// The doors of a secured cluster.
+    pub doors: Vec<DoorPort>,
 }
 
 impl NodePorts {
     pub(crate) fn free(proxied: bool) -> Result<Self> {
         let client = ports::free_port()?;
         let advertised = if proxied { ports::free_port()? } else { client };
-        Ok(Self { client, advertised, internal: ports::free_port()?, controller: ports::free_port()? })
+        let (internal, controller) = (ports::free_port()?, ports::free_port()?);
+        Ok(Self { client, advertised, internal, controller, doors: Vec::new() })
+    }
+
+    /// Adds the doors, those in `proxied` with another port for a proxy.
+    pub(crate) fn secured(mut self, proxied: &[Door]) -> Result<Self> {
+        let free = |door| DoorPort::free(door, proxied.contains(&door));
+        self.doors = Door::ALL.into_iter().map(free).collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// A door of a secured cluster.
+    pub fn door(&self, door: Door) -> Option<DoorPort> {
+        self.doors.iter().copied().find(|d| d.door == door)
     }
 }
 
@@ -76,8 +92,8 @@ impl Node {
     }
 
     /// Its ports.
-    pub fn ports(&self) -> NodePorts {
-        self.ports
+    pub fn ports(&self) -> &NodePorts {
+        &self.ports
     }
 
     /// The file that has the output of all its starts.

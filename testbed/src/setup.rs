@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::jars::Kafka;
 use crate::node::{Node, NodePorts};
 use crate::paths;
+use crate::properties;
 
 /// Settings that make a server small, its background work prompt and its failover quick. `extra` overrides them.
 const SETTINGS: [(&str, &str); 32] = [
@@ -73,7 +74,7 @@ pub(crate) fn class_archive(kafka: &Kafka) -> Result<PathBuf> {
     paths::once(&dir, |staging| {
         let ports = NodePorts::free(false)?;
         let node_dir = staging.join("node-0");
-        let config = server_properties(0, &[ports], &node_dir.join("data"), &[]);
+        let config = server_properties(0, std::slice::from_ref(&ports), &node_dir.join("data"), &[]);
         prepare_node(kafka, &node_dir, &config, &random_id())?;
         let made = staging.join("kafka.jsa");
         let flag = format!("-XX:ArchiveClassesAtExit={}", made.display());
@@ -119,8 +120,14 @@ pub(crate) fn server_properties(
     if let Some(p) = ports.get(id) {
         let internal = format!("INTERNAL://127.0.0.1:{}", p.internal);
         let controller = format!("CONTROLLER://127.0.0.1:{}", p.controller);
-        own.push(("listeners", format!("CLIENT://127.0.0.1:{},{internal},{controller}", p.client)));
-        own.push(("advertised.listeners", format!("CLIENT://127.0.0.1:{},{internal}", p.advertised)));
+        let mut listeners = format!("CLIENT://127.0.0.1:{},{internal},{controller}", p.client);
+        let mut advertised = format!("CLIENT://127.0.0.1:{},{internal}", p.advertised);
+        for d in &p.doors {
+            let _ = write!(listeners, ",{}://127.0.0.1:{}", d.door.listener(), d.port);
+            let _ = write!(advertised, ",{}://localhost:{}", d.door.listener(), d.advertised);
+        }
+        own.push(("listeners", listeners));
+        own.push(("advertised.listeners", advertised));
     }
     own.push(("offsets.topic.replication.factor", copies.clone()));
     own.push(("transaction.state.log.replication.factor", copies.clone()));
@@ -130,11 +137,7 @@ pub(crate) fn server_properties(
     own.push(("share.coordinator.state.topic.min.isr", min_isr));
 
     let settings = SETTINGS.iter().map(|(k, v)| (*k, (*v).to_owned())).chain(own);
-    let settings: Vec<(&str, String)> =
-        settings.filter(|(k, _)| !extra.iter().any(|(e, _)| e == k)).collect();
+    let settings = settings.filter(|(k, _)| !extra.iter().any(|(e, _)| e == k));
     let extra = extra.iter().map(|(k, v)| (k.as_str(), v.clone()));
-    settings.into_iter().chain(extra).fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name}={value}");
-        text
-    })
+    properties::text(&settings.chain(extra).collect::<Vec<_>>())
 }

@@ -58,6 +58,10 @@ public final class Main {
             cause = cause.getCause();
         }
         String where = cause.getStackTrace().length > 0 ? " at " + cause.getStackTrace()[0] : "";
-        return cause.getClass().getSimpleName() + ": " + cause.getMessage() + where;
+        StringBuilder text = new StringBuilder(cause.getClass().getSimpleName() + ": " + cause.getMessage() + where);
+        for (Throwable deeper = cause.getCause(); deeper != null; deeper = deeper.getCause()) {
+            text.append("; because of ").append(deeper.getClass().getSimpleName()).append(": ").append(deeper.getMessage());
+        }
+        return text.toString();
     }
 }

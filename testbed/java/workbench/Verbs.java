@@ -34,6 +34,12 @@ final class Verbs {
         verbs.put("set_quota", cluster::setQuota);
         verbs.put("deny", cluster::deny);
 
+        Access access = new Access(topics.admin());
+        verbs.put("allow", access::allow);
+        verbs.put("revoke", access::revoke);
+        verbs.put("look", access::look);
+        verbs.put("set_scram_users", access::setScramUsers);
+
         Producers producers = new Producers(bootstrap);
         verbs.put("produce", producers::produce);
         verbs.put("generate", producers::generate);

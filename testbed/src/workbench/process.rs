@@ -16,13 +16,15 @@ use serde_json::Value;
 use crate::jars::{DEFAULT_VERSION, Kafka};
 use crate::java;
 
-const JVM: [&str; 6] = [
+const JVM: [&str; 7] = [
     "-Xmx1g",
     "-Xss512k",
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+    // A client that is not let in is what some tests want; its exception says why.
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.clients.NetworkClient=off",
 ];
 
 #[derive(Serialize)]

@@ -47,9 +47,11 @@ fn certificate(error: &CertificateError) -> String {
 }
 
 fn wrong_name(expected: &str, presented: &[String]) -> String {
-    let mut names: Vec<&str> = presented.iter().take(5).map(String::as_str).collect();
+    // rustls shows them as `DnsName("…")`.
+    let bare = |name: &'_ String| name.split('"').nth(1).unwrap_or(name).to_owned();
+    let mut names: Vec<String> = presented.iter().take(5).map(bare).collect();
     if presented.len() > names.len() {
-        names.push("…");
+        names.push("…".into());
     }
     let names = if names.is_empty() { "no name at all".into() } else { names.join(", ") };
     format!(

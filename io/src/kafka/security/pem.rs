@@ -8,14 +8,23 @@ use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 use des::TdesEde3;
 use md5::{Digest, Md5};
 use pkcs8::EncryptedPrivateKeyInfoRef;
+use pkcs8::der::asn1::OctetStringRef;
+use pkcs8::der::{Decode, Reader, SliceReader};
+use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier};
+use pkcs12::kdf::{Pkcs12KeyType, derive_key_utf8};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
+use sha1::Sha1;
 use zeroize::Zeroizing;
 
 use super::tls::{Material, TlsError};
 use crate::secret::Secret;
+
+const PBE_SHA1_3DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.12.1.3");
+/// More rounds of hashing than this make nobody safer.
+const MAX_ROUNDS: u32 = 10_000_000;
 
 /// All certificates, in their order.
 pub(super) fn certificates(material: &Material) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -36,12 +45,8 @@ pub(super) fn key(
         || password.ok_or_else(|| wrong("the key is encrypted: give its password (ssl.key.password)"));
     if let Some(body) = section(&text, "ENCRYPTED PRIVATE KEY") {
         let der = decode(body).ok_or_else(|| wrong("the encrypted key is no base64"))?;
-        let sealed = EncryptedPrivateKeyInfoRef::try_from(der.as_slice())
-            .map_err(|e| wrong(&format!("the key is encrypted in a way that is not known here: {e}")))?;
-        let plain = sealed
-            .decrypt(password()?.expose())
-            .map_err(|_| wrong("the key's password is wrong (ssl.key.password)"))?;
-        return Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into());
+        let plain = pkcs8(&der, password()?).map_err(wrong)?;
+        return Ok(PrivatePkcs8KeyDer::from(plain).into());
     }
     for kind in ["RSA PRIVATE KEY", "EC PRIVATE KEY"] {
         let Some(body) = section(&text, kind).filter(|body| body.contains("DEK-Info:")) else { continue };
@@ -53,6 +58,39 @@ pub(super) fn key(
     }
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|e| wrong(&format!("holds no private key in PEM (-----BEGIN PRIVATE KEY-----): {e}")))
+}
+
+/// An EncryptedPrivateKeyInfo: PBES2 and PBES1 by the library, and what `openssl pkcs8 -v1 PBE-SHA1-3DES` makes.
+fn pkcs8(der: &[u8], password: &Secret) -> Result<Vec<u8>, &'static str> {
+    const WRONG: &str = "the key's password is wrong (ssl.key.password)";
+    if let Ok(sealed) = EncryptedPrivateKeyInfoRef::try_from(der) {
+        return sealed.decrypt(password.expose()).map(|plain| plain.as_bytes().to_vec()).map_err(|_| WRONG);
+    }
+    let unknown = "the key is encrypted in a way that is not known here: convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc`";
+    let (salt, rounds, data) = pkcs12_pbe(der).ok_or(unknown)?;
+    let derive = |kind, size| derive_key_utf8::<Sha1>(password.expose(), salt, kind, rounds, size);
+    let key = Zeroizing::new(derive(Pkcs12KeyType::EncryptionKey, 24).map_err(|_| WRONG)?);
+    let iv = derive(Pkcs12KeyType::Iv, 8).map_err(|_| WRONG)?;
+    unseal::<cbc::Decryptor<TdesEde3>>(&key, &iv, data)
+        .filter(|plain| plain.first() == Some(&0x30))
+        .ok_or(WRONG)
+}
+
+/// pbeWithSHAAnd3-KeyTripleDES-CBC (RFC 7292, appendix C): salt, rounds, and the sealed bytes.
+fn pkcs12_pbe(der: &[u8]) -> Option<(&[u8], i32, &[u8])> {
+    let mut reader = SliceReader::new(der).ok()?;
+    let (algorithm, data) = reader
+        .sequence(|reader| {
+            Ok::<_, pkcs8::der::Error>((
+                AlgorithmIdentifierRef::decode(reader)?,
+                <&OctetStringRef>::decode(reader)?,
+            ))
+        })
+        .ok()?;
+    let mut parameters = SliceReader::new(algorithm.parameters?.value()).ok()?;
+    let salt = <&OctetStringRef>::decode(&mut parameters).ok()?;
+    let rounds = u32::decode(&mut parameters).ok().filter(|rounds| (1..=MAX_ROUNDS).contains(rounds))?;
+    (algorithm.oid == PBE_SHA1_3DES).then_some((salt.as_bytes(), rounds as i32, data.as_bytes()))
 }
 
 /// Only the sections, with proper line ends: in .properties files PEM often comes in one line, with blanks or `\\n` in two characters for its line ends.

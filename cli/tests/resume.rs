@@ -430,7 +430,7 @@ fn weaker_ways() {
     let stage = guarded();
     let vault = stage.vault_of(&[NEW]);
     stage.bench.deny("GROUP", "bodley-restore-", &["ALL"]).unwrap();
-    stage.restoring(&vault, NEW, "stateful", &[]).wait().exits(2).says("--state");
+    stage.restoring(&vault, NEW, "stateful", &[]).wait().exits(1).says("--state");
     assert!(!stage.has("stateful"));
 
     stage.bench.deny("TRANSACTIONAL_ID", "bodley-restore-", &["ALL"]).unwrap();

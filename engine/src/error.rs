@@ -68,6 +68,9 @@ pub enum EngineError {
     /// What was asked for cannot be done; nothing was written.
     #[error("{0}")]
     Refused(String),
+    /// The cluster does not allow it; nothing was written.
+    #[error("{0}")]
+    Denied(String),
 }
 
 impl EngineError {
@@ -79,6 +82,7 @@ impl EngineError {
             | Self::Produce(_)
             | Self::Diverged(_)
             | Self::Fenced(_)
+            | Self::Denied(_)
             | Self::State(_) => Severity::Failed,
             Self::Refused(_) => Severity::Refused,
             Self::Damaged { .. } => Severity::Missing,
@@ -108,6 +112,7 @@ impl EngineError {
             Self::Fenced(_) => "fenced",
             Self::State(_) => "restore_state",
             Self::Refused(_) => "refused",
+            Self::Denied(_) => "denied",
             Self::Damaged { .. } => "vault_damaged",
             Self::Vault(VaultError::Absent { .. }) => "vault_absent",
             Self::Vault(VaultError::Foreign { .. }) => "vault_foreign",

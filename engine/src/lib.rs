@@ -7,6 +7,7 @@ pub mod progress;
 pub mod rebuild;
 pub mod report;
 pub mod restore;
+pub mod rights;
 pub mod select;
 pub mod strays;
 pub mod vault;

@@ -62,6 +62,11 @@ impl Selection {
         Ok(chosen)
     }
 
+    /// The whole names among the patterns.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(String::as_str).filter(|pattern| !is_glob(pattern))
+    }
+
     /// Whether a topic of this name is meant, should it exist.
     pub fn covers(&self, name: &str, flagged: bool) -> bool {
         let reached = match self.topics.as_slice() {

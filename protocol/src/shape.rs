@@ -235,6 +235,7 @@ const fn of(api_key: i16) -> Option<&'static Shape> {
         8 => &OFFSET_COMMIT,
         9 => &OFFSET_FETCH,
         10 => &FIND_COORDINATOR,
+        15 => &DESCRIBE_GROUPS,
         16 => &LIST_GROUPS,
         17 => &SASL_HANDSHAKE,
         19 => &CREATE_TOPICS,
@@ -359,6 +360,30 @@ static FIND_COORDINATOR: Shape = Shape {
             4,
             Kind::Array(&Kind::Struct(&[all(TEXT), all(FOUR), all(TEXT), all(FOUR), all(TWO), all(TEXT)])),
         ),
+    ],
+};
+
+static DESCRIBE_GROUPS: Shape = Shape {
+    flexible: 5,
+    fields: &[
+        since(1, FOUR),
+        all(Kind::Array(&Kind::Struct(&[
+            all(TWO),
+            since(6, TEXT),
+            all(TEXT),
+            all(TEXT),
+            all(TEXT),
+            all(TEXT),
+            all(Kind::Array(&Kind::Struct(&[
+                all(TEXT),
+                since(4, TEXT),
+                all(TEXT),
+                all(TEXT),
+                all(Kind::Blob),
+                all(Kind::Blob),
+            ]))),
+            since(3, FOUR),
+        ]))),
     ],
 };
 

@@ -57,6 +57,7 @@ fn every(each: &mut impl Each) {
     versions::<OffsetCommitRequest>(each);
     versions::<OffsetFetchRequest>(each);
     versions::<FindCoordinatorRequest>(each);
+    versions::<DescribeGroupsRequest>(each);
     versions::<ListGroupsRequest>(each);
     versions::<SaslHandshakeRequest>(each);
     versions::<CreateTopicsRequest>(each);

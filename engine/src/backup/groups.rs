@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::groups::{GroupOffsets, Listed};
+use bodley_io::kafka::rights::Operation;
 use bodley_io::kafka::{Cluster, KafkaError};
 use bodley_protocol::TopicId;
 
@@ -83,9 +84,35 @@ pub async fn snapshot(
     // Who was not seen may be on a broker that did not answer.
     if complete {
         let gone = |(key, _): &(&Pair, _)| topics.contains_key(&key.1) && !seen.contains(*key);
-        snapshot.rows.extend(state.groups.iter().filter(gone).filter_map(|(_, pair)| tombstone(pair)));
+        let gone: Vec<_> = state.groups.iter().filter(gone).collect();
+        let names: BTreeSet<String> = gone.iter().map(|((group, _), _)| group.clone()).collect();
+        let hidden = match hidden(cluster, &names).await {
+            Ok(hidden) => hidden,
+            Err(error) => {
+                snapshot.unreadable(format!("groups that seem gone may only be out of sight: {error}"));
+                return Ok(snapshot);
+            }
+        };
+        for group in &hidden {
+            snapshot.unreadable(format!(
+                "group {group} is not to be seen any more: the right Describe on it is missing; what the vault has of it stays"
+            ));
+        }
+        let gone = gone.into_iter().filter(|((group, _), _)| !hidden.contains(group));
+        snapshot.rows.extend(gone.filter_map(|(_, pair)| tombstone(pair)));
     }
     Ok(snapshot)
+}
+
+/// Groups of the vault that seem gone and are only out of sight.
+async fn hidden(cluster: &Cluster, gone: &BTreeSet<String>) -> Result<BTreeSet<String>, KafkaError> {
+    let gone: Vec<String> = gone.iter().cloned().collect();
+    let rights = cluster.group_rights(&gone).await?;
+    Ok(rights
+        .into_iter()
+        .filter(|(_, rights)| !rights.allow(Operation::Describe))
+        .map(|(group, _)| group)
+        .collect())
 }
 
 /// Says that the group has no offsets of the topic any more, unless the vault says so already.

@@ -7,6 +7,7 @@
 //! hunt.rs    what is done about a batch that stays bad
 //! ```
 
+mod access;
 mod groups;
 mod hunt;
 mod intake;
@@ -107,13 +108,15 @@ async fn prepare(
     options: &BackupOptions,
 ) -> Result<Prepared, EngineError> {
     let layout = cluster.layout();
-    let chosen = plan::choose(&layout, &options.selection)?;
+    access::check_names(cluster, &layout, &options.selection).await?;
+    let mut chosen = plan::choose(&layout, &options.selection)?;
     let cluster_id = layout.cluster_id.clone().unwrap_or_default();
     let mut vault = open_or_create(store, &cluster_id).await?;
     let state = vault.fold(false).await?;
     let mut plan = plan::Plan::default();
+    let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut plan).await?;
     plan.catalog(&state, &vault.identity().vault_id, &options.selection, &chosen);
-    plan.settings(cluster, &state).await?;
+    plan.settings(cluster, &state, &closed).await?;
     // Before the ends are fixed: a position taken now lies within what will be read.
     let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
     plan.ends(cluster, &state).await?;

@@ -1,6 +1,6 @@
 //! Before a backup reads: which topics, what is new about them, where each partition starts and ends, and which need no Fetch at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_io::kafka::offsets::{End, Found};
@@ -48,14 +48,17 @@ impl Plan {
     pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
         for topic in chosen {
             if topic.partitions.is_empty() {
-                let why = match topic.error {
-                    ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
-                    error => error.to_string(),
-                };
-                let message = format!("topic {} can't be read: {why}", topic.name);
-                let mut issue = Issue::new("topic_unavailable", Severity::Failed, message);
-                issue.topic = Some(topic.name.to_string());
-                self.issues.push(issue);
+                // Of those that are closed to us the rights have told.
+                if topic.error != ErrorCode::TOPIC_AUTHORIZATION_FAILED {
+                    let why = match topic.error {
+                        ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
+                        error => error.to_string(),
+                    };
+                    let message = format!("topic {} can't be read: {why}", topic.name);
+                    let mut issue = Issue::new("topic_unavailable", Severity::Failed, message);
+                    issue.topic = Some(topic.name.to_string());
+                    self.issues.push(issue);
+                }
                 continue;
             }
             let row = topic_row(state, vault_id, topic);
@@ -85,9 +88,15 @@ impl Plan {
         }
     }
 
-    /// Notes settings that differ from those in the vault.
-    pub async fn settings(&mut self, cluster: &Cluster, state: &State) -> Result<(), EngineError> {
-        let names: Vec<Arc<str>> = self.topics.values().map(|topic| Arc::from(topic.name.as_str())).collect();
+    /// Notes settings that differ from those in the vault, but for topics whose settings are closed to us.
+    pub async fn settings(
+        &mut self,
+        cluster: &Cluster,
+        state: &State,
+        closed: &BTreeSet<String>,
+    ) -> Result<(), EngineError> {
+        let open = self.topics.values().filter(|topic| !closed.contains(&topic.name));
+        let names: Vec<Arc<str>> = open.map(|topic| Arc::from(topic.name.as_str())).collect();
         let described = cluster.describe_configs(&names).await?;
         for topic in self.topics.values() {
             let Some(configs) = described.get(topic.name.as_str()) else { continue };

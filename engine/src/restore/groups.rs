@@ -19,6 +19,16 @@ const SHOWN: usize = 1000;
 /// Translated positions: by target partition, source offset to target offset.
 pub type Positions = HashMap<TopicPartition, BTreeMap<i64, i64>>;
 
+/// Groups whose positions a plan sets.
+pub fn names(state: &State, options: &RestoreOptions, plan: &Plan) -> BTreeSet<String> {
+    if options.groups == GroupStrategy::None {
+        return BTreeSet::new();
+    }
+    let topics: BTreeSet<_> = plan.topics.iter().map(|topic| topic.source.topic).collect();
+    let present = state.groups.iter().filter(|((_, id), pair)| pair.header.present && topics.contains(id));
+    present.map(|((group, _), _)| group.clone()).collect()
+}
+
 /// Notes the positions of all groups in the plan's topics, to be translated while records pass by.
 pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     if options.groups == GroupStrategy::None {

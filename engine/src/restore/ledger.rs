@@ -161,7 +161,7 @@ impl Place {
                 let offsets: Vec<NewOffset> = changed.iter().filter_map(new).collect();
                 cluster.commit_group_offsets(&group_name(id), &offsets).await.map_err(|error| {
                     match hint_at_file(error) {
-                        EngineError::Refused(what) => EngineError::State(what),
+                        EngineError::Denied(what) => EngineError::State(what),
                         error => error,
                     }
                 })
@@ -179,7 +179,7 @@ pub fn group_name(id: &str) -> String {
 /// A target that keeps us from groups, or can't keep any, leaves the file.
 fn hint_at_file(error: KafkaError) -> EngineError {
     match error.code() {
-        Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => EngineError::Refused(format!(
+        Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => EngineError::Denied(format!(
             "the restore's state can't be kept at the target ({error}): allow READ on groups {PREFIX}*, or keep it in a file with --state FILE"
         )),
         Some(ErrorCode::COORDINATOR_NOT_AVAILABLE) => EngineError::State(format!(

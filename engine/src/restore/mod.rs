@@ -143,7 +143,7 @@ pub async fn restore(
     let states = match states {
         Ok(states) => states,
         // Before anything was made it is a plain refusal.
-        Err(error @ EngineError::Refused(_)) => return Err(error),
+        Err(error @ (EngineError::Refused(_) | EngineError::Denied(_))) => return Err(error),
         Err(error) => {
             report.errors.push(Issue::from(&error));
             report.errors.push(left_over(&plan, Some(&error)));

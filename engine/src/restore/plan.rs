@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bodley_io::kafka::cluster::is_topic_name;
 use bodley_io::kafka::topics::{Change, NewTopic};
-use bodley_io::kafka::{Cluster, Layout, TopicPartition};
+use bodley_io::kafka::{Layout, TopicPartition};
 use bodley_io::store::SharedStore;
+use bodley_protocol::ErrorCode;
 
-use super::ledger::Entries;
-use super::outgo::{Source, damaged};
+use super::outgo::damaged;
 use super::settings::Settings;
 use super::stand::Stand;
 use super::target::{Look, check_target};
@@ -17,6 +17,7 @@ use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::report::{Gap, Issue, TopicReport};
+use crate::rights::Touched;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
 use crate::vault::state::State;
@@ -180,14 +181,8 @@ fn renames(
     Ok(map)
 }
 
-/// Makes the plan, or says everything that speaks against it. Writes nothing.
-pub async fn plan(
-    cluster: &Arc<Cluster>,
-    state: &State,
-    options: &RestoreOptions,
-    entries: &Entries,
-    source: &Source,
-) -> Result<Plan, EngineError> {
+/// What is to go where, as vault and flags have it.
+pub fn draft(state: &State, options: &RestoreOptions) -> Result<Plan, EngineError> {
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
     let chosen = options.selection.choose(there, "in the vault")?;
@@ -195,9 +190,7 @@ pub async fn plan(
         return Err(EngineError::Refused("nothing is left to restore: every topic is excluded".into()));
     }
     let renames = renames(options, &chosen)?;
-    let layout = cluster.layout();
     let mut plan = Plan::default();
-    let mut conflicts = Vec::new();
     let mut targets: HashMap<String, &str> = HashMap::new();
     for name in &chosen {
         let Some(source) = newest.get(name.as_str()) else { continue };
@@ -216,10 +209,20 @@ pub async fn plan(
         plan.gaps.extend(inventory::gaps(state, source));
         plan.topics.push(topic);
     }
-    known_settings(cluster, state, options, &layout, &mut plan).await?;
-    let look = Look { cluster, layout: &layout, entries, source, append: options.append };
-    check_target(&look, &mut plan, &mut conflicts).await?;
-    check_replication(&layout, options, &plan, &mut conflicts);
+    Ok(plan)
+}
+
+/// Looks at the target and completes the plan, or says everything that speaks against it. Writes nothing.
+pub async fn complete(
+    mut plan: Plan,
+    look: &Look<'_>,
+    state: &State,
+    options: &RestoreOptions,
+) -> Result<Plan, EngineError> {
+    let mut conflicts = Vec::new();
+    known_settings(look, state, options, &mut plan).await?;
+    check_target(look, &mut plan, &mut conflicts).await?;
+    check_replication(look.layout, options, &plan, &mut conflicts);
     groups::mark(state, options, &mut plan);
     if !plan.gaps.is_empty() {
         let message = format!("the vault itself has {} gaps in what was restored", plan.gaps.len());
@@ -231,6 +234,13 @@ pub async fn plan(
     }
     let separator = if conflicts.len() > 1 { "\n  " } else { "" };
     Err(EngineError::Refused(format!("nothing was written: {separator}{}", conflicts.join(separator))))
+}
+
+/// What a restore will touch at the target.
+pub fn touched(plan: &Plan, layout: &Layout, state: &State, options: &RestoreOptions) -> Touched {
+    let targets = plan.topics.iter().map(|topic| Arc::clone(&topic.target));
+    let (present, absent) = targets.partition(|target| layout.topics.contains_key(target));
+    Touched { present, absent, settings_stay: options.append, groups: groups::names(state, options, plan) }
 }
 
 fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
@@ -258,18 +268,20 @@ fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
 
 /// Settles each topic's settings, by the names that the target knows.
 async fn known_settings(
-    cluster: &Arc<Cluster>,
+    look: &Look<'_>,
     state: &State,
     options: &RestoreOptions,
-    layout: &Layout,
     plan: &mut Plan,
 ) -> Result<(), EngineError> {
-    // Any topic tells the names; without one the target is asked when the first is created.
-    let known: Option<BTreeSet<String>> = match layout.topics.keys().next() {
-        Some(any) => {
-            let described = cluster.describe_configs(std::slice::from_ref(any)).await?;
-            described.into_values().next().map(|configs| configs.into_keys().collect())
-        }
+    let Look { cluster, layout, .. } = look;
+    // Any topic tells the names, if we may see its settings; without one the target is asked when the first is created.
+    let own =
+        plan.topics.iter().map(|topic| &topic.target).find(|target| layout.topics.contains_key(*target));
+    let known: Option<BTreeSet<String>> = match own.or(layout.topics.keys().next()) {
+        Some(any) => match cluster.describe_configs(std::slice::from_ref(any)).await {
+            Err(error) if error.code() == Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED) => None,
+            described => described?.into_values().next().map(|configs| configs.into_keys().collect()),
+        },
         None => None,
     };
     let overrides = super::settings::Overrides::parse(&options.topic_config)?;

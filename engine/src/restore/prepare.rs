@@ -11,9 +11,11 @@ use super::fence::Producer;
 use super::ledger::{self, Entries, Place};
 use super::outgo::Source;
 use super::plan::{self, Plan, Status};
+use super::target::Look;
 use super::{GroupStrategy, RestoreOptions, identity, scan, target};
 use crate::error::{EngineError, Severity};
 use crate::report::{Issue, Report};
+use crate::rights;
 use crate::vault::log::Vault;
 use crate::vault::segment::PART_LEN;
 use crate::vault::state::State;
@@ -65,7 +67,12 @@ pub async fn prepare(
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
     let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
-    let mut plan = plan::plan(cluster, &state, options, &entries, &source).await?;
+    let draft = plan::draft(&state, options)?;
+    let mut touched = plan::touched(&draft, &layout, &state, options);
+    touched.groups.extend(options.state.is_none().then(|| ledger::group_name(&id)));
+    rights::for_restore(cluster, &touched).await?.check()?;
+    let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
+    let mut plan = plan::complete(draft, &look, &state, options).await?;
     let digest = identity::plan_digest(seq, &plan);
     if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(

@@ -35,6 +35,14 @@ pub async fn create(
                 format!("a topic has appeared at the target meanwhile ({error}): run the same command again");
             return Err(KafkaError::NoRoute(what).into());
         }
+        if [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED]
+            .map(Some)
+            .contains(&error.code())
+        {
+            return Err(EngineError::Denied(format!(
+                "nothing was written: rights are missing: Create on topics (or on the cluster): {error}; docs/permissions.md lists what is needed"
+            )));
+        }
         return Err(match error.retry_class() {
             RetryClass::Never => EngineError::Refused(format!("nothing was written: {error}")),
             _ => error.into(),

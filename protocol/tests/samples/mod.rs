@@ -196,6 +196,37 @@ impl Sample for FindCoordinatorResponse {
     }
 }
 
+impl Sample for DescribeGroupsResponse {
+    fn sample(v: i16) -> Self {
+        use describe_groups_response::*;
+        let mut member = DescribedGroupMember::default()
+            .with_member_id(text("m-1"))
+            .with_client_id(text("c"))
+            .with_client_host(text("/127.0.0.1"))
+            .with_member_metadata(Bytes::from_static(&[1, 2, 3]))
+            .with_member_assignment(Bytes::from_static(&[4]));
+        if v >= 4 {
+            member.group_instance_id = Some(text("i"));
+        }
+        let mut group = DescribedGroup::default()
+            .with_group_id(GroupId(text("billing")))
+            .with_group_state(text("Stable"))
+            .with_protocol_type(text("consumer"))
+            .with_protocol_data(text("range"))
+            .with_members(vec![tag!(member, v >= 5), DescribedGroupMember::default()]);
+        if v >= 3 {
+            group.authorized_operations = 0x108;
+        }
+        if v >= 6 {
+            group.error_message = Some(text("gone"));
+        }
+        let response = DescribeGroupsResponse::default()
+            .with_throttle_time_ms(given(v >= 1, 4))
+            .with_groups(vec![tag!(group, v >= 5), DescribedGroup::default()]);
+        tag!(response, v >= 5)
+    }
+}
+
 impl Sample for ListGroupsResponse {
     fn sample(v: i16) -> Self {
         use list_groups_response::ListedGroup;

@@ -1,0 +1,112 @@
+//! What a backup may not read is said at its start, and never taken for something that is gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bodley_io::kafka::rights::{Operation, TopicRights};
+use bodley_io::kafka::{Cluster, Layout, Topic};
+use bodley_protocol::ErrorCode;
+
+use super::plan::Plan;
+use crate::error::{EngineError, Severity};
+use crate::report::Issue;
+use crate::rights;
+use crate::select::Selection;
+use crate::vault::state::State;
+
+const HINT: &str = "grant it with kafka-acls.sh --add; docs/permissions.md lists what is needed";
+
+/// A topic that was named and is not to be seen may be there all the same.
+pub async fn check_names(
+    cluster: &Cluster,
+    layout: &Layout,
+    selection: &Selection,
+) -> Result<(), EngineError> {
+    let unseen: Vec<Arc<str>> =
+        selection.names().filter(|name| !layout.topics.contains_key(*name)).map(Arc::from).collect();
+    if unseen.is_empty() {
+        return Ok(());
+    }
+    let rights = cluster.topic_rights(&unseen).await?;
+    let hidden: Vec<&str> = rights
+        .iter()
+        .filter(|(_, rights)| **rights == TopicRights::Hidden)
+        .map(|(name, _)| &**name)
+        .collect();
+    match hidden.is_empty() {
+        true => Ok(()),
+        false => Err(EngineError::Denied(format!(
+            "nothing was written: rights are missing: Describe on topic {} ({HINT})",
+            hidden.join(", ")
+        ))),
+    }
+}
+
+/// Topics that may not be read are emptied of their partitions; the names of those whose settings may not be read are given back.
+pub async fn check(
+    cluster: &Cluster,
+    state: &State,
+    selection: &Selection,
+    chosen: &mut Vec<Topic>,
+    plan: &mut Plan,
+) -> Result<BTreeSet<String>, EngineError> {
+    let names: Vec<Arc<str>> = chosen.iter().map(|topic| Arc::clone(&topic.name)).collect();
+    let missing = rights::for_backup(cluster, &names).await?;
+    let unreadable = missing.topics(Operation::Read);
+    for topic in chosen.iter_mut().filter(|topic| unreadable.contains(&*topic.name)) {
+        close(topic);
+        plan.issues.push(denied(&topic.name, "can't be read: the right Read on it is missing"));
+    }
+    let closed = missing.topics(Operation::DescribeConfigs);
+    for name in closed.difference(&unreadable) {
+        plan.issues
+            .push(denied(name, "keeps its settings to itself: the right DescribeConfigs on it is missing"));
+    }
+    for name in hidden(cluster, state, selection, chosen).await? {
+        plan.issues.push(denied(&name, "is not to be seen any more: the right Describe on it is missing"));
+        let mut topic = Topic {
+            name,
+            id: bodley_protocol::NO_TOPIC_ID,
+            internal: false,
+            partitions: Vec::new(),
+            error: ErrorCode::NONE,
+        };
+        close(&mut topic);
+        chosen.push(topic);
+    }
+    Ok(closed)
+}
+
+fn close(topic: &mut Topic) {
+    topic.partitions.clear();
+    topic.error = ErrorCode::TOPIC_AUTHORIZATION_FAILED;
+}
+
+fn denied(topic: &str, what: &str) -> Issue {
+    let mut issue = Issue::new("denied", Severity::Failed, format!("topic {topic} {what}")).hint(HINT);
+    issue.topic = Some(topic.to_owned());
+    issue
+}
+
+/// Topics of the vault that seem gone and are only out of sight.
+async fn hidden(
+    cluster: &Cluster,
+    state: &State,
+    selection: &Selection,
+    chosen: &[Topic],
+) -> Result<Vec<Arc<str>>, EngineError> {
+    let seen: BTreeSet<&str> = chosen.iter().map(|topic| &*topic.name).collect();
+    let gone = state.topics.values().filter(|old| {
+        old.present && !seen.contains(old.name.as_str()) && selection.covers(&old.name, old.internal)
+    });
+    let gone: Vec<Arc<str>> = gone.map(|old| Arc::from(old.name.as_str())).collect();
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rights = cluster.topic_rights(&gone).await?;
+    Ok(rights
+        .into_iter()
+        .filter(|(_, rights)| *rights == TopicRights::Hidden)
+        .map(|(name, _)| name)
+        .collect())
+}

@@ -6,6 +6,7 @@
 //! proxies of the environment not used; plain http is for this machine only; a value is fetched once for all who wait for it,
 //! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
 
+mod aws;
 mod encode;
 mod jwt;
 mod oauth;
@@ -13,6 +14,7 @@ mod refresh;
 mod token_file;
 mod web;
 
+pub use aws::{AwsCredentials, AwsOptions, Credentials, Environment, MskForm, MskTokens};
 pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};
 pub use token_file::FileTokens;
 

@@ -1,5 +1,7 @@
 //! The OAuth provider against a token endpoint that behaves well or badly.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
+
 mod common;
 
 use std::sync::Arc;

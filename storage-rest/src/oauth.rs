@@ -85,6 +85,10 @@ impl OAuthOptions {
                 "has a colon, which needs URL encoding (header.urlencode)",
             ));
         }
+        if self.connect_timeout.is_zero() || self.read_timeout.is_zero() {
+            let which = if self.connect_timeout.is_zero() { "connect_timeout" } else { "read_timeout" };
+            return Err(SettingError::new(which, "must not be zero"));
+        }
         web::checked_url(&self.endpoint, PlainHttp::Loopback)
             .map_err(|why| SettingError::new("endpoint", why))
     }

@@ -21,6 +21,13 @@ impl<T> Fresh<T> {
     fn is_valid(&self, now: SystemTime) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
+
+    /// Whether more than half of the time for a renewal is gone: a new value is worth waiting for.
+    fn is_late(&self, now: SystemTime) -> bool {
+        let Some(expires) = self.expires else { return false };
+        let left = expires.duration_since(now).unwrap_or_default();
+        left < expires.duration_since(self.refresh_at).unwrap_or_default() / 2
+    }
 }
 
 /// Where the value comes from.
@@ -64,28 +71,30 @@ impl<F: Fetch> Refreshed<F> {
         self.0.lock().held.as_ref().map(|held| held.value.clone())
     }
 
-    /// The value. Waits only if none is valid; all who wait share one fetch and its outcome. The fetch goes on when a caller gives up.
+    /// The value. Waits only if none is valid or the end is near; all who wait share one fetch and its outcome. The fetch goes on
+    /// when a caller gives up.
     pub async fn get(&self) -> Result<F::Item, TokenError> {
-        let mut flight = {
+        let (old, mut flight) = {
             let mut state = self.0.lock();
             let now = SystemTime::now();
-            let valid = state.held.as_ref().filter(|held| held.is_valid(now));
-            if let Some(held) = valid
-                && (now < held.refresh_at || now < state.not_before)
-            {
-                return Ok(held.value.clone());
+            let old = state.held.clone().filter(|held| held.is_valid(now));
+            match old {
+                Some(old) if now < old.refresh_at || now < state.not_before => return Ok(old.value),
+                Some(old) if !old.is_late(now) => {
+                    self.join(&mut state);
+                    return Ok(old.value);
+                }
+                old => (old, self.join(&mut state)),
             }
-            let valid = valid.map(|held| held.value.clone());
-            let flight = self.join(&mut state);
-            if let Some(value) = valid {
-                return Ok(value);
-            }
-            flight
         };
-        match flight.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+        let outcome = match flight.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
             // The task ended without a word: its runtime is going down.
             _ => Err(TokenError { what: "the fetch of the token was cut off".to_owned(), passing: true }),
+        };
+        match old {
+            Some(old) if outcome.is_err() && old.is_valid(SystemTime::now()) => Ok(old.value),
+            _ => outcome,
         }
     }
 
@@ -214,6 +223,16 @@ mod tests {
         assert_eq!(shared.source().count.load(Ordering::SeqCst), 2);
         tokio::time::sleep(Duration::from_millis(1_000)).await;
         assert!(shared.get().await.unwrap_err().what.starts_with("failure"));
+    }
+
+    #[tokio::test]
+    async fn near_the_end_a_caller_waits_but_does_not_fail() {
+        for (good, want) in [(9, 1), (1, 0)] {
+            let shared = counter(good, 0, 400);
+            assert_eq!(shared.get().await.unwrap(), 0);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            assert_eq!(shared.get().await.unwrap(), want);
+        }
     }
 
     #[tokio::test]

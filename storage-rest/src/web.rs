@@ -108,7 +108,7 @@ impl Http {
                 Err(error) => error.is_passing(),
             };
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !again || begun.elapsed() + jittered > self.limits.total {
+            if !again || begun.elapsed().saturating_add(jittered) > self.limits.total {
                 return outcome;
             }
             tokio::time::sleep(jittered).await;
@@ -205,7 +205,7 @@ pub(crate) fn checked_url(text: &str, plain: PlainHttp) -> Result<Url, String> {
 fn is_near(host: &str, plain: PlainHttp) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     match address {
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        Err(_) => host == "localhost",
         Ok(address) if address.is_loopback() => true,
         Ok(_) if plain == PlainHttp::Loopback => false,
         Ok(std::net::IpAddr::V4(address)) => address.is_link_local(),

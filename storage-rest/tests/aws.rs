@@ -117,6 +117,8 @@ async fn the_environment_comes_first_and_must_be_whole() {
         ("the environment", "AKIA1", None)
     );
     assert_eq!((found.secret_access_key.expose(), session(&found)), (MARKER, "hunter2-env"));
+    let error = world.with(profile("asked-for")).await.unwrap_err();
+    assert!(error.what.contains("profile asked-for is not in"), "an explicit profile stands alone: {error}");
 }
 
 #[tokio::test]
@@ -327,6 +329,11 @@ async fn instance_metadata_is_the_last_resort() {
     assert_eq!((found.source.as_str(), session(&found)), ("instance metadata", "hunter2-node"));
     assert_eq!(fake.asked().len(), 3);
 
+    let no_role = Fake::start(|n, asked| if n == 0 { metadata(n, asked) } else { reply(404, "") }).await;
+    world.set("AWS_EC2_METADATA_SERVICE_ENDPOINT", no_role.url.clone());
+    let error = world.get().await.unwrap_err();
+    assert!(error.what.contains("/iam/security-credentials/ answered HTTP 404") && !error.passing, "{error}");
+
     let silent = Fake::start(|_, _| Reply { delay: Duration::from_secs(60), ..reply(200, "") }).await;
     world.set("AWS_EC2_METADATA_SERVICE_ENDPOINT", silent.url.clone());
     let begun = std::time::Instant::now();
@@ -346,7 +353,8 @@ async fn instance_metadata_is_the_last_resort() {
 async fn roles_are_taken_on_with_what_was_found() {
     let fake = Fake::start(|_, asked| {
         // Signed by the keys of the profile, for the region's STS, whoever stands in for it.
-        let ok = asked.header("authorization").contains("Credential=AKIABASE/")
+        let ok = asked.header("host") == "sts.eu-west-1.amazonaws.com"
+            && asked.header("authorization").contains("Credential=AKIABASE/")
             && asked.header("authorization").contains("/eu-west-1/sts/aws4_request");
         if ok { sts("AssumeRole", "-role", 3600) } else { sts_error(403, "SignatureDoesNotMatch") }
     })

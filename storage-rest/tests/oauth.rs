@@ -248,6 +248,7 @@ async fn settings_that_cannot_work_are_named() {
     check(&|o| o.client_id = String::new(), "client_id");
     check(&|o| o.client_secret = Secret::new(""), "client_secret");
     check(&|o| o.refresh_factor = f64::NAN, "refresh_factor");
+    check(&|o| o.read_timeout = Duration::ZERO, "read_timeout");
 }
 
 #[tokio::test]

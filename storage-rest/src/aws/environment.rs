@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use bodley_io::Secret;
+
 /// The variables with names in `AWS_` and the home folder. `Debug` shows names only.
 #[derive(Clone, Default)]
 pub struct Environment {
-    variables: BTreeMap<String, String>,
+    variables: BTreeMap<String, Secret>,
     home: Option<PathBuf>,
 }
 
@@ -21,12 +23,13 @@ impl Environment {
 
     /// These. Names that do not begin with `AWS_` are left out.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>, home: Option<PathBuf>) -> Self {
-        Self { variables: variables.into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect(), home }
+        let ours = variables.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
+        Self { variables: ours.map(|(name, value)| (name, Secret::new(value))).collect(), home }
     }
 
     /// A variable that is set to something; as everywhere in AWS, an empty one is none.
     pub(crate) fn var(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.variables.get(name).map(|value| value.expose().trim()).filter(|value| !value.is_empty())
     }
 
     /// The first of these that is set.

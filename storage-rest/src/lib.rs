@@ -1,0 +1,35 @@
+//! Everything that Bodley asks for over HTTP. So far the tokens with which a connection logs in to Kafka: from an OAuth server
+//! ([`OAuthTokens`]), from a file ([`FileTokens`]), or signed with AWS credentials ([`MskTokens`]). All implement io's
+//! `TokenProvider`.
+//!
+//! What holds for all: no secret is in a message or a `Debug`; an answer is read up to 1 MiB; redirects are not followed and
+//! proxies of the environment not used; plain http is for this machine only; a value is fetched once for all who wait for it,
+//! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
+
+mod aws;
+mod encode;
+mod jwt;
+mod oauth;
+mod refresh;
+mod token_file;
+mod web;
+
+pub use aws::{AwsCredentials, AwsOptions, Credentials, Environment, MskForm, MskTokens};
+pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};
+pub use token_file::FileTokens;
+
+/// A setting that cannot work, found before anything was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {what}")]
+pub struct SettingError {
+    /// Which field of the options.
+    pub setting: &'static str,
+    /// What is wrong with it, and what would be right. Holds no secret.
+    pub what: String,
+}
+
+impl SettingError {
+    fn new(setting: &'static str, what: impl Into<String>) -> Self {
+        Self { setting, what: what.into() }
+    }
+}

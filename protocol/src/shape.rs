@@ -247,6 +247,7 @@ const fn of(api_key: i16) -> Option<&'static Shape> {
         32 => &DESCRIBE_CONFIGS,
         36 => &SASL_AUTHENTICATE,
         44 => &INCREMENTAL_ALTER_CONFIGS,
+        55 => &DESCRIBE_QUORUM,
         _ => return None,
     })
 }
@@ -478,4 +479,35 @@ static SASL_AUTHENTICATE: Shape =
 static INCREMENTAL_ALTER_CONFIGS: Shape = Shape {
     flexible: 1,
     fields: &[all(FOUR), all(Kind::Array(&Kind::Struct(&[all(TWO), all(TEXT), all(ONE), all(TEXT)])))],
+};
+
+const QUORUM_REPLICAS: Kind =
+    Kind::Array(&Kind::Struct(&[all(FOUR), since(2, UUID), all(EIGHT), since(1, EIGHT), since(1, EIGHT)]));
+
+static DESCRIBE_QUORUM: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        all(TWO),
+        since(2, TEXT),
+        all(Kind::Array(&Kind::Struct(&[
+            all(TEXT),
+            all(Kind::Array(&Kind::Struct(&[
+                all(FOUR),
+                all(TWO),
+                since(2, TEXT),
+                all(FOUR),
+                all(FOUR),
+                all(EIGHT),
+                all(QUORUM_REPLICAS),
+                all(QUORUM_REPLICAS),
+            ]))),
+        ]))),
+        since(
+            2,
+            Kind::Array(&Kind::Struct(&[
+                all(FOUR),
+                all(Kind::Array(&Kind::Struct(&[all(TEXT), all(TEXT), all(TWO)]))),
+            ])),
+        ),
+    ],
 };

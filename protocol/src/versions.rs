@@ -55,6 +55,11 @@ impl BrokerVersions {
         Ok((error, Self(ranges)))
     }
 
+    /// Whether the broker speaks an API at all.
+    pub fn has(&self, api_key: i16) -> bool {
+        self.0.contains_key(&api_key)
+    }
+
     /// The version to use for requests of type `R` through the kafka-protocol crate, at most `cap`.
     pub fn of<R: Request + Message>(&self, cap: i16) -> Result<i16, NoCommonVersion> {
         let ours = VersionRange { min: R::VERSIONS.min, max: R::VERSIONS.max.min(cap) };

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::address::Address;
 use super::error::KafkaError;
-use super::security::{Sasl, Tls};
+use super::security::{Sasl, Tls, TlsFacts};
 use super::stream::{self, Stream};
 use crate::backoff::Pauses;
 
@@ -110,19 +110,31 @@ pub struct Connection {
 impl Connection {
     /// Connects, asks for the broker's versions, and proves who we are.
     pub async fn open(address: &Address, options: &Arc<ClientOptions>) -> Result<Self, KafkaError> {
-        let after = options.connect_timeout;
         let mut connection = Self::greet(address, options).await?;
-        match tokio::time::timeout(options.request_timeout.max(after), connection.authenticate()).await {
-            Ok(authenticated) => authenticated?,
-            Err(_) => {
-                let what = "come to an end with SASL".into();
-                return Err(KafkaError::Timeout { broker: connection.broker, what, after });
-            }
-        }
+        connection.log_in().await?;
         Ok(connection)
     }
 
-    /// Connects and asks for the broker's versions, no more.
+    /// Proves who we are, if that is asked for. Gives the time until the session is to be renewed, if it ends.
+    pub async fn log_in(&mut self) -> Result<Option<Duration>, KafkaError> {
+        let after = self.options.request_timeout;
+        match tokio::time::timeout(after, self.authenticate()).await {
+            Ok(authenticated) => authenticated?,
+            Err(_) => {
+                self.dead = true;
+                let what = "come to an end with SASL".into();
+                return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after });
+            }
+        }
+        Ok(self.renew_at.map(|at| at.saturating_duration_since(Instant::now())))
+    }
+
+    /// What TLS came to; `None` in plain text.
+    pub fn tls(&self) -> Option<TlsFacts> {
+        self.stream.facts()
+    }
+
+    /// Connects and asks for the broker's versions, no more: [`Connection::log_in`] is to follow.
     pub async fn greet(address: &Address, options: &Arc<ClientOptions>) -> Result<Self, KafkaError> {
         let after = options.connect_timeout;
         let mut connection = Self {

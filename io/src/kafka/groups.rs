@@ -202,7 +202,7 @@ impl Cluster {
         self.retrying(|| self.coordinator_once(key, kind)).await
     }
 
-    async fn coordinator_once(&self, key: &str, kind: i8) -> Result<i32, KafkaError> {
+    pub(super) async fn coordinator_once(&self, key: &str, kind: i8) -> Result<i32, KafkaError> {
         // Version 3 asks for one key, which suffices and works everywhere.
         let request = FindCoordinatorRequest::default()
             .with_key(StrBytes::from_string(key.to_owned()))

@@ -3,23 +3,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bodley_protocol::batch::HEADER_LEN;
 use bodley_protocol::fetch::{Isolation, Limits, Partition, PartitionHead};
 use bodley_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use bodley_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use bodley_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use bodley_protocol::messages::metadata_request::MetadataRequestTopic;
 use bodley_protocol::messages::{
-    DescribeConfigsRequest, DescribeGroupsRequest, GroupId, IncrementalAlterConfigsRequest, MetadataRequest,
-    MetadataResponse, TopicName,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeQuorumRequest, GroupId,
+    IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use bodley_protocol::produce::Target;
+use bodley_protocol::versions::BrokerVersions;
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, StrBytes};
 
 use super::cluster::{Cluster, To};
 use super::connection::Connection;
 use super::error::KafkaError;
 use super::fetch::FetchSink;
+use super::transactions::{TRANSACTION_KEY, is_closed_way};
 
 /// Topics and groups per request.
 const PER_REQUEST: usize = 500;
@@ -30,6 +34,8 @@ const METADATA_WITH_RIGHTS: i16 = 8;
 const GROUPS_WITH_RIGHTS: i16 = 3;
 /// Last DescribeGroups version that answers for a group that does not exist.
 const GROUPS_THAT_ARE_NOT: i16 = 5;
+/// Last DescribeQuorum version of the plain form; times are told from version 1 on.
+const QUORUM_WITH_TIMES: i16 = 1;
 const TOPIC_RESOURCE: i8 = 2;
 /// What a broker says that does not tell.
 const NOT_TOLD: i32 = i32::MIN;
@@ -152,6 +158,41 @@ impl Cluster {
             }
         }
         Ok(rights)
+    }
+
+    /// Whether a transactional id may be used for fences. Makes nothing.
+    pub async fn may_fence(&self, id: &str) -> Result<bool, KafkaError> {
+        match self.coordinator_once(id, TRANSACTION_KEY).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_closed_way(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the broker speaks.
+    pub async fn spoken(&self) -> Result<BrokerVersions, KafkaError> {
+        self.with_connection(To::Any, async |connection| Ok(connection.versions().clone())).await
+    }
+
+    /// The time by the controller's clock, ms since 1970, and how long the question took. `None` where that can't be asked: below Kafka 3.3, without
+    /// KRaft, or without the right Describe on the cluster (KIP-836).
+    pub async fn controller_clock(&self) -> Result<Option<(i64, Duration)>, KafkaError> {
+        let partition = PartitionData::default().with_partition_index(0);
+        let name = TopicName(StrBytes::from_static_str("__cluster_metadata"));
+        let topic = TopicData::default().with_topic_name(name).with_partitions(vec![partition]);
+        let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
+        let Ok(version) = self.version::<DescribeQuorumRequest>(To::Any, QUORUM_WITH_TIMES).await else {
+            return Ok(None);
+        };
+        let began = Instant::now();
+        let response = self.call_once(To::Any, version, &request).await?;
+        let took = began.elapsed();
+        let partition = response.topics.iter().flat_map(|topic| &topic.partitions).next();
+        let leader = partition.and_then(|partition| {
+            partition.current_voters.iter().find(|voter| voter.replica_id == partition.leader_id)
+        });
+        let time = leader.map(|leader| leader.last_caught_up_timestamp).filter(|time| *time > 0);
+        Ok(time.map(|time| (time, took)))
     }
 
     /// Which of these operations we may not do to topics that are not there: asks for what can't be done to them anyway. Known are Read, Write,

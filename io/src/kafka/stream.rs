@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::address::Address;
 use super::connection::ClientOptions;
 use super::error::KafkaError;
-use super::security::Tls;
+use super::security::{Tls, TlsFacts, facts};
 
 /// Ciphertext read at once. rustls itself asks for 4 KiB at a time; a record has 16.
 const TLS_READ: usize = 128 << 10;
@@ -26,6 +26,16 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// Encrypted.
     Tls(Box<TlsStream<BufReader<TcpStream>>>),
+}
+
+impl Stream {
+    /// What TLS came to.
+    pub(super) fn facts(&self) -> Option<TlsFacts> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(facts(stream.get_ref().1)),
+        }
+    }
 }
 
 /// Connects, within `options.connect_timeout` for TCP and as long again for TLS.

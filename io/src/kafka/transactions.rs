@@ -18,7 +18,7 @@ use super::cluster::{Cluster, To, TopicPartition};
 use super::error::KafkaError;
 use super::produce::ProducerIdentity;
 
-const TRANSACTION_KEY: i8 = 1;
+pub(super) const TRANSACTION_KEY: i8 = 1;
 const INIT_PRODUCER_ID_CAP: i16 = 4;
 const ADD_PARTITIONS_CAP: i16 = 3;
 const END_CAP: i16 = 4;

@@ -379,3 +379,35 @@ impl Sample for IncrementalAlterConfigsResponse {
         tag!(response.with_responses(vec![tag!(one.clone(), v >= 1), one]), v >= 1)
     }
 }
+
+impl Sample for DescribeQuorumResponse {
+    fn sample(v: i16) -> Self {
+        use describe_quorum_response::*;
+        let mut replica = ReplicaState::default().with_replica_id(BrokerId(1)).with_log_end_offset(77);
+        if v >= 1 {
+            (replica.last_fetch_timestamp, replica.last_caught_up_timestamp) = (5, 6);
+        }
+        if v >= 2 {
+            replica.replica_directory_id = Uuid::from_u128(4);
+        }
+        let mut partition = PartitionData::default()
+            .with_leader_id(BrokerId(1))
+            .with_leader_epoch(3)
+            .with_high_watermark(70)
+            .with_current_voters(vec![tag!(replica.clone(), true), ReplicaState::default()])
+            .with_observers(vec![replica]);
+        let mut response = DescribeQuorumResponse::default();
+        if v >= 2 {
+            partition.error_message = Some(text("no"));
+            response.error_message = Some(text("none"));
+            let listener = Listener::default().with_name(text("L")).with_host(text("h")).with_port(9093);
+            let node = Node::default().with_node_id(BrokerId(1)).with_listeners(vec![tag!(listener, true)]);
+            response.nodes = vec![tag!(node, true), Node::default()];
+        }
+        let partitions = vec![tag!(partition, true), PartitionData::default()];
+        let quorum =
+            TopicData::default().with_topic_name(topic("__cluster_metadata")).with_partitions(partitions);
+        response.topics = vec![tag!(quorum, true), TopicData::default()];
+        tag!(response, true)
+    }
+}

@@ -1,6 +1,7 @@
 //! How a connection is kept private and who we say we are: TLS and SASL.
 
 mod complaint;
+mod facts;
 mod jks;
 mod material;
 mod pem;
@@ -9,6 +10,8 @@ mod tls;
 mod verifier;
 
 pub(super) use complaint::tls_complaint;
+pub use facts::TlsFacts;
+pub(super) use facts::facts;
 
 pub(super) use sasl::Next;
 pub use sasl::{Sasl, ScramHash};

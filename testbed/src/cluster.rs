@@ -9,12 +9,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::door::Door;
 use crate::jars::{DEFAULT_VERSION, Kafka};
+use crate::login::Login;
 use crate::node::{Node, NodePorts};
+use crate::oidc::Oidc;
 use crate::paths;
 use crate::pki::Pki;
 use crate::process::Swept;
 use crate::proxy::Proxy;
-use crate::security::{Login, SCRAM_USERS, Security};
+use crate::security::{SCRAM_USERS, Security};
 use crate::setup;
 use crate::workbench::{BatchInfo, Workbench};
 
@@ -112,6 +114,12 @@ impl ClusterOptions {
         self.secure(|s| s.proxied.push(door))
     }
 
+    /// Adds all doors; those with SASL take tokens of this provider, which has to be there as long as the cluster. Kafka 4 is needed.
+    #[must_use]
+    pub fn oidc(self, provider: &Oidc) -> Self {
+        self.secure(|s| s.issuer = Some(provider.issuer()))
+    }
+
     fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
         change(self.security.get_or_insert_default());
         self
@@ -157,7 +165,8 @@ impl Cluster {
             let node_dir = dir.join(format!("node-{n}"));
             let config = setup::server_properties(n, &ports, &node_dir.join("data"), &settings);
             setup::prepare_node(&kafka, &node_dir, &config, &id)?;
-            let flags = setup::use_archive(&archive).into_iter().chain(options.jvm.clone());
+            let secured = options.security.as_ref().and_then(Security::jvm);
+            let flags = setup::use_archive(&archive).into_iter().chain(secured).chain(options.jvm.clone());
             nodes.push(Node::new(n, own.clone(), node_dir, kafka.clone()).jvm(flags));
         }
         let proxied = ports.iter().filter(|_| options.proxied);

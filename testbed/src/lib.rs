@@ -16,7 +16,9 @@ pub mod door;
 pub mod dump;
 pub mod jars;
 mod java;
+pub mod login;
 pub mod node;
+pub mod oidc;
 pub mod paths;
 pub mod pki;
 pub mod ports;
@@ -33,9 +35,10 @@ pub use broker::Brokers;
 pub use cluster::{Cluster, ClusterOptions, shared_cluster};
 pub use door::Door;
 pub use dump::{CompareOptions, Dump, compare, compare_digests};
+pub use login::Login;
+pub use oidc::Oidc;
 pub use pki::Pki;
 pub use proxy::Proxy;
-pub use security::Login;
 pub use workbench::{Isolation, Workbench};
 
 /// Fetches and compiles all that clusters and the workbench need, so that tests start at once.

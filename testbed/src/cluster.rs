@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::door::Door;
+use crate::iam::{Fronts, Iam};
 use crate::jars::{DEFAULT_VERSION, Kafka};
 use crate::login::Login;
 use crate::node::{Node, NodePorts};
@@ -120,6 +121,12 @@ impl ClusterOptions {
         self.secure(|s| s.issuer = Some(provider.issuer()))
     }
 
+    /// Adds all doors and [`Door::Iam`], where this one judges the clients.
+    #[must_use]
+    pub fn iam(self, iam: &Iam) -> Self {
+        self.secure(|s| s.iam = Some(iam.clone()))
+    }
+
     fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
         change(self.security.get_or_insert_default());
         self
@@ -134,6 +141,7 @@ pub struct Cluster {
     // The order matters on drop: proxies and the workbench, then the nodes, then the folder under them.
     proxies: Vec<Proxy>,
     doors: Vec<Vec<(Door, Proxy)>>,
+    _fronts: Option<Fronts>,
     workbench: Mutex<Option<Arc<Workbench>>>,
     nodes: Vec<Node>,
     dir: PathBuf,
@@ -172,8 +180,13 @@ impl Cluster {
         let proxied = ports.iter().filter(|_| options.proxied);
         let proxies = proxied.map(|p| Proxy::start_at(p.advertised, p.client)).collect::<Result<_>>()?;
         let doors = ports.iter().map(door_proxies).collect::<Result<_>>()?;
-        let workbench = Mutex::new(None);
-        let cluster = Self { id, proxies, doors, workbench, nodes, dir, _swept: swept };
+        let iam = options.security.as_ref().and_then(|s| s.iam.as_ref());
+        let fronts = iam.map(|iam| {
+            let doors = ports.iter().filter_map(|p| p.door(Door::Iam));
+            Fronts::start(iam, doors.map(|d| (d.advertised, d.port)))
+        });
+        let (_fronts, workbench) = (fronts.transpose()?, Mutex::new(None));
+        let cluster = Self { id, proxies, doors, _fronts, workbench, nodes, dir, _swept: swept };
         cluster.nodes.iter().try_for_each(Node::launch)?;
         cluster.wait_until_up()?;
         if options.security.is_some() {
@@ -272,13 +285,13 @@ impl Cluster {
 fn free_ports(options: &ClusterOptions) -> Result<NodePorts> {
     let ports = NodePorts::free(options.proxied)?;
     match &options.security {
-        Some(security) => ports.secured(&security.proxied),
+        Some(security) => ports.secured(security),
         None => Ok(ports),
     }
 }
 
 fn door_proxies(ports: &NodePorts) -> Result<Vec<(Door, Proxy)>> {
-    let proxied = ports.doors.iter().filter(|d| d.advertised != d.port);
+    let proxied = ports.doors.iter().filter(|d| d.advertised != d.port && d.door != Door::Iam);
     proxied.map(|d| Ok((d.door, Proxy::start_at(d.advertised, d.port)?))).collect()
 }
 

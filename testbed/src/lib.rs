@@ -10,10 +10,12 @@
 //! All calls block. Servers need Java 17 and Maven; they listen on 127.0.0.1 only, keep their data below
 //! `target/testbed/` and cannot outlive the process that started them.
 
+pub mod aws;
 pub mod broker;
 pub mod cluster;
 pub mod door;
 pub mod dump;
+pub mod iam;
 pub mod jars;
 mod java;
 pub mod login;
@@ -31,10 +33,12 @@ mod setup;
 pub mod workbench;
 pub mod workloads;
 
+pub use aws::AwsEndpoints;
 pub use broker::Brokers;
 pub use cluster::{Cluster, ClusterOptions, shared_cluster};
 pub use door::Door;
 pub use dump::{CompareOptions, Dump, compare, compare_digests};
+pub use iam::Iam;
 pub use login::Login;
 pub use oidc::Oidc;
 pub use pki::Pki;

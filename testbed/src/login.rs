@@ -33,6 +33,8 @@ pub enum Login {
     },
     /// By the token in a file.
     TokenFile(PathBuf),
+    /// By AWS's credentials, which the client finds by itself.
+    Iam,
 }
 
 impl Login {
@@ -82,6 +84,14 @@ impl Login {
                 all.push(("sasl.oauthbearer.header.urlencode", "true".to_owned()));
                 all
             }
+            Self::Iam => vec![
+                ("sasl.mechanism", "AWS_MSK_IAM".to_owned()),
+                ("sasl.jaas.config", "software.amazon.msk.auth.iam.IAMLoginModule required;".to_owned()),
+                (
+                    "sasl.client.callback.handler.class",
+                    "software.amazon.msk.auth.iam.IAMClientCallbackHandler".to_owned(),
+                ),
+            ],
             Self::TokenFile(file) => tokens_of(&format!("file://{}", file.display()), &[]),
         }
     }

@@ -158,7 +158,8 @@ impl Oidc {
 
     /// Gets a token.
     pub fn token(&self, client: OidcClient) -> Result<String> {
-        let encoded = [client.id, client.secret].map(url_encoded).join(":");
+        let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let encoded = [client.id, client.secret].map(encode).join(":");
         let body = format!("grant_type=client_credentials&scope={SCOPE}");
         let mut answer = ureq::post(self.token_endpoint())
             .header("Authorization", format!("Basic {}", STANDARD.encode(encoded)))
@@ -177,16 +178,6 @@ impl Oidc {
         };
         Ok(serde_json::from_str(&answer.body_mut().read_to_string()?)?)
     }
-}
-
-/// As HTML forms have it, which is what OAuth asks for.
-fn url_encoded(text: &str) -> String {
-    let encode = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => char::from(byte).to_string(),
-        b' ' => "+".to_owned(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(encode).collect()
 }
 
 /// The folder with the server and its packages.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::door::Door;
+use crate::iam::Iam;
 use crate::oidc::Issuer;
 use crate::pki::Pki;
 use crate::properties::jaas;
@@ -47,15 +48,26 @@ pub struct Security {
     pub proxied: Vec<Door>,
     /// Whose tokens OAUTHBEARER takes; without, it takes those that nobody signed, as Kafka does unless told otherwise.
     pub issuer: Option<Issuer>,
+    /// Who judges the clients of [`Door::Iam`].
+    pub iam: Option<Iam>,
 }
 
 impl Security {
+    pub(crate) fn doors(&self) -> impl Iterator<Item = Door> {
+        Door::ALL.into_iter().chain(self.iam.is_some().then_some(Door::Iam))
+    }
+
+    /// Whether something stands before a door that clients are told of.
+    pub(crate) fn is_fronted(&self, door: Door) -> bool {
+        door == Door::Iam || self.proxied.contains(&door)
+    }
+
     /// The servers' settings.
     pub(crate) fn settings(&self, pki: &Pki) -> Vec<(String, String)> {
         let mut map = "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
         let mut all = Vec::new();
-        for door in Door::ALL {
-            map.push_str(&format!(",{}:{}", door.listener(), door.protocol()));
+        for door in self.doors() {
+            map.push_str(&format!(",{}:{}", door.listener(), door.node_protocol()));
             let prefix = format!("listener.name.{}.", door.listener().to_lowercase());
             let own = [
                 tls(door, pki),
@@ -98,7 +110,7 @@ impl Security {
 }
 
 fn tls(door: Door, pki: &Pki) -> Vec<(&'static str, String)> {
-    let Some(leaf) = door.leaf() else { return Vec::new() };
+    let Some(leaf) = door.leaf().filter(|_| door.node_protocol() != "PLAINTEXT") else { return Vec::new() };
     let mut settings = vec![
         ("ssl.keystore.type", "PEM".to_owned()),
         ("ssl.keystore.location", pki.pem_keystore(leaf).display().to_string()),

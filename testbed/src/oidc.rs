@@ -181,7 +181,7 @@ impl Oidc {
 }
 
 /// The folder with the server and its packages.
-fn installed() -> Result<PathBuf> {
+pub(crate) fn installed() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     FILES.hash(&mut hasher);
     let dir = paths::testbed_dir().join("oidc").join(format!("{:016x}", hasher.finish()));

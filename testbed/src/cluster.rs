@@ -8,13 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::door::Door;
+use crate::iam::{Fronts, Iam};
 use crate::jars::{DEFAULT_VERSION, Kafka};
+use crate::login::Login;
 use crate::node::{Node, NodePorts};
+use crate::oidc::Oidc;
 use crate::paths;
 use crate::pki::Pki;
 use crate::process::Swept;
 use crate::proxy::Proxy;
-use crate::security::{Login, SCRAM_USERS, Security};
+use crate::security::{SCRAM_USERS, Security};
 use crate::setup;
 use crate::workbench::{BatchInfo, Workbench};
 
@@ -112,6 +115,18 @@ impl ClusterOptions {
         self.secure(|s| s.proxied.push(door))
     }
 
+    /// Adds all doors; those with SASL take tokens of this provider, which has to be there as long as the cluster. Kafka 4 is needed.
+    #[must_use]
+    pub fn oidc(self, provider: &Oidc) -> Self {
+        self.secure(|s| s.issuer = Some(provider.issuer()))
+    }
+
+    /// Adds all doors and [`Door::Iam`], where this one judges the clients.
+    #[must_use]
+    pub fn iam(self, iam: &Iam) -> Self {
+        self.secure(|s| s.iam = Some(iam.clone()))
+    }
+
     fn secure(mut self, change: impl FnOnce(&mut Security)) -> Self {
         change(self.security.get_or_insert_default());
         self
@@ -126,6 +141,7 @@ pub struct Cluster {
     // The order matters on drop: proxies and the workbench, then the nodes, then the folder under them.
     proxies: Vec<Proxy>,
     doors: Vec<Vec<(Door, Proxy)>>,
+    _fronts: Option<Fronts>,
     workbench: Mutex<Option<Arc<Workbench>>>,
     nodes: Vec<Node>,
     dir: PathBuf,
@@ -157,14 +173,20 @@ impl Cluster {
             let node_dir = dir.join(format!("node-{n}"));
             let config = setup::server_properties(n, &ports, &node_dir.join("data"), &settings);
             setup::prepare_node(&kafka, &node_dir, &config, &id)?;
-            let flags = setup::use_archive(&archive).into_iter().chain(options.jvm.clone());
+            let secured = options.security.as_ref().and_then(Security::jvm);
+            let flags = setup::use_archive(&archive).into_iter().chain(secured).chain(options.jvm.clone());
             nodes.push(Node::new(n, own.clone(), node_dir, kafka.clone()).jvm(flags));
         }
         let proxied = ports.iter().filter(|_| options.proxied);
         let proxies = proxied.map(|p| Proxy::start_at(p.advertised, p.client)).collect::<Result<_>>()?;
         let doors = ports.iter().map(door_proxies).collect::<Result<_>>()?;
-        let workbench = Mutex::new(None);
-        let cluster = Self { id, proxies, doors, workbench, nodes, dir, _swept: swept };
+        let iam = options.security.as_ref().and_then(|s| s.iam.as_ref());
+        let fronts = iam.map(|iam| {
+            let doors = ports.iter().filter_map(|p| p.door(Door::Iam));
+            Fronts::start(iam, doors.map(|d| (d.advertised, d.port)))
+        });
+        let (_fronts, workbench) = (fronts.transpose()?, Mutex::new(None));
+        let cluster = Self { id, proxies, doors, _fronts, workbench, nodes, dir, _swept: swept };
         cluster.nodes.iter().try_for_each(Node::launch)?;
         cluster.wait_until_up()?;
         if options.security.is_some() {
@@ -263,13 +285,13 @@ impl Cluster {
 fn free_ports(options: &ClusterOptions) -> Result<NodePorts> {
     let ports = NodePorts::free(options.proxied)?;
     match &options.security {
-        Some(security) => ports.secured(&security.proxied),
+        Some(security) => ports.secured(security),
         None => Ok(ports),
     }
 }
 
 fn door_proxies(ports: &NodePorts) -> Result<Vec<(Door, Proxy)>> {
-    let proxied = ports.doors.iter().filter(|d| d.advertised != d.port);
+    let proxied = ports.doors.iter().filter(|d| d.advertised != d.port && d.door != Door::Iam);
     proxied.map(|d| Ok((d.door, Proxy::start_at(d.advertised, d.port)?))).collect()
 }
 

@@ -22,10 +22,12 @@ pub enum Door {
     WrongHost,
     /// TLS with a server certificate of an unknown authority.
     UnknownCa,
+    /// TLS, and SASL with AWS_MSK_IAM: a stand-in for Amazon MSK, on clusters that have an [`Iam`](crate::Iam).
+    Iam,
 }
 
 impl Door {
-    /// All of them.
+    /// Those that every secured cluster has: all but [`Door::Iam`].
     pub const ALL: [Self; 7] = [
         Self::Ssl,
         Self::Mtls,
@@ -40,12 +42,20 @@ impl Door {
     pub fn protocol(self) -> &'static str {
         match self {
             Self::SaslPlaintext => "SASL_PLAINTEXT",
-            Self::SaslSsl => "SASL_SSL",
+            Self::SaslSsl | Self::Iam => "SASL_SSL",
             _ => "SSL",
         }
     }
 
-    /// Whether clients log in by SASL.
+    /// The security protocol of the node's own listener.
+    pub(crate) fn node_protocol(self) -> &'static str {
+        match self {
+            Self::Iam => "PLAINTEXT",
+            _ => self.protocol(),
+        }
+    }
+
+    /// Whether the nodes let clients log in by SASL.
     pub fn is_sasl(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
@@ -60,6 +70,7 @@ impl Door {
             Self::ExpiredCert => "EXPIRED",
             Self::WrongHost => "WRONGHOST",
             Self::UnknownCa => "UNKNOWNCA",
+            Self::Iam => "IAM",
         }
     }
 
@@ -67,7 +78,7 @@ impl Door {
     pub fn leaf(self) -> Option<Leaf> {
         match self {
             Self::SaslPlaintext => None,
-            Self::Ssl | Self::Mtls | Self::SaslSsl => Some(Leaf::Server),
+            Self::Ssl | Self::Mtls | Self::SaslSsl | Self::Iam => Some(Leaf::Server),
             Self::ExpiredCert => Some(Leaf::Expired),
             Self::WrongHost => Some(Leaf::WrongHost),
             Self::UnknownCa => Some(Leaf::UnknownCa),
@@ -82,7 +93,7 @@ pub struct DoorPort {
     pub door: Door,
     /// Where the node listens.
     pub port: u16,
-    /// What clients are told: the same port, or that of a proxy in front of it.
+    /// What clients are told: the same port, or that of a proxy or a stand-in in front of it.
     pub advertised: u16,
 }
 

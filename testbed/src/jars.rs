@@ -16,6 +16,7 @@ pub const DEFAULT_VERSION: &str = "4.2.0";
 const SCALA: &str = "2.13";
 /// A logger for the server and the client; it must fit the slf4j API 1.7 that all these versions bring.
 const LOGGER: (&str, &str, &str) = ("org.slf4j", "slf4j-simple", "1.7.36");
+const MSK_IAM: (&str, &str, &str) = ("software.amazon.msk", "aws-msk-iam-auth", "2.3.5");
 const BOOTSTRAP: &str = "bootstrap.checkpoint";
 
 /// One version of Apache Kafka, ready to run.
@@ -59,16 +60,11 @@ impl Kafka {
         }
         let cache = paths::testbed_dir().join("kafka").join(version);
         let libs = cache.join("libs");
-        paths::once(&libs, |staging| {
-            let pom = cache.join("pom.xml");
-            fs::write(&pom, project(version))?;
-            let out = format!("-DoutputDirectory={}", staging.display());
-            let copy = ["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", &out, "-f"];
-            let mut args: Vec<&OsStr> = copy.iter().map(OsStr::new).collect();
-            args.push(pom.as_os_str());
-            let advice = "install Maven (on Debian: maven), or set KAFKA_HOME to an installation of Kafka";
-            java::run_tool("mvn", &args, advice).with_context(|| format!("fetch Apache Kafka {version}"))
-        })?;
+        let server = format!("kafka_{SCALA}");
+        let wanted =
+            [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
+        let advice = "install Maven (on Debian: maven), or set KAFKA_HOME to an installation of Kafka";
+        fetch(&libs, &wanted, advice).with_context(|| format!("fetch Apache Kafka {version}"))?;
         Ok(Self { version: version.to_owned(), libs, cache })
     }
 
@@ -128,10 +124,29 @@ impl Kafka {
     }
 }
 
-fn project(version: &str) -> String {
-    let server = format!("kafka_{SCALA}");
-    let wanted =
-        [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
+/// The folder with the jars of Amazon's own client side for IAM, which goes with any Kafka client in Java.
+pub fn msk_iam_auth() -> Result<PathBuf> {
+    let (group, name, version) = MSK_IAM;
+    let libs = paths::testbed_dir().join("kafka").join(format!("{name}-{version}"));
+    fetch(&libs, &[MSK_IAM], "install Maven (on Debian: maven)")
+        .with_context(|| format!("fetch {group}:{name}"))?;
+    Ok(libs)
+}
+
+/// Has Maven fill a folder with jars and all that they need, once.
+fn fetch(libs: &Path, wanted: &[(&str, &str, &str)], advice: &str) -> Result<()> {
+    paths::once(libs, |staging| {
+        let pom = PathBuf::from(format!("{}.pom.xml", libs.display()));
+        fs::write(&pom, project(wanted))?;
+        let out = format!("-DoutputDirectory={}", staging.display());
+        let copy = ["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", &out, "-f"];
+        let mut args: Vec<&OsStr> = copy.iter().map(OsStr::new).collect();
+        args.push(pom.as_os_str());
+        java::run_tool("mvn", &args, advice)
+    })
+}
+
+fn project(wanted: &[(&str, &str, &str)]) -> String {
     let dependencies: String = wanted
         .iter()
         .map(|(group, name, version)| {

@@ -26,6 +26,9 @@ enum Command {
         /// The version of Apache Kafka.
         #[arg(long, default_value = DEFAULT_VERSION)]
         version: String,
+        /// Add listeners with TLS, SASL and tokens of an OpenID provider, and write a client.properties for each.
+        #[arg(long)]
+        secure: bool,
     },
     /// Write topics with every oddity that a legal log can have.
     Odd {
@@ -80,7 +83,7 @@ enum IsolationArg {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Up { nodes, version } => commands::up(nodes, version),
+        Command::Up { nodes, version, secure } => commands::up(nodes, version, secure),
         Command::Odd { bootstrap_server, prefix } => commands::odd(&bootstrap_server, &prefix),
         Command::Dump { bootstrap_server, topic, isolation, out } => {
             commands::dump(&bootstrap_server, &topic, isolation.into(), out)

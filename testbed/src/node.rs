@@ -13,6 +13,7 @@ use crate::jars::Kafka;
 use crate::ports;
 use crate::probe;
 use crate::process::Supervised;
+use crate::security::Security;
 
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -50,10 +51,10 @@ impl NodePorts {
         Ok(Self { client, advertised, internal, controller, doors: Vec::new() })
     }
 
-    /// Adds the doors, those in `proxied` with another port for a proxy.
-    pub(crate) fn secured(mut self, proxied: &[Door]) -> Result<Self> {
-        let free = |door| DoorPort::free(door, proxied.contains(&door));
-        self.doors = Door::ALL.into_iter().map(free).collect::<Result<_>>()?;
+    /// Adds the doors.
+    pub(crate) fn secured(mut self, security: &Security) -> Result<Self> {
+        let free = |door| DoorPort::free(door, security.is_fronted(door));
+        self.doors = security.doors().map(free).collect::<Result<_>>()?;
         Ok(self)
     }
 

@@ -1,6 +1,7 @@
 //! A TCP proxy that does to connections what bad networks do.
 
 mod steps;
+mod wan;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -15,6 +16,7 @@ use crate::ports;
 
 use steps::Watch;
 pub use steps::{Delivery, Steps};
+use wan::Wan;
 
 const CHUNK: usize = 64 << 10;
 const ACCEPT_POLL: Duration = Duration::from_millis(5);
@@ -50,6 +52,8 @@ struct Faults {
     flip_in: Option<u64>,
     /// Counts the requests of connections that are opened now.
     watch: Weak<Watch>,
+    /// The line of connections that are opened now.
+    wan: Option<Arc<Wan>>,
     closing: bool,
     cuts: u64,
 }
@@ -128,6 +132,14 @@ impl Proxy {
     /// Lets so many bytes per second pass, both ways and all connections together; `None`: as many as come.
     pub fn throttle(&self, rate: Option<u64>) {
         self.set(|f| (f.rate, f.paid) = (rate, None));
+    }
+
+    /// Makes the way of connections that are opened from now on a long one, until [`Proxy::calm`]: every byte takes half of
+    /// `round_trip`, however many are under way, and each direction carries so many bytes a second for all these
+    /// connections together. Opening one takes a round trip. The other faults apply as well. There is no loss, no
+    /// jitter, and no slow start: a connection fills the line at once.
+    pub fn wan(&self, round_trip: Duration, bytes_per_second: u64) {
+        self.set(|f| f.wan = Some(Arc::new(Wan::new(round_trip, bytes_per_second))));
     }
 
     /// Cuts all connections once, after so many more bytes both ways.
@@ -341,12 +353,16 @@ fn connect(shared: &Arc<Shared>, id: u64, client: TcpStream, target: u16) {
         let _ = requests.join();
         watch.close(id);
     } else {
-        let upward = {
-            let shared = Arc::clone(shared);
-            thread::spawn(move || pump(&shared, client_reader, server, Direction::ToServer))
+        let wan = shared.faults().wan.clone();
+        wan.iter().for_each(|wan| wan.handshake());
+        let pass = |from, to, direction| match &wan {
+            Some(wan) => wan.carry(shared, from, to, direction),
+            None => pump(shared, from, to, direction),
         };
-        pump(shared, server_reader, client, Direction::ToClient);
-        let _ = upward.join();
+        thread::scope(|scope| {
+            scope.spawn(|| pass(client_reader, server, Direction::ToServer));
+            pass(server_reader, client, Direction::ToClient);
+        });
     }
     shared.pairs().remove(&id);
 }

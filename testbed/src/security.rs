@@ -1,14 +1,16 @@
-//! How a secured cluster is set up, who its users are, and how they log in.
+//! How a secured cluster is set up, and who its users are.
 
 use std::time::Duration;
 
 use crate::door::Door;
-use crate::pki::{Leaf, Pki};
+use crate::iam::Iam;
+use crate::oidc::Issuer;
+use crate::pki::Pki;
 use crate::properties::jaas;
 
-const PLAIN: &str = "plain.PlainLoginModule";
-const SCRAM: &str = "scram.ScramLoginModule";
-const BEARER: &str = "oauthbearer.OAuthBearerLoginModule";
+pub(crate) const PLAIN: &str = "plain.PlainLoginModule";
+pub(crate) const SCRAM: &str = "scram.ScramLoginModule";
+pub(crate) const BEARER: &str = "oauthbearer.OAuthBearerLoginModule";
 /// The user is the common name, as far as it goes; names with a comma are not for this rule.
 const USER_OF_CERTIFICATE: &str = r"RULE:^CN=([^,]+).*$/$1/,DEFAULT";
 
@@ -44,17 +46,36 @@ pub struct Security {
     pub reauth: Option<Duration>,
     /// The doors that have a [`Proxy`](crate::Proxy) in front.
     pub proxied: Vec<Door>,
+    /// Whose tokens OAUTHBEARER takes; without, it takes those that nobody signed, as Kafka does unless told otherwise.
+    pub issuer: Option<Issuer>,
+    /// Who judges the clients of [`Door::Iam`].
+    pub iam: Option<Iam>,
 }
 
 impl Security {
+    pub(crate) fn doors(&self) -> impl Iterator<Item = Door> {
+        Door::ALL.into_iter().chain(self.iam.is_some().then_some(Door::Iam))
+    }
+
+    /// Whether something stands before a door that clients are told of.
+    pub(crate) fn is_fronted(&self, door: Door) -> bool {
+        door == Door::Iam || self.proxied.contains(&door)
+    }
+
     /// The servers' settings.
     pub(crate) fn settings(&self, pki: &Pki) -> Vec<(String, String)> {
         let mut map = "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
         let mut all = Vec::new();
-        for door in Door::ALL {
-            map.push_str(&format!(",{}:{}", door.listener(), door.protocol()));
+        for door in self.doors() {
+            map.push_str(&format!(",{}:{}", door.listener(), door.node_protocol()));
             let prefix = format!("listener.name.{}.", door.listener().to_lowercase());
-            let own = [tls(door, pki), sasl(door), vec![("num.network.threads", "1".to_owned())]].concat();
+            let own = [
+                tls(door, pki),
+                sasl(door),
+                self.tokens(door),
+                vec![("num.network.threads", "1".to_owned())],
+            ]
+            .concat();
             all.extend(own.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
         }
         all.push(("listener.security.protocol.map".to_owned(), map));
@@ -68,10 +89,28 @@ impl Security {
         }
         all
     }
+
+    fn tokens(&self, door: Door) -> Vec<(&'static str, String)> {
+        let Some(issuer) = self.issuer.as_ref().filter(|_| door.is_sasl()) else { return Vec::new() };
+        let judge = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler";
+        vec![
+            ("oauthbearer.sasl.server.callback.handler.class", judge.to_owned()),
+            ("sasl.oauthbearer.jwks.endpoint.url", issuer.jwks_url.clone()),
+            ("sasl.oauthbearer.expected.issuer", issuer.issuer.clone()),
+            ("sasl.oauthbearer.expected.audience", issuer.audience.clone()),
+            ("sasl.oauthbearer.clock.skew.seconds", "0".to_owned()),
+        ]
+    }
+
+    /// The flags of the servers' JVM.
+    pub(crate) fn jvm(&self) -> Option<String> {
+        let issuer = self.issuer.as_ref()?;
+        Some(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}", issuer.jwks_url))
+    }
 }
 
 fn tls(door: Door, pki: &Pki) -> Vec<(&'static str, String)> {
-    let Some(leaf) = door.leaf() else { return Vec::new() };
+    let Some(leaf) = door.leaf().filter(|_| door.node_protocol() != "PLAINTEXT") else { return Vec::new() };
     let mut settings = vec![
         ("ssl.keystore.type", "PEM".to_owned()),
         ("ssl.keystore.location", pki.pem_keystore(leaf).display().to_string()),
@@ -101,56 +140,4 @@ fn sasl(door: Door) -> Vec<(&'static str, String)> {
         ("scram-sha-512.sasl.jaas.config", jaas(SCRAM, &[])),
         ("oauthbearer.sasl.jaas.config", jaas(BEARER, &[])),
     ]
-}
-
-/// How a client says who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Login {
-    /// Not at all.
-    Anonymous,
-    /// By a certificate.
-    Certificate(Leaf),
-    /// By a password, with this SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    Password {
-        /// The mechanism.
-        mechanism: String,
-        /// The name.
-        name: String,
-        /// The password.
-        password: String,
-    },
-}
-
-impl Login {
-    /// The login of a user with a password.
-    pub fn password(mechanism: &str, user: User) -> Self {
-        Self::Password {
-            mechanism: mechanism.to_owned(),
-            name: user.name.to_owned(),
-            password: user.password.to_owned(),
-        }
-    }
-
-    /// A client's settings to come in by a door: what `client.properties` has.
-    pub(crate) fn properties(&self, door: Door, bootstrap: &str, pki: &Pki) -> Vec<(String, String)> {
-        let mut all = vec![("bootstrap.servers", bootstrap.to_owned())];
-        all.push(("security.protocol", door.protocol().to_owned()));
-        if door.leaf().is_some() {
-            all.push(("ssl.truststore.type", "PEM".to_owned()));
-            all.push(("ssl.truststore.location", pki.ca().display().to_string()));
-        }
-        match self {
-            Self::Anonymous => {}
-            Self::Certificate(leaf) => {
-                all.push(("ssl.keystore.type", "PEM".to_owned()));
-                all.push(("ssl.keystore.location", pki.pem_keystore(*leaf).display().to_string()));
-            }
-            Self::Password { mechanism, name, password } => {
-                let module = if mechanism == "PLAIN" { PLAIN } else { SCRAM };
-                all.push(("sasl.mechanism", mechanism.clone()));
-                all.push(("sasl.jaas.config", jaas(module, &[("username", name), ("password", password)])));
-            }
-        }
-        all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
 }

@@ -288,3 +288,81 @@ fn answers_are_held_back_behind_the_last_request() {
     proxy.cut();
     assert!(is_cut(&mut stream));
 }
+
+/// Takes bytes until the client ends, then says how many there were.
+fn sink() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let (mut buffer, mut left) = (vec![0; 1 << 20], 0_u64);
+                while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                    left += n as u64;
+                    if buffer[n - 1] == b'.' {
+                        stream.write_all(&left.to_be_bytes()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// How long it takes until the other side has so many bytes and has said so.
+fn bulk(stream: &mut TcpStream, bytes: usize) -> Duration {
+    let mut data = vec![0; bytes];
+    data[bytes - 1] = b'.';
+    let started = Instant::now();
+    stream.write_all(&data).unwrap();
+    stream.read_exact(&mut [0; 8]).unwrap();
+    started.elapsed()
+}
+
+#[test]
+fn a_long_way_delays_but_does_not_slow_down() {
+    const RTT: Duration = Duration::from_millis(100);
+    let proxy = Proxy::start(sink()).unwrap();
+    proxy.wan(RTT, 50_000_000);
+    let mut stream = connect(&proxy);
+    bulk(&mut stream, 1); // pays for the handshake
+    let ping = bulk(&mut stream, 1);
+    assert!(ping >= RTT && ping < RTT + SOON, "{ping:?}");
+
+    const BULK: usize = 100_000_000;
+    // The best of a few: other tests may need the machine at times.
+    let alone = (0..3).map(|_| bulk(&mut stream, BULK)).find(|t| (BULK as f64) / t.as_secs_f64() >= 45e6);
+    assert!(alone.unwrap() >= Duration::from_secs(2), "{alone:?}");
+
+    // Two share the line.
+    let mut other = connect(&proxy);
+    let started = Instant::now();
+    let beside = thread::spawn(move || bulk(&mut other, BULK / 4));
+    bulk(&mut stream, BULK / 4);
+    beside.join().unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_long_way_delivers_everything_before_the_end() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let proxy = Proxy::start(listener.local_addr().unwrap().port()).unwrap();
+    proxy.wan(Duration::from_millis(50), 10_000_000);
+    let mut client = connect(&proxy);
+    client.write_all(&[7; 300_000]).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let mut all = Vec::new();
+    server.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), 300_000);
+
+    // Other faults still work, and nobody hangs.
+    let mut client = connect(&proxy);
+    let (_server, _) = listener.accept().unwrap();
+    proxy.cut_after(10);
+    client.write_all(&[7; 300_000]).unwrap();
+    assert!(is_cut(&mut client));
+    assert_eq!(proxy.cuts(), 1);
+    let _open = connect(&proxy);
+    drop(proxy);
+}

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure ends the test")]
 
+use std::path::Path;
 use std::sync::OnceLock;
 
-use bodley_testbed::pki::Leaf;
+use bodley_testbed::pki::{KEY_PASSWORD, KeyForm, Leaf, PASSWORD, Store};
 use bodley_testbed::security::{ALICE, BOB, ODD_NAME, PLAIN_USERS, SCRAM_USERS, User};
 use bodley_testbed::workbench::Right;
 use bodley_testbed::{Cluster, ClusterOptions, Door, Login};
@@ -55,6 +56,43 @@ fn clients_are_judged_by_their_certificates() {
     {
         refused(look(Door::Mtls, &login), "SslAuthenticationException");
     }
+}
+
+/// Settings with another keystore and truststore than [`Cluster::client_properties`] has.
+fn with_stores(key: (&str, &Path, &str), trust: (&str, &Path, &str)) -> Vec<(String, String)> {
+    let mut settings = cluster().client_properties(Door::Mtls, &Login::Anonymous).unwrap();
+    settings.retain(|(name, _)| !name.starts_with("ssl."));
+    for (side, (kind, file, password)) in [("key", key), ("trust", trust)] {
+        let all = [("type", kind), ("location", file.to_str().unwrap()), ("password", password)];
+        let all = all.iter().filter(|(_, value)| !value.is_empty());
+        settings.extend(all.map(|(name, value)| (format!("ssl.{side}store.{name}"), (*value).to_owned())));
+    }
+    settings
+}
+
+#[test]
+fn java_takes_its_stores_and_keys() {
+    let (pki, bench) = (cluster().pki().unwrap(), cluster().workbench().unwrap());
+    for key in [Store::KeyPkcs12, Store::KeyJks, Store::KeyOpenssl, Store::KeyLegacy] {
+        for trust in [Store::TrustPkcs12, Store::TrustJks] {
+            let (key_file, trust_file) = (pki.store(key), pki.store(trust));
+            let key_store = (key.kind(), &*key_file, PASSWORD);
+            let mut settings = with_stores(key_store, (trust.kind(), &*trust_file, PASSWORD));
+            if key == Store::KeyJks {
+                settings.push(("ssl.key.password".to_owned(), KEY_PASSWORD.to_owned()));
+            }
+            let seen = bench.look(&settings);
+            assert!(seen.is_ok(), "{key:?} and {trust:?}: {seen:?}");
+        }
+    }
+    // The one form of an encrypted key that Kafka reads with every JDK.
+    let form = KeyForm::EncryptedPbeSha1Des3;
+    let file = cluster().dir().join("encrypted.pem");
+    let pem = [pki.key_form(form), pki.cert(form.leaf())].map(|f| std::fs::read_to_string(f).unwrap());
+    std::fs::write(&file, pem.concat()).unwrap();
+    let mut settings = with_stores(("PEM", &file, ""), ("PEM", &pki.ca(), ""));
+    settings.push(("ssl.key.password".to_owned(), PASSWORD.to_owned()));
+    bench.look(&settings).unwrap();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod demo;
 mod fuzz;
+mod secure;
 
 use std::fs::File;
 use std::io;
@@ -12,14 +13,19 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use bodley_testbed::{Cluster, ClusterOptions, Isolation, Workbench, paths, workloads};
 
-pub(crate) fn up(nodes: usize, version: String) -> Result<ExitCode> {
+pub(crate) fn up(nodes: usize, version: String, secure: bool) -> Result<ExitCode> {
     let started = Instant::now();
-    let cluster = Cluster::start(ClusterOptions { nodes, version, ..ClusterOptions::new() })?;
+    let options = ClusterOptions::new().nodes(nodes).version(&version);
+    let secured = secure.then(secure::Servers::start).transpose()?;
+    let cluster = Cluster::start(secured.iter().fold(options, |options, servers| servers.secure(options)))?;
     println!(
         "Kafka is up after {:.1} s at:\n\n    {}\n",
         started.elapsed().as_secs_f64(),
         cluster.bootstrap()
     );
+    if let Some(servers) = &secured {
+        servers.explain(&cluster)?;
+    }
     println!("Data and logs: {}", cluster.dir().display());
     println!("Press Ctrl-C to stop it and remove its data (set BODLEY_KEEP=1 to keep the data).");
     // Whatever ends this process ends the servers, too.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::jars::{DEFAULT_VERSION, Kafka};
 use crate::java;
 
-const JVM: [&str; 7] = [
+const JVM: [&str; 8] = [
     "-Xmx1g",
     "-Xss512k",
     "-XX:+UseSerialGC",
@@ -25,6 +25,7 @@ const JVM: [&str; 7] = [
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
     // A client that is not let in is what some tests want; its exception says why.
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.clients.NetworkClient=off",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.security.oauthbearer=off",
 ];
 
 #[derive(Serialize)]

@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> Result<Jaas, String> {
     let mut options = BTreeMap::new();
     loop {
         let name = match tokens.next()? {
-            Some(Token::Word(name)) => name,
+            Some(Token::Word(name) | Token::Quoted(name)) => name,
             Some(Token::Sign(';')) => break,
             Some(_) => return Err(format!("makes no sense {}", behind(&options))),
             None => return Err("ends without a semicolon".to_owned()),
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Jaas, String> {
         if tokens.next()? != Some(Token::Sign('=')) {
             return Err(format!("makes no sense {}: write NAME=\"VALUE\"", behind(&options)));
         }
-        let (Some(Token::Word(value)) | Some(Token::Quoted(value))) = tokens.next()? else {
+        let Some(Token::Word(value) | Token::Quoted(value)) = tokens.next()? else {
             return Err(format!("has an option without a value {}", behind(&options)));
         };
         options.insert(name, Secret::new(value));
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(jaas.module, "PlainLoginModule");
         assert_eq!(jaas.options["username"].expose(), "a b");
         assert_eq!(jaas.options["password"].expose(), "it's \"\\A");
-        let shaded = parse("kafkashaded.x.ScramLoginModule REQUIRED /* c */ a=b // d\n c=\"\";").unwrap();
+        let shaded = parse("kafkashaded.x.ScramLoginModule REQUIRED /* c */ a=b // d\n 'c'=\"\";").unwrap();
         assert_eq!(shaded.module, "ScramLoginModule");
         assert_eq!((shaded.options["a"].expose(), shaded.options["c"].expose()), ("b", ""));
         assert!(parse("a.B required;").unwrap().options.is_empty());

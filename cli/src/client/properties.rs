@@ -24,7 +24,8 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut out = Vec::new();
     while let Some((n, line)) = lines.next() {
         let line = line.trim_start_matches(BLANK);
-        if line.is_empty() || line.starts_with(['#', '!']) {
+        // Java takes a lone backslash for a blank line.
+        if line.is_empty() || line == "\\" || line.starts_with(['#', '!']) {
             continue;
         }
         let mut joined = line.to_owned();
@@ -113,6 +114,11 @@ mod tests {
             pairs("a=b\\\n\nc=\\ud83d\\ude00"),
             [("a".into(), "b".into(), 1), ("c".into(), "\u{1f600}".into(), 3),]
         );
+    }
+
+    #[test]
+    fn lone_backslashes() {
+        assert_eq!(pairs("\\\n#x\n\\\na=b\\\n\\\n#c"), [("a".into(), "b#c".into(), 4)]);
     }
 
     #[test]

@@ -195,11 +195,14 @@ impl Values {
         Ok(())
     }
 
-    /// A name without a dot may be a word of a value that went astray: it is not shown, unless it is nearly a key.
+    /// Kafka's names have dots and no capitals. Others may be words of passwords or tokens that went astray: they are not shown, unless
+    /// they are nearly a key.
     fn add_unknown(&mut self, setting: &Setting) {
         match keys::nearest(&setting.key) {
             Some(near) => _ = self.unknown.insert(format!("{} (did you mean {near}?)", setting.key)),
-            None if setting.key.contains('.') => _ = self.unknown.insert(setting.key.clone()),
+            None if setting.key.contains('.') && !setting.key.contains(|c: char| c.is_ascii_uppercase()) => {
+                _ = self.unknown.insert(setting.key.clone())
+            }
             None => _ = self.unnamed.insert(setting.origin.clone()),
         }
     }

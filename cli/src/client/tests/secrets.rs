@@ -82,6 +82,7 @@ fn lines_that_went_astray() {
         "hunter2=",
         "Hunter2+x=hunter2",
         "hunter2 hunter2",
+        "eyJhbGciOi.Hunter2.x",
         "  password=hunter2;",
         "a\\\nhunter2=1",
     ] {

@@ -9,7 +9,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use common::{Ran, command};
+use bodley_testbed::shared_cluster;
+use common::site::Site;
+use common::vault::Vault;
+use common::{Ran, bodley, command, list};
 use tempfile::TempDir;
 
 /// A folder with files of settings, in which bodley runs.
@@ -196,6 +199,36 @@ fn secrets() {
         &format!("{BACKUP} --command-config q"),
         &["sasl.mechanisms: sasl.mechanism says something else"],
     );
+}
+
+/// On a real Kafka: a file of flags and a file of its tools are all that is needed, there and back.
+#[test]
+fn there_and_back_by_files_alone() {
+    let site = Site::at(shared_cluster().unwrap());
+    site.topic("by-files", 1);
+    site.write("by-files", 0, "record", 7);
+    let (desk, vault) = (Desk::new(), Vault::new());
+    let servers = site.cluster.bootstrap();
+    desk.file(
+        "p",
+        &format!("bootstrap.servers={servers}\nclient.id=desk\nacks=all\nsend.buffer.bytes=131072\n"),
+    );
+    let sections = format!(
+        "[clusters.one]\ncommand-config = 'p'\n[backup]\ncluster = 'one'\nvault = '{0}'\ntopic = ['by-files']\n[restore]\ncluster = 'one'\nvault = '{0}'\nrename = ['by-files=by-files-2']\ntopic = ['by-files']\n",
+        vault.url()
+    );
+    desk.file("c.toml", &sections);
+    let config = desk.path("c.toml").display().to_string();
+    for verb in ["backup", "restore"] {
+        let report = bodley(&["--config", &config, verb, "--output", "json"]).exits(0).json();
+        assert_eq!(report["records"], 7, "{report}");
+        let notes = list(&report, "notes");
+        let note = "settings without meaning for bodley: acks";
+        assert_eq!(notes.iter().filter(|told| *told == note).count(), 1, "{report}");
+    }
+    common::judge::same(&site.dump("by-files"), &site.dump("by-files-2"));
+    let ran = bodley(&["--config", &config, "backup"]).exits(0);
+    assert_eq!(ran.err.matches("without meaning").count(), 1, "{ran}");
 }
 
 /// Nothing that asks for help needs a good file.

@@ -79,6 +79,9 @@ impl Clusters {
             Some(Value::Table(properties)) => add_properties(config, &part, properties, env, &mut layer)?,
             Some(_) => return Err(config.error(&part, "properties: write { \"KEY\" = \"VALUE\", … }")),
         }
+        if layer.settings.iter().filter(|setting| setting.key == SERVERS).count() > 1 {
+            return Err(config.error(&part, "bootstrap-server and bootstrap.servers say the same: leave one"));
+        }
         let command_config = text("command-config")?.map(|path| beside(&config.path, path));
         Ok(Named { command_config, layer })
     }
@@ -202,6 +205,10 @@ mod tests {
             ("[clusters]\nprod = 1", "this is a section"),
             ("[clusters.prot]", "there is no such cluster (did you mean prot?)"),
             ("[clusters.x]", "known: x"),
+            (
+                "[clusters.prod]\nbootstrap-server = 'a:1'\nproperties = { 'bootstrap.servers' = 'b:1' }",
+                "bootstrap-server and bootstrap.servers say the same",
+            ),
             ("[clusters.prod]\ncommand-config = 1", "command-config: write a text"),
             ("[clusters.prod]\nproperties = \"x\"", "properties: write {"),
             ("[clusters.prod]\nproperties = { \"a.b\" = [\"hunter2\"] }", "a.b: write \"text\""),

@@ -10,6 +10,8 @@ Examples:
   bodley verify  --vault /backups/prod
   bodley list    --vault /backups/prod
   bodley restore -b other:9092 --vault /backups/prod --topic 'orders*'
+  bodley backup  --command-config client.properties --vault /backups/prod
+  bodley --config bodley.toml backup --cluster prod
 
 Exit codes: 0 done; 1 failed, nothing lost, run again; 2 usage, or refused before anything was written;
 3 finished, but data that was asked for is missing or damaged; 130 and 143 ended by a signal.";
@@ -35,9 +37,15 @@ pub struct Common {
     /// Say more on stderr; twice: everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// No progress on stderr
+    /// No progress and no notes about settings on stderr
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// A file of clusters and flags in TOML; flags that are typed win [also BODLEY_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<std::path::PathBuf>,
+    /// Of that file.
+    #[arg(skip)]
+    pub clusters: crate::config::Clusters,
 }
 
 /// Forms of output.
@@ -99,7 +107,8 @@ simply run again. Offsets that a topic's retention removed before they were copi
 Examples:
   bodley backup -b broker:9092 --vault /backups/prod
   bodley backup -b b1:9092,b2:9092 --vault /backups/prod --topic 'orders*' --exclude '*.tmp'
-  bodley backup -b broker:9092 --vault /backups/prod --limit-read 50M";
+  bodley backup -b broker:9092 --vault /backups/prod --limit-read 50M
+  bodley backup -b broker:9093 --command-config client.properties --vault /backups/prod";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -116,7 +125,8 @@ with the same command, without duplicates; one that is done finds nothing to do.
 Examples:
   bodley restore -b other:9092 --vault /backups/prod
   bodley restore -b broker:9092 --vault /backups/prod --topic orders --rename orders=orders-restored
-  bodley restore -b dev:9092 --vault /backups/prod --replication-factor 1 --topic-config retention.ms=86400000";
+  bodley restore -b dev:9092 --vault /backups/prod --replication-factor 1 --topic-config retention.ms=86400000
+  bodley restore -b broker:9093 --command-config client.properties --vault /backups/prod";
 
 const REBUILD_EXAMPLES: &str = "\
 Rows come from the index tables and, where those are lost, from the segments' footers; every chunk is checked on the way.
@@ -143,9 +153,16 @@ pub struct VaultArg {
 /// Where the cluster is.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ClusterArg {
-    /// Brokers to ask first
+    /// Brokers to ask first; may come from --command-config or --cluster
     #[arg(short, long, value_name = "HOST:PORT[,…]")]
-    pub bootstrap_server: String,
+    pub bootstrap_server: Option<String>,
+    /// How to reach the cluster: a client.properties of Kafka's tools, or the same with librdkafka's keys. Passwords may come from
+    /// BODLEY_SASL_PASSWORD and others
+    #[arg(long, value_name = "FILE")]
+    pub command_config: Option<std::path::PathBuf>,
+    /// A cluster that the file of --config describes
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
     /// Give up when brokers have not let anything go on for so long (s, m, h); a partition at a time where others go on
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     pub give_up_after: Interval,

@@ -1,25 +1,29 @@
 //! The binary `bodley`: flags to engine, results to a terminal or a program.
 
 mod args;
+mod client;
 mod commands;
+mod config;
 mod ended;
+mod files;
 mod limits;
 mod output;
 mod progress;
 mod signals;
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use bodley_engine::Issue;
 use bodley_engine::error::Severity;
-use clap::Parser;
 
 use args::{Args, OutputFormat};
+use config::{Refused, Why};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match config::parse(std::env::args_os().collect(), std::env::var_os("BODLEY_CONFIG")) {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(refused) => return usage(&refused),
     };
     init_logging(args.common.verbose);
     let started = limits::open_files().and_then(|()| {
@@ -43,23 +47,35 @@ fn not_started(args: &Args, message: String) -> ExitCode {
 }
 
 /// Help goes to stdout, errors to stderr; a program that asked for JSON gets its one document.
-fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if !error.use_stderr() {
-        return ExitCode::SUCCESS;
-    }
-    let args: Vec<String> = std::env::args().collect();
-    let json = args.iter().any(|arg| arg == "--output=json")
-        || args.windows(2).any(|pair| matches!(pair, [flag, value] if flag == "--output" && value == "json"));
+fn usage(refused: &Refused) -> ExitCode {
+    let words: Vec<_> = refused.words.iter().map(|word| word.to_string_lossy()).collect();
+    let json = words.iter().any(|word| word == "--output=json")
+        || words
+            .windows(2)
+            .any(|pair| matches!(pair, [flag, value] if flag == "--output" && value == "json"));
+    let message = match &refused.why {
+        Why::File(message) => {
+            if !json {
+                output::print_failure(OutputFormat::Text, "", &ended::Ended::usage(message.as_str()));
+            }
+            message.clone()
+        }
+        Why::Clap(error) => {
+            let _ = error.print();
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            let message = error.render().to_string();
+            let first: Vec<&str> =
+                message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            first.join(" ").trim_start_matches("error: ").to_owned()
+        }
+    };
     if json {
-        let message = error.render().to_string();
-        let first: Vec<&str> = message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-        let message = first.join(" ").trim_start_matches("error: ").to_owned();
         let commands = <Args as clap::CommandFactory>::command();
-        let command = args
-            .iter()
-            .find(|arg| commands.get_subcommands().any(|command| command.get_name() == arg.as_str()));
-        let command = command.map_or("", String::as_str);
+        let is_command =
+            |word: &&Cow<'_, str>| commands.get_subcommands().any(|c| c.get_name() == word.as_ref());
+        let command = words.iter().find(is_command).map_or("", |word| word.as_ref());
         output::print_failure(OutputFormat::Json, command, &ended::Ended::usage(message));
     }
     ExitCode::from(2)

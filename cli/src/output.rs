@@ -94,11 +94,14 @@ fn is_command(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// What is worth knowing and no error.
+pub fn print_note(note: &str) {
+    eprintln!("bodley: note: {}", plain(note));
+}
+
 /// The end of a run for people: topics, gaps, errors, and a summary.
 pub fn print_report(report: &Report, summary: &str) {
-    for note in &report.notes {
-        eprintln!("bodley: note: {}", plain(note));
-    }
+    report.notes.iter().for_each(|note| print_note(note));
     for gap in report.gaps.iter().take(MANY) {
         eprintln!(
             "bodley: gap: {}-{} offsets {}..{} ({})",

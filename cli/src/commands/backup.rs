@@ -16,7 +16,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let store = open_store(&flags.vault.vault, None, flags.limit_write)?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let cluster = open_cluster(&flags.cluster).await?;
+    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
     let options = BackupOptions {
         selection: selection(flags.topics),
         commit_interval: flags.commit_interval.0,
@@ -27,7 +27,8 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let display = Display::start("backup", Arc::clone(&progress), common.quiet);
     let result = backup(cluster, store, options, progress, signals.stop()).await;
     drop(display);
-    let report = result?;
+    let mut report = result?;
+    report.notes.splice(..0, notes);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common.output, "backup", code, &report, &summary(&report, start));
     Ok(code)

@@ -1,6 +1,7 @@
 //! One file per command; here what they share.
 
 mod backup;
+mod cluster;
 mod list;
 mod rebuild;
 mod restore;
@@ -11,15 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodley_engine::Selection;
-use bodley_io::kafka::{Address, ClientOptions, Cluster};
 use bodley_io::store::SharedStore;
 use bodley_io::store::decorators::{Limit, Retry, Throttled};
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, ClusterArg, Command, Interval, OutputFormat, Rate, TopicArgs};
+use crate::args::{Args, Command, OutputFormat, Rate, TopicArgs};
 use crate::ended::Ended;
 use crate::output;
+
+use cluster::open_cluster;
 
 /// Result of a command: its exit code.
 type Outcome = Result<u8, Box<Ended>>;
@@ -92,20 +94,6 @@ fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<Shar
 
 fn usage(message: String) -> Box<Ended> {
     Box::new(Ended::usage(message))
-}
-
-async fn open_cluster(arg: &ClusterArg) -> Result<Arc<Cluster>, Box<Ended>> {
-    let bootstrap = Address::parse_list(&arg.bootstrap_server).map_err(|e| usage(e.to_string()))?;
-    let Interval(give_up_after) = arg.give_up_after;
-    let usual = ClientOptions::default();
-    let options = ClientOptions {
-        // Whoever gives up early does not wait longer for a single answer.
-        connect_timeout: usual.connect_timeout.min(give_up_after),
-        request_timeout: usual.request_timeout.min(give_up_after),
-        give_up_after,
-        ..usual
-    };
-    Ok(Cluster::open(bootstrap, options).await?)
 }
 
 fn selection(arg: TopicArgs) -> Selection {

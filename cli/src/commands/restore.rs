@@ -33,12 +33,13 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
         limit_write: throttle(flags.limit_write),
         ..RestoreOptions::default()
     };
-    let cluster = open_cluster(&flags.cluster).await?;
+    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
     let progress = Arc::new(Progress::default());
     let display = Display::start("restore", Arc::clone(&progress), common.quiet);
     let result = restore(cluster, store, options, progress, signals.stop()).await;
     drop(display);
-    let report = result?;
+    let mut report = result?;
+    report.notes.splice(..0, notes);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common.output, "restore", code, &report, &summary(&report, start));
     Ok(code)

@@ -34,13 +34,18 @@ pub fn command<S: AsRef<str>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bodley"));
     command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env_remove("BODLEY_LOG").env_remove("RUST_BACKTRACE");
+    command.env_remove("BODLEY_LOG").env_remove("BODLEY_CONFIG").env_remove("RUST_BACKTRACE");
     command
 }
 
 /// Runs bodley to its end.
 pub fn bodley<S: AsRef<str>>(args: &[S]) -> Ran {
     start(args).wait()
+}
+
+/// Runs a bodley that was prepared as `command` with these arguments to its end.
+pub fn run<S: AsRef<str>>(command: Command, args: &[S]) -> Ran {
+    spawn(command, args).wait()
 }
 
 /// Starts bodley.

@@ -1,0 +1,195 @@
+//! Flags from the file: what is not typed is put among the words that were, so that all that holds for flags holds for the file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
+use toml::{Table, Value};
+
+use super::{Clusters, Config, meant};
+use crate::args::Args;
+
+/// Flags of every command stand in this section.
+const COMMON: &str = "common";
+const CLUSTERS: &str = "clusters";
+/// Flags that say where the file is, and what is no flag.
+const NOT_HERE: [&str; 3] = ["config", "help", "version"];
+
+/// A command line that is of no use.
+pub struct Refused {
+    /// What was typed, and what the file adds.
+    pub words: Vec<OsString>,
+    /// Why.
+    pub why: Why,
+}
+
+/// What is of no use.
+pub enum Why {
+    /// The command line, or it asks for help.
+    Clap(clap::Error),
+    /// The file. The message is for people.
+    File(String),
+}
+
+/// Parses a command line, with the flags of the file that it or `variable` (BODLEY_CONFIG) names.
+pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Args, Box<Refused>> {
+    let refused = |words, why| Box::new(Refused { words, why });
+    let strict =
+        |words: Vec<OsString>| Args::try_parse_from(&words).map_err(|error| refused(words, Why::Clap(error)));
+    let command = relaxed();
+    let Ok(matches) = command.clone().try_get_matches_from(&words) else { return strict(words) };
+    let typed = matches.get_one::<PathBuf>("config").cloned();
+    let Some(path) = typed.or(variable.filter(|path| !path.is_empty()).map(PathBuf::from)) else {
+        return strict(words);
+    };
+    let added = Config::read(path)
+        .and_then(|config| Ok((added(&config, &command, &matches)?, Clusters::of(config)?)));
+    let (added, clusters) = match added {
+        Ok(added) => added,
+        Err(message) => return Err(refused(words, Why::File(message))),
+    };
+    let mut words = words;
+    let behind = words.len().min(behind_subcommand(&command, &matches, &words));
+    words.splice(behind..behind, added);
+    let mut args = strict(words)?;
+    args.common.clusters = clusters;
+    Ok(args)
+}
+
+/// The command line with nothing required: what is not typed may be in the file.
+fn relaxed() -> Command {
+    let mut command = Args::command();
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |sub| {
+            let groups: Vec<clap::Id> = sub.get_groups().map(|group| group.get_id().clone()).collect();
+            let sub = sub.mut_args(|arg| arg.required(false));
+            groups.into_iter().fold(sub, |sub, id| sub.mut_group(id, |group| group.required(false)))
+        });
+    }
+    command
+}
+
+/// How many words lead up to the subcommand, with it.
+fn behind_subcommand(command: &Command, matches: &ArgMatches, words: &[OsString]) -> usize {
+    let reaches = |count: &usize| {
+        let upto = command.clone().try_get_matches_from(words.iter().take(*count));
+        upto.is_ok_and(|upto| upto.subcommand_name() == matches.subcommand_name())
+    };
+    (2..=words.len()).find(reaches).unwrap_or(words.len())
+}
+
+/// The words that the file adds to those typed. All of its sections are checked.
+fn added(config: &Config, command: &Command, matches: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let (current, typed) = matches.subcommand().unwrap_or(("", matches));
+    let takes_flags = |sub: &&Command| sub.get_name() != "completions" && sub.get_arguments().any(is_flag);
+    let sections: Vec<&Command> = command.get_subcommands().filter(takes_flags).collect();
+    let names: Vec<&str> = sections.iter().map(|sub| sub.get_name()).chain([COMMON, CLUSTERS]).collect();
+    if let Some(name) = config.table.keys().find(|name| !names.contains(&name.as_str())) {
+        let what = format!("unknown section ({})", meant(name, &names));
+        return Err(config.error(&format!("[{name}]"), &what));
+    }
+    let mut words = Vec::new();
+    for section in sections {
+        let flags = section_words(config, section.get_name(), section, &config.section(section.get_name())?)?;
+        if section.get_name() == current {
+            check(config, command, current, (current, &flags))?;
+            words.extend(not_typed(section, typed, flags));
+        }
+    }
+    let flags = section_words(config, COMMON, command, &config.section(COMMON)?)?;
+    check(config, command, current, (COMMON, &flags))?;
+    words.extend(not_typed(command, typed, flags));
+    Ok(words)
+}
+
+/// A flag with the words that say it.
+type Flag<'a> = (&'a Arg, Vec<String>);
+
+fn is_flag(arg: &Arg) -> bool {
+    arg.get_long().is_some_and(|long| !NOT_HERE.contains(&long))
+}
+
+fn section_words<'a>(
+    config: &Config,
+    name: &str,
+    command: &'a Command,
+    section: &Table,
+) -> Result<Vec<Flag<'a>>, String> {
+    let part = format!("[{name}]");
+    let flags: Vec<&Arg> = command.get_arguments().filter(|arg| is_flag(arg)).collect();
+    let words = section.iter().map(|(key, value)| {
+        let Some(arg) = flags.iter().find(|arg| arg.get_long() == Some(key.as_str())) else {
+            let meant = meant(key, &flags.iter().filter_map(|arg| arg.get_long()).collect::<Vec<_>>());
+            return Err(config.error(&part, &format!("`{key}` is no flag ({meant})")));
+        };
+        let words = flag_words(key, arg, value).map_err(|what| config.error(&part, &what))?;
+        Ok((*arg, words))
+    });
+    words.collect()
+}
+
+/// `--key=value`, or `--key` as often as is said.
+fn flag_words(key: &str, arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Ok(format!("--{key}={text}")),
+        Value::Integer(number) => Ok(format!("--{key}={number}")),
+        _ => Err(format!("{key}: write a text in quotes")),
+    };
+    match (arg.get_action(), value) {
+        (ArgAction::SetTrue, Value::Boolean(yes)) => {
+            Ok(yes.then(|| format!("--{key}")).into_iter().collect())
+        }
+        (ArgAction::SetTrue, _) => Err(format!("{key}: write true or false")),
+        (ArgAction::Count, Value::Integer(times @ 0..=9)) => {
+            Ok((0..*times).map(|_| format!("--{key}")).collect())
+        }
+        (ArgAction::Count, _) => Err(format!("{key}: write a number from 0 to 9")),
+        (ArgAction::Append, Value::Array(list)) => list.iter().map(scalar).collect(),
+        (_, Value::Array(_)) => Err(format!("{key}: write one value, not a list")),
+        (_, value) => scalar(value).map(|word| vec![word]),
+    }
+}
+
+/// Values are checked apart from what was typed, so that the message can name the file.
+fn check(
+    config: &Config,
+    command: &Command,
+    current: &str,
+    (name, flags): (&str, &[Flag<'_>]),
+) -> Result<(), String> {
+    let words = flags.iter().flat_map(|(_, words)| words.iter().cloned());
+    let words = ["bodley".to_owned(), current.to_owned()].into_iter().chain(words);
+    command.clone().try_get_matches_from(words).map(drop).map_err(|error| {
+        let message = error.to_string();
+        let first: Vec<&str> = message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        config.error(&format!("[{name}]"), first.join(" ").trim_start_matches("error: "))
+    })
+}
+
+/// The words of those flags that were not typed, and of which no rival was.
+fn not_typed(command: &Command, typed: &ArgMatches, flags: Vec<Flag<'_>>) -> Vec<OsString> {
+    let was_typed = |id: &clap::Id| {
+        typed.try_contains_id(id.as_str()).is_ok()
+            && typed.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+    };
+    // Only a finished command knows what its groups hold.
+    let mut finished = command.clone();
+    finished.build();
+    let rival_typed = |id: &clap::Id| {
+        let exclusive = finished.get_groups().filter(|group| !(*group).clone().is_multiple());
+        let mut members = exclusive.map(|group| group.get_args().collect::<Vec<_>>());
+        members.any(|members| members.contains(&id) && members.into_iter().any(was_typed))
+    };
+    let mut words = Vec::new();
+    for (arg, flag) in flags {
+        if !was_typed(arg.get_id()) && !rival_typed(arg.get_id()) {
+            words.extend(flag.into_iter().map(OsString::from));
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests;

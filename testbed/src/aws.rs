@@ -63,8 +63,8 @@ impl AwsEndpoints {
     /// Starts it; what it lends lasts an hour.
     pub fn start(iam: &Iam) -> Result<Self> {
         let port = ports::free_port()?;
-        let server =
-            Arc::new(Server::http(ports::loopback(port)).map_err(|e| anyhow!("listen on {port}: {e}"))?);
+        let server = Server::from_listener(ports::listen(port)?, None);
+        let server = Arc::new(server.map_err(|e| anyhow!("serve on port {port}: {e}"))?);
         let (requests, lent) = (HashMap::new(), HashMap::new());
         let (iam, metadata_tokens) = (iam.clone(), Vec::new());
         let state = State { iam, lifetime: LIFETIME, fail: None, metadata_tokens, requests, lent };

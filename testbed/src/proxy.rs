@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::ports;
 
@@ -80,7 +80,8 @@ impl Proxy {
     }
 
     pub(crate) fn start_at(port: u16, target: u16) -> Result<Self> {
-        let listener = listen(port).with_context(|| format!("listen on 127.0.0.1:{port}"))?;
+        let listener = ports::listen(port)?;
+        listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
         let acceptor = {
             let shared = Arc::clone(&shared);

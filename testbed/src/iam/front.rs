@@ -1,9 +1,8 @@
 //! The servers before the nodes: TLS outside, the node's plain listener inside. Answers keep the order of requests, whoever gives them.
 
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -39,8 +38,7 @@ impl Fronts {
         let runtime = runtime.worker_threads(1).enable_all().build()?;
         let acceptor = TlsAcceptor::from(Arc::new(tls()?));
         for (port, target) in ports {
-            let listener = StdListener::bind(ports::loopback(port));
-            let listener = listener.with_context(|| format!("listen on 127.0.0.1:{port}"))?;
+            let listener = ports::listen(port)?;
             listener.set_nonblocking(true)?;
             let _inside = runtime.enter();
             let listener = TcpListener::from_std(listener)?;

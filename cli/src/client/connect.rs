@@ -5,48 +5,23 @@ use std::sync::Arc;
 
 use bodley_io::TokenProvider;
 use bodley_io::kafka::ClientOptions;
-use bodley_io::kafka::security::{Sasl, Tls, TlsError};
+use bodley_io::kafka::security::{Sasl, Tls, TlsError, TlsOptions, Trust};
+use bodley_storage_rest::{
+    AwsOptions, FileTokens, MskForm, MskTokens, OAuthOptions, OAuthTokens, SettingError,
+};
 
 use super::ClientSettings;
 use super::aws::AwsIdentity;
-use super::oauth::{OAuth, TokenSource};
+use super::oauth::{ClientCredentials, OAuth, Refresh, TokenSource};
 use super::sasl::SaslSettings;
-
-/// What tokens are needed for.
-#[derive(Debug)]
-#[expect(dead_code, reason = "read by the provider of tokens, see token_provider")]
-pub enum Tokens {
-    /// OAUTHBEARER
-    OAuth(OAuth),
-    /// AWS_MSK_IAM
-    MskIam(AwsIdentity),
-}
-
-/// Tokens are needed, but there is nobody who gives such ones.
-#[derive(Debug)]
-pub struct NeedsProvider(Box<Tokens>);
-
-impl fmt::Display for NeedsProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whence = match self.0.as_ref() {
-            Tokens::OAuth(OAuth { source: TokenSource::ClientCredentials(_), .. }) => "an identity provider",
-            Tokens::OAuth(OAuth { source: TokenSource::TokenFile(_), .. }) => "a file",
-            Tokens::OAuth(OAuth { source: TokenSource::AwsIam(_), .. }) | Tokens::MskIam(_) => {
-                "AWS credentials"
-            }
-        };
-        let instead = "use PLAIN, SCRAM or a client certificate";
-        write!(f, "sasl.mechanism: this version can't make tokens from {whence}: {instead}")
-    }
-}
 
 /// Why there can be no connection. Never holds a secret.
 #[derive(Debug)]
 pub enum ConnectError {
     /// Certificates or keys are of no use.
     Tls(TlsError),
-    /// There is nobody to ask for tokens.
-    Tokens(NeedsProvider),
+    /// Nobody can be asked for tokens.
+    Tokens(SettingError),
 }
 
 impl fmt::Display for ConnectError {
@@ -58,30 +33,80 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// What connections are opened with.
-pub fn connect_options(settings: ClientSettings) -> Result<ClientOptions, ConnectError> {
-    let tls = settings.tls.map(|options| Tls::new(&options)).transpose().map_err(ConnectError::Tls)?;
-    let sasl = settings.sasl.map(mechanism).transpose().map_err(ConnectError::Tokens)?;
-    Ok(ClientOptions { tls, sasl, ..settings.options })
+impl From<TlsError> for ConnectError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
 }
 
-fn mechanism(settings: SaslSettings) -> Result<Sasl, NeedsProvider> {
+impl From<SettingError> for ConnectError {
+    fn from(error: SettingError) -> Self {
+        Self::Tokens(error)
+    }
+}
+
+/// What connections are opened with, and who knows the time at the identity provider.
+#[derive(Debug)]
+pub struct Ready {
+    /// For the cluster.
+    pub options: ClientOptions,
+    /// With OAUTHBEARER by client credentials.
+    pub provider: Option<Arc<OAuthTokens>>,
+}
+
+/// Reads certificates and keys, and makes who gives tokens.
+pub fn connect_options(settings: ClientSettings) -> Result<Ready, ConnectError> {
+    let tls = settings.tls.map(|options| Tls::new(&options)).transpose()?;
+    let mut provider = None;
+    let sasl = settings.sasl.map(|sasl| mechanism(sasl, &mut provider)).transpose()?;
+    Ok(Ready { options: ClientOptions { tls, sasl, ..settings.options }, provider })
+}
+
+fn mechanism(settings: SaslSettings, provider: &mut Option<Arc<OAuthTokens>>) -> Result<Sasl, ConnectError> {
     Ok(match settings {
         SaslSettings::Plain { username, password } => Sasl::Plain { username, password },
         SaslSettings::Scram { hash, username, password, delegation_token } => {
             Sasl::Scram { hash, username, password, delegation_token }
         }
-        SaslSettings::OAuth(oauth) => {
-            let extensions = oauth.extensions.clone();
-            Sasl::OAuthBearer { tokens: token_provider(Tokens::OAuth(oauth))?, extensions }
+        SaslSettings::OAuth(OAuth { source, extensions, refresh }) => {
+            Sasl::OAuthBearer { tokens: bearer(source, &refresh, provider)?, extensions }
         }
-        SaslSettings::MskIam(identity) => {
-            Sasl::AwsMskIam { tokens: token_provider(Tokens::MskIam(identity))? }
-        }
+        SaslSettings::MskIam(identity) => Sasl::AwsMskIam { tokens: aws(MskForm::Iam, identity)? },
     })
 }
 
-/// Who gives the tokens that are needed.
-fn token_provider(needed: Tokens) -> Result<Arc<dyn TokenProvider>, NeedsProvider> {
-    Err(NeedsProvider(Box::new(needed)))
+fn bearer(
+    source: TokenSource,
+    refresh: &Refresh,
+    provider: &mut Option<Arc<OAuthTokens>>,
+) -> Result<Arc<dyn TokenProvider>, ConnectError> {
+    match source {
+        TokenSource::TokenFile(path) => Ok(Arc::new(FileTokens::new(path))),
+        TokenSource::AwsIam(identity) => aws(MskForm::Bearer, identity),
+        TokenSource::ClientCredentials(credentials) => {
+            let tokens = Arc::new(client_credentials(*credentials, refresh)?);
+            *provider = Some(Arc::clone(&tokens));
+            Ok(tokens)
+        }
+    }
+}
+
+fn client_credentials(from: ClientCredentials, refresh: &Refresh) -> Result<OAuthTokens, ConnectError> {
+    let mut options = OAuthOptions::new(from.endpoint, from.client_id, from.client_secret);
+    options.scope = from.scope;
+    options.url_encode = from.urlencode_header;
+    options.connect_timeout = from.connect_timeout.unwrap_or(options.connect_timeout);
+    options.read_timeout = from.read_timeout.unwrap_or(options.read_timeout);
+    (options.retry_backoff, options.retry_backoff_max) = from.retry_pauses;
+    (options.refresh_factor, options.refresh_buffer) = (refresh.window_factor, refresh.buffer);
+    let tls = Tls::new(&TlsOptions { trust: from.trust, ..TlsOptions::default() })?;
+    Ok(OAuthTokens::new(options, tls.config())?)
+}
+
+/// AWS's own endpoints have certificates that the system trusts.
+fn aws(form: MskForm, identity: AwsIdentity) -> Result<Arc<dyn TokenProvider>, ConnectError> {
+    let AwsIdentity { profile, role_arn, role_session_name, external_id, sts_region, region } = identity;
+    let options = AwsOptions { profile, role_arn, role_session_name, external_id, sts_region, region };
+    let tls = Tls::new(&TlsOptions { trust: Trust::System, ..TlsOptions::default() })?;
+    Ok(Arc::new(MskTokens::new(form, options, tls.config())?))
 }

@@ -21,7 +21,7 @@ use bodley_io::Secret;
 use bodley_io::kafka::ClientOptions;
 use bodley_io::kafka::security::TlsOptions;
 
-pub use connect::connect_options;
+pub use connect::{Ready, connect_options};
 pub use keys::nearest_of;
 pub use sasl::SaslSettings;
 pub use values::{

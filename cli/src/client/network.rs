@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bodley_io::backoff::Pauses;
 use bodley_io::kafka::ClientOptions;
 
 use super::values::{SettingError, Values};
@@ -35,7 +36,7 @@ pub fn options(values: &Values) -> Result<ClientOptions, SettingError> {
 }
 
 /// Kafka's clients pause on their own for connections and for requests, we for both alike: the longer one of each counts.
-fn retry_pauses(values: &Values, usual: (Duration, Duration)) -> Result<(Duration, Duration), SettingError> {
+fn retry_pauses(values: &Values, usual: Pauses) -> Result<Pauses, SettingError> {
     let longer = |reconnect, retry| -> Result<Option<Duration>, SettingError> {
         Ok(values.millis(reconnect, 0..=LONGEST)?.max(values.millis(retry, 0..=LONGEST)?))
     };
@@ -43,11 +44,11 @@ fn retry_pauses(values: &Values, usual: (Duration, Duration)) -> Result<(Duratio
     let most = longer("reconnect.backoff.max.ms", "retry.backoff.max.ms")?;
     let (first, most) = match (first, most) {
         (Some(first), Some(most)) => (first.min(most), most),
-        (Some(first), None) => (first, usual.1.max(first)),
-        (None, Some(most)) => (usual.0.min(most), most),
-        (None, None) => usual,
+        (Some(first), None) => (first, usual.longest.max(first)),
+        (None, Some(most)) => (usual.first.min(most), most),
+        (None, None) => (usual.first, usual.longest),
     };
-    Ok((first.max(SHORTEST_PAUSE), most.max(SHORTEST_PAUSE)))
+    Ok(Pauses { first: first.max(SHORTEST_PAUSE), longest: most.max(SHORTEST_PAUSE) })
 }
 
 /// A socket buffer's size; -1 (Java) and 0 (librdkafka) leave it to the system.
@@ -62,8 +63,8 @@ mod tests {
     use crate::client::tests::values;
 
     fn pauses(text: &str) -> (u128, u128) {
-        let (first, most) = options(&values(text)).unwrap().retry_pauses;
-        (first.as_millis(), most.as_millis())
+        let Pauses { first, longest } = options(&values(text)).unwrap().retry_pauses;
+        (first.as_millis(), longest.as_millis())
     }
 
     #[test]

@@ -15,7 +15,6 @@ use super::values::{Env, Setting, SettingError, Values};
 
 /// How tokens are got.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the provider of tokens, see connect.rs"))]
 pub struct OAuth {
     /// From where.
     pub source: TokenSource,
@@ -27,7 +26,6 @@ pub struct OAuth {
 
 /// Where tokens come from.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "read by the provider of tokens, see connect.rs")]
 pub enum TokenSource {
     /// An identity provider gives them for a client's id and secret.
     ClientCredentials(Box<ClientCredentials>),
@@ -39,7 +37,6 @@ pub enum TokenSource {
 
 /// OAuth 2.0, grant type client_credentials.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the provider of tokens, see connect.rs"))]
 pub struct ClientCredentials {
     /// https://…, or http://…
     pub endpoint: String,

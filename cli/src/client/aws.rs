@@ -1,7 +1,7 @@
 //! AWS credentials for AWS_MSK_IAM and OAUTHBEARER, as the options of aws-msk-iam-auth's login module name them.
 
 use super::sasl::Login;
-use super::values::{Env, SettingError};
+use super::values::SettingError;
 
 /// Whose AWS credentials. All empty: the usual chain of environment, profile, container and instance.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,8 +16,6 @@ pub struct AwsIdentity {
     pub external_id: Option<String>,
     /// Region of the STS endpoint that gives the role.
     pub sts_region: Option<String>,
-    /// Region of the cluster, where the environment names one; its broker's names do, too.
-    pub region: Option<String>,
 }
 
 const HONOURED: [&str; 5] =
@@ -30,11 +28,9 @@ const KEYS: [&str; 3] = ["awsRoleAccessKeyId", "awsRoleSecretAccessKey", "awsRol
 pub fn identity(
     login: Option<&Login<'_>>,
     more: &[&str],
-    env: Env<'_>,
     notes: &mut Vec<String>,
 ) -> Result<AwsIdentity, SettingError> {
-    let region = env("AWS_REGION").or_else(|| env("AWS_DEFAULT_REGION")).filter(|region| !region.is_empty());
-    let Some(login) = login else { return Ok(AwsIdentity { region, ..AwsIdentity::default() }) };
+    let Some(login) = login else { return Ok(AwsIdentity::default()) };
     if KEYS.iter().any(|name| login.option(name).is_some()) {
         let instead = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or name a profile";
         return Err(login.setting.error(format!("access keys are not supported here: {instead}")));
@@ -51,7 +47,6 @@ pub fn identity(
         role_session_name: option("awsRoleSessionName"),
         external_id: option("awsRoleExternalId"),
         sts_region: option("awsStsRegion"),
-        region,
     };
     match (&identity.profile, &identity.role_arn) {
         // AWS's library takes the profile and turns to the role only where that fails.

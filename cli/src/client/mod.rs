@@ -62,13 +62,13 @@ const PROTOCOLS: [(&str, (bool, bool)); 4] = [
 ];
 
 /// Makes settings of layers, of which later ones win.
-pub fn settings(layers: &[Layer], env: Env<'_>) -> Result<ClientSettings, SettingError> {
+pub fn settings(layers: &[Layer]) -> Result<ClientSettings, SettingError> {
     let values = Values::of(layers)?;
     let mut notes: Vec<String> = layers.iter().flat_map(|layer| layer.notes.iter().cloned()).collect();
     let (with_tls, with_sasl) = values.choice("security.protocol", &PROTOCOLS)?.unwrap_or_default();
     let options = network::options(&values)?;
     let tls = if with_tls { Some(tls::options(&values, &mut notes)?) } else { None };
-    let sasl = if with_sasl { Some(sasl::settings(&values, env, &mut notes)?) } else { None };
+    let sasl = if with_sasl { Some(sasl::settings(&values, &mut notes)?) } else { None };
     match sasl {
         Some(SaslSettings::Plain { .. }) if !with_tls => notes.push(
             "PLAIN without TLS (security.protocol=SASL_PLAINTEXT): anybody on the way can read the password".into(),

@@ -1,6 +1,7 @@
 //! OAUTHBEARER: where tokens come from (KIP-768, KIP-1139, librdkafka's `oidc`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::aws::{self, AwsIdentity};
 use super::pem;
 use super::sasl::{Login, either};
 use super::tls;
-use super::values::{Env, Setting, SettingError, Values};
+use super::values::{Setting, SettingError, Values};
 
 /// How tokens are got.
 #[derive(Debug, Clone)]
@@ -20,8 +21,6 @@ pub struct OAuth {
     pub source: TokenSource,
     /// SASL extensions by name.
     pub extensions: BTreeMap<String, String>,
-    /// When a new one is got before the old one ends.
-    pub refresh: Refresh,
 }
 
 /// Where tokens come from.
@@ -38,7 +37,7 @@ pub enum TokenSource {
 /// OAuth 2.0, grant type client_credentials.
 #[derive(Debug, Clone)]
 pub struct ClientCredentials {
-    /// https://…, or http://…
+    /// https://…, or http://… on this machine.
     pub endpoint: String,
     /// The client's id.
     pub client_id: String,
@@ -54,8 +53,10 @@ pub struct ClientCredentials {
     pub connect_timeout: Option<Duration>,
     /// For an answer; `None`: the usual.
     pub read_timeout: Option<Duration>,
-    /// Pauses between tries: the first, and the longest.
-    pub retry_pauses: (Duration, Duration),
+    /// The first pause between tries, and the time for all of them together.
+    pub retry_backoff: (Duration, Duration),
+    /// When a new token is got before the old one ends.
+    pub refresh: Refresh,
 }
 
 /// When a token is renewed.
@@ -74,19 +75,13 @@ const HOUR: i64 = 3_600_000;
 pub fn settings(
     values: &Values,
     login: Option<&Login<'_>>,
-    env: Env<'_>,
     notes: &mut Vec<String>,
 ) -> Result<OAuth, SettingError> {
     let source = match handler(values)? {
-        Handler::Aws => TokenSource::AwsIam(aws::identity(login, &["extension_*"], env, notes)?),
-        Handler::Usual => by_url(values, login, notes)?,
+        Handler::Aws => TokenSource::AwsIam(aws::identity(login, &["extension_*"], notes)?),
+        Handler::Usual => by_url(values, login)?,
     };
-    let buffer = values.number("sasl.login.refresh.buffer.seconds", 0..=3600)?.unwrap_or(300);
-    let refresh = Refresh {
-        window_factor: window_factor(values)?.unwrap_or(0.8),
-        buffer: Duration::from_secs(buffer.unsigned_abs()),
-    };
-    Ok(OAuth { source, extensions: extensions(values, login)?, refresh })
+    Ok(OAuth { source, extensions: extensions(values, login)? })
 }
 
 enum Handler {
@@ -128,11 +123,7 @@ fn retriever(values: &Values) -> Result<Retriever, SettingError> {
     }
 }
 
-fn by_url(
-    values: &Values,
-    login: Option<&Login<'_>>,
-    notes: &mut Vec<String>,
-) -> Result<TokenSource, SettingError> {
+fn by_url(values: &Values, login: Option<&Login<'_>>) -> Result<TokenSource, SettingError> {
     if values.choice("sasl.oauthbearer.method", &[("oidc", true), ("default", false)])? == Some(false) {
         let what = "only oidc is supported: default leaves tokens to a program's callback";
         return Err(values
@@ -164,8 +155,10 @@ fn by_url(
             if host.is_empty() {
                 return Err(setting.error("names no host"));
             }
-            if scheme == "http" {
-                notes.push(format!("{URL}: over http:// anybody on the way can read the client's secret"));
+            if scheme == "http" && !is_here(host) {
+                return Err(
+                    setting.error("over http:// anybody on the way can read the secret: write https://…")
+                );
             }
             let credentials = client_credentials(values, login, setting)?;
             Ok(TokenSource::ClientCredentials(Box::new(credentials)))
@@ -174,8 +167,17 @@ fn by_url(
         (Retriever::ClientCredentials, Some(_)) => {
             Err(setting.error("ClientCredentialsJwtRetriever needs https://…"))
         }
-        _ => Err(setting.error("write https://…, http://… or file:///absolute/path")),
+        _ => Err(setting.error("write https://… or file:///absolute/path")),
     }
+}
+
+/// This machine, by name or address, whatever the port.
+fn is_here(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn client_credentials(
@@ -210,7 +212,8 @@ fn client_credentials(
         trust: trust(values)?,
         connect_timeout: values.millis("sasl.login.connect.timeout.ms", 1..=HOUR)?,
         read_timeout: values.millis("sasl.login.read.timeout.ms", 1..=HOUR)?,
-        retry_pauses: (first.min(most), most),
+        retry_backoff: (first, most),
+        refresh: refresh(values)?,
     })
 }
 
@@ -224,6 +227,12 @@ fn trust(values: &Values) -> Result<Trust, SettingError> {
             Err(setting.error("https.ca.pem says the same in another way: leave one"))
         }
     }
+}
+
+fn refresh(values: &Values) -> Result<Refresh, SettingError> {
+    let buffer = values.number("sasl.login.refresh.buffer.seconds", 0..=3600)?.unwrap_or(300);
+    let buffer = Duration::from_secs(buffer.unsigned_abs());
+    Ok(Refresh { window_factor: window_factor(values)?.unwrap_or(0.8), buffer })
 }
 
 fn window_factor(values: &Values) -> Result<Option<f64>, SettingError> {

@@ -6,7 +6,7 @@ use bodley_io::kafka::security::ScramHash;
 use super::aws::{self, AwsIdentity};
 use super::jaas::{self, Jaas};
 use super::oauth::{self, OAuth};
-use super::values::{Env, Setting, SettingError, Values};
+use super::values::{Setting, SettingError, Values};
 
 /// Who we say we are, before anybody was asked for a token.
 #[derive(Debug, Clone)]
@@ -95,16 +95,12 @@ impl Login<'_> {
 }
 
 /// What the mechanism needs.
-pub fn settings(
-    values: &Values,
-    env: Env<'_>,
-    notes: &mut Vec<String>,
-) -> Result<SaslSettings, SettingError> {
+pub fn settings(values: &Values, notes: &mut Vec<String>) -> Result<SaslSettings, SettingError> {
     let mechanism = mechanism(values)?;
     let login = login(values, mechanism)?;
     match mechanism {
-        Mechanism::OAuth => oauth::settings(values, login.as_ref(), env, notes).map(SaslSettings::OAuth),
-        Mechanism::MskIam => aws::identity(login.as_ref(), &[], env, notes).map(SaslSettings::MskIam),
+        Mechanism::OAuth => oauth::settings(values, login.as_ref(), notes).map(SaslSettings::OAuth),
+        Mechanism::MskIam => aws::identity(login.as_ref(), &[], notes).map(SaslSettings::MskIam),
         Mechanism::Plain => {
             let (username, password) = credentials(values, login.as_ref(), &[])?;
             Ok(SaslSettings::Plain { username, password })

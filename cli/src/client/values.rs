@@ -313,14 +313,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(crate) fn layer(text: &str) -> Layer {
-        let setting = |line: &str| {
-            let (key, value) = line.split_once('=').unwrap();
-            Setting { key: key.into(), value: Secret::new(value), origin: "test".into() }
-        };
-        Layer { settings: text.lines().map(setting).collect(), notes: Vec::new() }
-    }
+    use crate::client::tests::layer;
 
     #[test]
     fn later_layers_win_whatever_the_spelling() {

@@ -58,7 +58,7 @@ fn settings(arg: &ClusterArg, common: &Common, env: Env<'_>) -> Result<ClientSet
     let file = arg.command_config.clone().or(beside);
     let file = file.map(|path| client::read_properties(&path, env)).transpose().map_err(|e| e.to_string())?;
     let layers = [file.unwrap_or_default(), properties, client::environment(env)];
-    client::settings(&layers, env).map_err(|e| e.to_string())
+    client::settings(&layers).map_err(|e| e.to_string())
 }
 
 fn bootstrap(arg: &ClusterArg, settings: &ClientSettings) -> Result<Vec<Address>, String> {

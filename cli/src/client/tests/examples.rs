@@ -17,7 +17,7 @@ const REFRESH: &str = "Refresh { window_factor: 0.8, buffer: 300s }";
 
 #[test]
 fn msk() {
-    let none = "AwsIdentity { profile: None, role_arn: None, role_session_name: None, external_id: None, sts_region: None, region: None }";
+    let none = "AwsIdentity { profile: None, role_arn: None, role_session_name: None, external_id: None, sts_region: None }";
     let iam = "security.protocol=SASL_SSL\nsasl.mechanism=AWS_MSK_IAM\n\
         sasl.client.callback.handler.class=software.amazon.msk.auth.iam.IAMClientCallbackHandler\n";
     becomes(
@@ -46,10 +46,7 @@ fn msk() {
          sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required awsProfileName=p;\n\
          sasl.login.callback.handler.class=software.amazon.msk.auth.iam.IAMOAuthBearerLoginCallbackHandler\n\
          sasl.client.callback.handler.class=org.apache.kafka.common.security.oauthbearer.internals.OAuthBearerSaslClientCallbackHandler\n",
-        &format!(
-            "{SYSTEM}oauth AwsIam({}) {{}} {REFRESH}",
-            none.replace("profile: None", "profile: Some(\"p\")")
-        ),
+        &format!("{SYSTEM}oauth AwsIam({}) {{}}", none.replace("profile: None", "profile: Some(\"p\")")),
     );
     becomes(
         "security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nssl.truststore.location={dir}/trust.jks\n\
@@ -81,7 +78,7 @@ fn confluent_cloud() {
     let oauth = |scope: &str| {
         format!(
             "{SYSTEM}oauth https://idp/token id from-env {scope} false trust=system (None, None) (100ms, 10s) \
-             {{\"identityPoolId\": \"pool-1\", \"logicalCluster\": \"lkc-1\"}} {REFRESH}"
+             {REFRESH} {{\"identityPoolId\": \"pool-1\", \"logicalCluster\": \"lkc-1\"}}"
         )
     };
     becomes(
@@ -179,10 +176,10 @@ fn token_files() {
     becomes(
         "security.protocol=SASL_SSL\nsasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.token.endpoint.url=file:///var/run/token\n\
          sasl.oauthbearer.jwt.retriever.class=org.apache.kafka.common.security.oauthbearer.FileJwtRetriever\n\
-         sasl.login.connect.timeout.ms=1000\n",
+         sasl.login.connect.timeout.ms=1000\nsasl.login.refresh.buffer.seconds=10\n",
         &format!(
-            "{SYSTEM}oauth TokenFile(\"/var/run/token\") {{}} {REFRESH}\n\
-             note not used with this security.protocol and sasl.mechanism: sasl.login.connect.timeout.ms"
+            "{SYSTEM}oauth TokenFile(\"/var/run/token\") {{}}\n\
+             note not used with this security.protocol and sasl.mechanism: sasl.login.connect.timeout.ms, sasl.login.refresh.buffer.seconds"
         ),
     );
 }

@@ -26,7 +26,7 @@ pub fn values(text: &str) -> Values {
 }
 
 pub fn of(text: &str) -> Result<ClientSettings, SettingError> {
-    settings(&[layer(text)], &|_| None)
+    settings(&[layer(text)])
 }
 
 /// Everything in a few lines, secrets included. What is as ever is left out.
@@ -82,7 +82,7 @@ pub fn in_folder(folder: &tempfile::TempDir, text: &str) -> Result<ClientSetting
     std::fs::write(&path, text.replace("{dir}", &folder.path().display().to_string())).unwrap();
     let env = |name: &str| (name == "SECRET").then(|| "from-env".to_owned());
     let layer = read_properties(&path, &env)?;
-    settings(&[Layer { notes: Vec::new(), ..layer }], &env)
+    settings(&[Layer { notes: Vec::new(), ..layer }])
 }
 
 fn secret(secret: &Option<Secret>) -> &str {
@@ -121,18 +121,18 @@ fn show_sasl(sasl: &SaslSettings) -> String {
         }
         SaslSettings::MskIam(identity) => format!("{identity:?}"),
         SaslSettings::OAuth(oauth) => {
-            let rest = format!("{:?} {:?}", oauth.extensions, oauth.refresh);
+            let rest = format!("{:?}", oauth.extensions);
             match &oauth.source {
                 TokenSource::ClientCredentials(c) => {
                     let ClientCredentials { client_secret, trust, .. } = c.as_ref();
                     let trust = show_trust(trust);
                     let secret = client_secret.expose();
-                    let (times, pauses) = ((c.connect_timeout, c.read_timeout), c.retry_pauses);
+                    let (times, pauses) = ((c.connect_timeout, c.read_timeout), c.retry_backoff);
                     let (id, scope) = (&c.client_id, &c.scope);
                     let urlencode = c.urlencode_header;
                     format!(
-                        "oauth {} {id} {secret} {scope:?} {urlencode} trust={trust} {times:?} {pauses:?} {rest}",
-                        c.endpoint
+                        "oauth {} {id} {secret} {scope:?} {urlencode} trust={trust} {times:?} {pauses:?} {:?} {rest}",
+                        c.endpoint, c.refresh
                     )
                 }
                 source => format!("oauth {source:?} {rest}"),
@@ -202,6 +202,8 @@ fn oauth_is_checked() {
         (format!("{url}https://h/t"), "client.id: not set"),
         (format!("{url}https://h/t\nsasl.oauthbearer.client.id=i"), "BODLEY_SASL_OAUTHBEARER_CLIENT_SECRET"),
         (format!("{credentials}{url}ftp://h/t"), "write https://"),
+        (format!("{credentials}{url}http://idp.example/t"), "over http:// anybody"),
+        (format!("{credentials}{url}http://127.evil.example/t"), "over http:// anybody"),
         (format!("{credentials}{url}https://u:hunter2@h/t"), "user and password are not part of it"),
         (format!("{credentials}{url}https:///t"), "names no host"),
         (format!("{url}file://relative"), "file:///absolute/path"),
@@ -237,9 +239,20 @@ fn oauth_is_checked() {
 }
 
 #[test]
+fn plain_http_stays_on_this_machine() {
+    for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:1"] {
+        let text = format!(
+            "security.protocol=SASL_SSL\nsasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.client.id=i\n\
+             sasl.oauthbearer.client.secret=s\nsasl.oauthbearer.token.endpoint.url=http://{host}/t"
+        );
+        assert!(of(&text).unwrap().notes.is_empty(), "{host}");
+    }
+}
+
+#[test]
 fn layers_and_variables() {
     let file = "security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-256\nsasl.jaas.config=x.ScramLoginModule required username=file password=file;";
-    let sasl = |layers: &[Layer]| show_sasl(&settings(layers, &|_| None).unwrap().sasl.unwrap());
+    let sasl = |layers: &[Layer]| show_sasl(&settings(layers).unwrap().sasl.unwrap());
     assert_eq!(sasl(&[layer(file)]), "scram Sha256 file file false");
     let over = layer("sasl.password=toml\nsasl.mechanisms=SCRAM-SHA-512");
     assert_eq!(sasl(&[layer(file), over]), "scram Sha512 file toml false");

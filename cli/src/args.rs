@@ -72,6 +72,9 @@ pub enum Command {
     /// Make a new vault from what is left of one whose log is lost or damaged
     #[command(after_help = REBUILD_EXAMPLES)]
     Rebuild(Rebuild),
+    /// Look at everything that a backup or a restore needs, and say what is wrong and how to mend it
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Doctor),
     /// List a vault's topics with sizes, records, times and gaps
     List(List),
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
@@ -93,6 +96,7 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Rebuild(_) => "rebuild",
+            Self::Doctor(_) => "doctor",
             Self::List(_) => "list",
             Self::Show(_) => "show",
             Self::Completions { .. } => "completions",
@@ -135,6 +139,14 @@ The damaged vault is only read. What is lost becomes a gap; what is lost or doub
 Examples:
   bodley rebuild --vault /backups/prod --to-vault /backups/prod-2
   bodley rebuild --vault /backups/prod --to-vault /backups/prod-2 --cluster-id 4L6g3nShT-eMCtK--X86sw";
+
+const DOCTOR_EXAMPLES: &str = "\
+Names, TCP, TLS, SASL, versions, rights, clocks; with --vault also the store, by a probe of a few bytes that is deleted again.
+Exit 1 when something is wrong.
+
+Examples:
+  bodley doctor -b broker:9093 --command-config client.properties
+  bodley doctor -b broker:9092 --vault /backups/prod";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -289,6 +301,16 @@ pub struct Rebuild {
     /// Write at most so many bytes per second to the new one
     #[arg(long, value_name = "BYTES/S")]
     pub limit_write: Option<Rate>,
+}
+
+/// `bodley doctor`
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    /// The vault: a folder, or file:///folder; looked at as well
+    #[arg(long, value_name = "URL")]
+    pub vault: Option<String>,
 }
 
 /// `bodley list`

@@ -12,7 +12,7 @@ use bodley_storage_rest::{
 
 use super::ClientSettings;
 use super::aws::AwsIdentity;
-use super::oauth::{ClientCredentials, OAuth, Refresh, TokenSource};
+use super::oauth::{ClientCredentials, OAuth, TokenSource};
 use super::sasl::SaslSettings;
 
 /// Why there can be no connection. Never holds a secret.
@@ -68,8 +68,8 @@ fn mechanism(settings: SaslSettings, provider: &mut Option<Arc<OAuthTokens>>) ->
         SaslSettings::Scram { hash, username, password, delegation_token } => {
             Sasl::Scram { hash, username, password, delegation_token }
         }
-        SaslSettings::OAuth(OAuth { source, extensions, refresh }) => {
-            Sasl::OAuthBearer { tokens: bearer(source, &refresh, provider)?, extensions }
+        SaslSettings::OAuth(OAuth { source, extensions }) => {
+            Sasl::OAuthBearer { tokens: bearer(source, provider)?, extensions }
         }
         SaslSettings::MskIam(identity) => Sasl::AwsMskIam { tokens: aws(MskForm::Iam, identity)? },
     })
@@ -77,36 +77,35 @@ fn mechanism(settings: SaslSettings, provider: &mut Option<Arc<OAuthTokens>>) ->
 
 fn bearer(
     source: TokenSource,
-    refresh: &Refresh,
     provider: &mut Option<Arc<OAuthTokens>>,
 ) -> Result<Arc<dyn TokenProvider>, ConnectError> {
     match source {
         TokenSource::TokenFile(path) => Ok(Arc::new(FileTokens::new(path))),
         TokenSource::AwsIam(identity) => aws(MskForm::Bearer, identity),
         TokenSource::ClientCredentials(credentials) => {
-            let tokens = Arc::new(client_credentials(*credentials, refresh)?);
+            let tokens = Arc::new(client_credentials(*credentials)?);
             *provider = Some(Arc::clone(&tokens));
             Ok(tokens)
         }
     }
 }
 
-fn client_credentials(from: ClientCredentials, refresh: &Refresh) -> Result<OAuthTokens, ConnectError> {
+fn client_credentials(from: ClientCredentials) -> Result<OAuthTokens, ConnectError> {
     let mut options = OAuthOptions::new(from.endpoint, from.client_id, from.client_secret);
     options.scope = from.scope;
     options.url_encode = from.urlencode_header;
     options.connect_timeout = from.connect_timeout.unwrap_or(options.connect_timeout);
     options.read_timeout = from.read_timeout.unwrap_or(options.read_timeout);
-    (options.retry_backoff, options.retry_backoff_max) = from.retry_pauses;
-    (options.refresh_factor, options.refresh_buffer) = (refresh.window_factor, refresh.buffer);
+    (options.retry_backoff, options.retry_backoff_max) = from.retry_backoff;
+    (options.refresh_factor, options.refresh_buffer) = (from.refresh.window_factor, from.refresh.buffer);
     let tls = Tls::new(&TlsOptions { trust: from.trust, ..TlsOptions::default() })?;
     Ok(OAuthTokens::new(options, tls.config())?)
 }
 
 /// AWS's own endpoints have certificates that the system trusts.
 fn aws(form: MskForm, identity: AwsIdentity) -> Result<Arc<dyn TokenProvider>, ConnectError> {
-    let AwsIdentity { profile, role_arn, role_session_name, external_id, sts_region, region } = identity;
-    let options = AwsOptions { profile, role_arn, role_session_name, external_id, sts_region, region };
+    let AwsIdentity { profile, role_arn, role_session_name, external_id, sts_region } = identity;
+    let options = AwsOptions { profile, role_arn, role_session_name, external_id, sts_region, region: None };
     let tls = Tls::new(&TlsOptions { trust: Trust::System, ..TlsOptions::default() })?;
     Ok(Arc::new(MskTokens::new(form, options, tls.config())?))
 }

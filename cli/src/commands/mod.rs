@@ -2,6 +2,7 @@
 
 mod backup;
 mod cluster;
+mod doctor;
 mod list;
 mod rebuild;
 mod restore;
@@ -39,6 +40,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Verify(flags) => verify::run(flags, &args.common).await,
         Command::Restore(flags) => restore::run(flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
+        Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, format).await,
         Command::Show(flags) => show::run(flags, format).await,
         Command::Completions { shell } => completions(shell),

@@ -274,11 +274,17 @@ fn layers_and_variables() {
 }
 
 #[test]
-fn providers_are_not_there_yet() {
-    let text = "security.protocol=SASL_SSL\nsasl.mechanism=AWS_MSK_IAM";
-    let error = connect_options(of(text).unwrap()).unwrap_err().to_string();
-    assert!(error.contains("can't make tokens from AWS credentials"), "{error}");
-    let text = "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=p\nclient.id=c";
-    let options = connect_options(of(text).unwrap()).unwrap();
-    assert_eq!((options.client_id.as_str(), options.sasl.unwrap().mechanism()), ("c", "PLAIN"));
+fn providers_are_plugged_in() {
+    let mechanism = |text: &str| {
+        let ready = connect_options(of(text).unwrap()).unwrap();
+        (ready.options.sasl.unwrap().mechanism(), ready.provider.is_some())
+    };
+    let plain = "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=p";
+    assert_eq!(mechanism(plain), ("PLAIN", false));
+    assert_eq!(mechanism("security.protocol=SASL_SSL\nsasl.mechanism=AWS_MSK_IAM"), ("AWS_MSK_IAM", false));
+    let bearer =
+        "security.protocol=SASL_SSL\nsasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.token.endpoint.url=";
+    let client = "sasl.oauthbearer.client.id=c\nsasl.oauthbearer.client.secret=s";
+    assert_eq!(mechanism(&format!("{bearer}https://id.example/token\n{client}")), ("OAUTHBEARER", true));
+    assert_eq!(mechanism(&format!("{bearer}file:///run/token")), ("OAUTHBEARER", false));
 }

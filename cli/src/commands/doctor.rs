@@ -1,5 +1,7 @@
 //! `bodley doctor`
 
+use std::path::Path;
+
 use bodley_engine::Issue;
 use bodley_engine::doctor::{Check, Findings, Verdict, examine};
 use bodley_engine::error::Severity;
@@ -7,7 +9,7 @@ use bodley_storage_rest::OAuthTokens;
 use serde::Serialize;
 
 use super::cluster::{Way, way};
-use super::{Outcome, open_store};
+use super::{Outcome, folder, open_store};
 use crate::args::{Common, Doctor, OutputFormat};
 use crate::output;
 
@@ -23,9 +25,14 @@ struct Document {
 }
 
 pub async fn run(flags: Doctor, common: &Common) -> Outcome {
+    // A folder that the probe makes goes with it.
+    let made = flags.vault.as_deref().map(folder).transpose()?.filter(|path| !Path::new(path).exists());
     let store = flags.vault.as_deref().map(|url| open_store(url, None, None)).transpose()?;
     let Way { bootstrap, ready, notes } = way(&flags.cluster, common)?;
     let mut findings = examine(&bootstrap, ready.options, store).await;
+    if let Some(path) = made {
+        let _ = std::fs::remove_dir(path);
+    }
     findings.checks.extend(ready.provider.and_then(|provider| clock(&provider)));
     let code = if findings.worst() == Verdict::Wrong { Severity::Failed.exit_code() } else { 0 };
     match common.output {

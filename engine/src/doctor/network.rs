@@ -79,11 +79,11 @@ fn failure(subject: &str, error: &KafkaError) -> Check {
             "tcp",
             "a firewall or security group drops packets to this port, or the address is of another network",
         ),
-        KafkaError::Tls { .. } => {
-            ("tls", "check ssl.truststore.*, ssl.keystore.* and the broker's certificate")
+        // These say it themselves.
+        KafkaError::Tls { .. } => return Check::wrong("tls", subject, error.to_string()),
+        KafkaError::Auth { .. } | KafkaError::Token { .. } => {
+            return Check::wrong("sasl", subject, error.to_string());
         }
-        KafkaError::Auth { .. } => ("sasl", "check sasl.mechanism and sasl.jaas.config"),
-        KafkaError::Token { .. } => ("sasl", "check the place that gives tokens, and what is sent to it"),
         KafkaError::Mismatch { .. } => {
             ("kafka", "check security.protocol, and that the port is a listener for clients")
         }

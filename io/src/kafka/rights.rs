@@ -165,6 +165,8 @@ impl Cluster {
         match self.coordinator_once(id, TRANSACTION_KEY).await {
             Ok(_) => Ok(true),
             Err(error) if is_closed_way(&error) => Ok(false),
+            // Who is refused for another reason has been let through.
+            Err(KafkaError::Refused { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }

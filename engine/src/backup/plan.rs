@@ -48,8 +48,8 @@ impl Plan {
     pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
         for topic in chosen {
             if topic.partitions.is_empty() {
-                // Of those that are closed to us the rights have told.
-                if topic.error != ErrorCode::TOPIC_AUTHORIZATION_FAILED {
+                let told = |issue: &Issue| issue.topic.as_deref() == Some(&*topic.name);
+                if !self.issues.iter().any(told) {
                     let why = match topic.error {
                         ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
                         error => error.to_string(),

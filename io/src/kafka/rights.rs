@@ -116,8 +116,9 @@ impl Cluster {
             MetadataRequestTopic::default()
                 .with_name(Some(TopicName(StrBytes::from_string(topic.to_string()))))
         };
-        let told =
-            self.version::<MetadataRequest>(To::Any, METADATA_WITH_CLUSTER).await? >= METADATA_WITH_RIGHTS;
+        let version =
+            self.retrying(|| self.version::<MetadataRequest>(To::Any, METADATA_WITH_CLUSTER)).await?;
+        let told = version >= METADATA_WITH_RIGHTS;
         let request = MetadataRequest::default()
             .with_topics(Some(topics.iter().map(named).collect()))
             .with_allow_auto_topic_creation(false)
@@ -143,8 +144,19 @@ impl Cluster {
             }
         }
         for (broker, groups) in by_coordinator {
-            let told = self.version::<DescribeGroupsRequest>(To::Broker(broker), GROUPS_THAT_ARE_NOT).await?
-                >= GROUPS_WITH_RIGHTS;
+            let to = To::Broker(broker);
+            let told = match self
+                .retrying(|| self.version::<DescribeGroupsRequest>(to, GROUPS_THAT_ARE_NOT))
+                .await
+            {
+                Ok(version) => version >= GROUPS_WITH_RIGHTS,
+                // Some clusters don't speak it: nothing is told then.
+                Err(KafkaError::Version { .. }) => {
+                    rights.extend(groups.iter().map(|group| (group.to_string(), Rights(NOT_TOLD))));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             for some in groups.chunks(PER_REQUEST) {
                 let request = DescribeGroupsRequest::default()
                     .with_groups(some.to_vec())
@@ -205,20 +217,31 @@ impl Cluster {
     ) -> Result<BTreeSet<(Operation, Arc<str>)>, KafkaError> {
         let mut denied = BTreeSet::new();
         for some in topics.chunks(PER_REQUEST) {
-            self.with_connection(To::Any, async |connection| {
-                let mut note = |operation, names: Vec<String>| {
-                    let names = names.into_iter().map(|name| Arc::from(name.as_str()));
-                    denied.extend(names.map(|name| (operation, name)));
-                };
-                note(Operation::Write, write_denied(connection, some).await?);
-                note(Operation::Read, read_denied(connection, some).await?);
-                note(Operation::DescribeConfigs, describe_denied(connection, some).await?);
-                note(Operation::AlterConfigs, alter_denied(connection, some).await?);
-                Ok(())
-            })
-            .await?;
+            denied.extend(self.retrying(|| self.try_absent(some)).await?);
         }
         Ok(denied)
+    }
+
+    async fn try_absent(&self, topics: &[Arc<str>]) -> Result<Vec<(Operation, Arc<str>)>, KafkaError> {
+        self.with_connection(To::Any, async |connection| {
+            let denied = [
+                (Operation::Write, write_denied(connection, topics).await),
+                (Operation::Read, read_denied(connection, topics).await),
+                (Operation::DescribeConfigs, describe_denied(connection, topics).await),
+                (Operation::AlterConfigs, alter_denied(connection, topics).await),
+            ];
+            let mut all = Vec::new();
+            for (operation, names) in denied {
+                let names = match names {
+                    // What is not spoken here can't be refused.
+                    Err(KafkaError::Version { .. }) => Vec::new(),
+                    names => names?,
+                };
+                all.extend(names.into_iter().map(|name| (operation, Arc::from(name.as_str()))));
+            }
+            Ok(all)
+        })
+        .await
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Touched {
     pub present: Vec<Arc<str>>,
     /// Target topics that are not.
     pub absent: Vec<Arc<str>>,
-    /// Settings of topics that are there stay as they are.
+    /// Settings of topics that are there stay as they are, unless they are empty.
     pub settings_stay: bool,
     /// Groups whose offsets are committed, that of the restore's state among them.
     pub groups: BTreeSet<String>,
@@ -93,6 +93,11 @@ pub async fn for_restore(cluster: &Cluster, touched: &Touched) -> Result<Missing
         }
     }
     Ok(missing)
+}
+
+/// Rights that a restore lacks on topics that turned out to get temporary settings.
+pub async fn for_settings(cluster: &Cluster, topics: &[Arc<str>]) -> Result<Missing, KafkaError> {
+    topics_that_are_there(cluster, topics, &[Operation::AlterConfigs]).await
 }
 
 async fn topics_that_are_there(

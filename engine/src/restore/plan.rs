@@ -243,6 +243,12 @@ pub fn touched(plan: &Plan, layout: &Layout, state: &State, options: &RestoreOpt
     Touched { present, absent, settings_stay: options.append, groups: groups::names(state, options, plan) }
 }
 
+/// Topics that are there and get temporary settings.
+pub fn empty_topics(plan: &Plan) -> Vec<Arc<str>> {
+    let empty = plan.topics.iter().filter(|topic| matches!(topic.status, Status::Found | Status::Created));
+    empty.map(|topic| Arc::clone(&topic.target)).collect()
+}
+
 fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
     let target: Arc<str> = Arc::from(target);
     let mut partitions = Vec::new();

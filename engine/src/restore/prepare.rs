@@ -73,6 +73,9 @@ pub async fn prepare(
     rights::for_restore(cluster, &touched).await?.check()?;
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
     let mut plan = plan::complete(draft, &look, &state, options).await?;
+    if options.append {
+        rights::for_settings(cluster, &plan::empty_topics(&plan)).await?.check()?;
+    }
     let digest = identity::plan_digest(seq, &plan);
     if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(

@@ -1,9 +1,11 @@
 //! What the cluster speaks and what it allows us.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bodley_io::kafka::rights::{Operation, Rights, TopicRights};
 use bodley_io::kafka::{Cluster, KafkaError};
+use bodley_protocol::ErrorCode;
 use bodley_protocol::versions::{FETCH, FETCH_TOPIC_ID, PRODUCE};
 
 use super::Check;
@@ -14,6 +16,9 @@ use crate::vault::now_ms;
 
 /// Clocks further apart make trouble: AWS refuses tokens at five minutes.
 const MAX_SKEW_MS: i64 = 60_000;
+/// A coordinator is waited for so long.
+const COORDINATOR_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(100);
 /// Names shown of a kind.
 const SHOWN: usize = 5;
 const PERMISSIONS: &str = "docs/permissions.md lists what is needed";
@@ -173,12 +178,28 @@ async fn to_restore(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Ka
                 .hint("allow Read and Describe on groups with this prefix, or use --state FILE")
         }
     });
-    checks.push(match cluster.may_fence(&group).await? {
-        true => Check::ok("rights", "to restore", format!("transactional ids {GROUP_PREFIX}* are allowed")),
-        false => {
-            Check::note("rights", "to restore", format!("transactional ids {GROUP_PREFIX}* are not allowed"))
-                .hint("a restore that is cut goes on by weaker means, see docs/durability.md")
-        }
+    let ids = format!("transactional ids {GROUP_PREFIX}*");
+    const WEAKER: &str = "a restore that is cut goes on by weaker means, see docs/durability.md";
+    checks.push(match may_fence(cluster, &group).await? {
+        Some(true) => Check::ok("rights", "to restore", format!("{ids} are allowed")),
+        Some(false) => Check::note("rights", "to restore", format!("{ids} are not allowed")).hint(WEAKER),
+        None => Check::note("rights", "to restore", format!("no broker looks after {ids}")).hint(WEAKER),
     });
     Ok(())
+}
+
+/// A cluster that has never had transactional ids makes room for them when it is first asked, which takes a moment. `None`: it does not come to that.
+async fn may_fence(cluster: &Cluster, id: &str) -> Result<Option<bool>, KafkaError> {
+    let began = Instant::now();
+    loop {
+        match cluster.may_fence(id).await {
+            Err(error) if error.code() == Some(ErrorCode::COORDINATOR_NOT_AVAILABLE) => {
+                if began.elapsed() > COORDINATOR_WITHIN {
+                    return Ok(None);
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            result => return result.map(Some),
+        }
+    }
 }

@@ -141,10 +141,16 @@ async fn to_restore(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Ka
             "the broker does not tell what is allowed: a restore finds out when it begins",
         ));
     }
-    checks.push(match on_cluster.allow(Operation::Create) {
-        true => Check::ok("rights", "to restore", "topics of any name may be created"),
-        false => Check::note("rights", "to restore", "only topics may be created whose names ACLs allow")
-            .hint(PERMISSIONS),
+    checks.push(match (on_cluster.allow(Operation::Create), on_cluster.allow(Operation::Describe)) {
+        (true, _) => Check::ok("rights", "to restore", "topics of any name may be created"),
+        (false, true) => {
+            Check::note("rights", "to restore", "only topics may be created whose names ACLs allow")
+                .hint(PERMISSIONS)
+        }
+        (false, false) => {
+            let what = "which topics may be created is not told to users who may not describe the cluster";
+            Check::note("rights", "to restore", what).hint("a restore finds out before it writes")
+        }
     });
     let layout = cluster.layout();
     let names: Vec<Arc<str>> = layout.topics.keys().filter(|name| !name.starts_with("__")).cloned().collect();

@@ -8,8 +8,10 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
+use bodley_testbed::jars::{DEFAULT_VERSION, Kafka};
 use bodley_testbed::security::{ALICE, BOB, User};
 use bodley_testbed::workbench::{GroupOffset, Right};
 use bodley_testbed::{Cluster, ClusterOptions, Door, Login, paths, properties};
@@ -109,6 +111,29 @@ fn acls(heading: &str, names: &[(&str, &str)]) -> Vec<Acl> {
     }
     assert!(!found.is_empty(), "{heading}");
     found
+}
+
+/// The page's commands are such as Kafka's own tool takes, and its policies are JSON.
+#[test]
+fn the_page_is_well_formed() {
+    let page =
+        fs::read_to_string(paths::workspace_dir().join("docs/permissions.md")).unwrap().replace("\\\n", " ");
+    let classpath = Kafka::ensure(DEFAULT_VERSION).unwrap().classpath();
+    let bootstrap = site().cluster.bootstrap();
+    let mut commands = 0;
+    for command in page.lines().filter_map(|line| line.strip_prefix("kafka-acls.sh $ADMIN ")) {
+        let mut java = Command::new("java");
+        java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &classpath]);
+        java.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &bootstrap]);
+        let out = java.args(command.split_whitespace()).output().unwrap();
+        assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+        commands += 1;
+    }
+    assert_eq!(commands, 9);
+    for policy in page.split("```json\n").skip(1) {
+        let policy: Value = serde_json::from_str(policy.split_once("```").unwrap().0).unwrap();
+        assert!(policy["Statement"].is_array());
+    }
 }
 
 fn error<'a>(document: &'a Value, code: &str) -> &'a Value {

@@ -18,7 +18,7 @@ use bodley_testbed::{Cluster, ClusterOptions, Door, Login, paths, properties};
 use common::judge::same;
 use common::site::Site;
 use common::vault::Vault;
-use common::{Ran, bodley, list, topics};
+use common::{Ran, Running, list, topics};
 use serde_json::Value;
 
 fn site() -> Site {
@@ -44,9 +44,13 @@ fn properties_of(cluster: &Cluster, user: User) -> PathBuf {
 
 /// Runs bodley as a user.
 fn run(site: &Site, user: User, verb: &str, vault: &Vault, args: &[&str]) -> Ran {
+    start(site, user, verb, vault, args).wait()
+}
+
+fn start(site: &Site, user: User, verb: &str, vault: &Vault, args: &[&str]) -> Running {
     let file = properties_of(site.cluster, user).display().to_string();
     let fixed = [verb, "--command-config", &file, "--vault", vault.url(), "--output", "json", "--quiet"];
-    bodley(&[&fixed, args].concat())
+    common::start(&[&fixed, args].concat())
 }
 
 /// A right as the page gives it.
@@ -324,9 +328,13 @@ impl Copy {
     }
 
     fn restore(&self, args: &[&str]) -> Ran {
+        self.start(args).wait()
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
         let rename = format!("{}={}", self.source, self.target);
         let fixed = ["--topic", &self.source, "--rename", &rename, "--restore-id", &self.id];
-        run(&self.site, BOB, "restore", &self.vault, &[&fixed, args].concat())
+        start(&self.site, BOB, "restore", &self.vault, &[&fixed, args].concat())
     }
 
     /// Without any one of these it is refused, and `untouched` looks whether anything was written.
@@ -356,11 +364,12 @@ impl Copy {
         report
     }
 
-    /// The group stands before the same record in the copy. Its number may be another one: a run that was refused leaves a fence.
+    /// The group stands before the same record in the copy, and no refused run has left anything before it.
     fn has_position(&self) -> bool {
         let positions = self.site.bench.group_offsets(&self.group).unwrap();
         let position = positions.iter().find(|position| position.topic == self.target);
         position.is_some_and(|position| {
+            assert_eq!(position.offset, 15);
             let copied = self.site.dump(&self.target).records().unwrap();
             let next = copied.iter().find(|r| (r.partition, r.offset) == (0, position.offset)).unwrap();
             next.value_text().unwrap() == "first 15"
@@ -386,8 +395,32 @@ fn into_a_new_topic() {
     assert_eq!(needed.len(), 6);
     copy.allow(&[STRONG]);
     copy.needs(&needed, &[], || assert!(!copy.site.has(&copy.target)));
+    // All at once, where more than one is missing; but without the state's group there is no restore to look at.
+    let (state, others) = needed.split_last().unwrap();
+    assert_eq!(state.name, copy.state_group());
+    others.iter().for_each(|acl| acl.revoke(&copy.site));
+    others[0].with("DESCRIBE").allow(&copy.site);
+    let report = copy.restore(&[]).exits(1).json();
+    let said = told(error(&report, "denied"));
+    assert!(others.iter().all(|acl| acl.is_named(&said)), "{said}");
+    others[0].with("DESCRIBE").revoke(&copy.site);
+    others.iter().for_each(|acl| acl.allow(&copy.site));
     assert!(!is_weak(&copy.succeeds(&[])));
     assert!(copy.has_position());
+}
+
+/// Killed, it goes on at once: the fence needs no more than the page has.
+#[test]
+fn cut_and_gone_on_with() {
+    let copy = Copy::new("cut");
+    copy.allow(&[NEW, GROUPS, STATE, STRONG]);
+    let mut run = copy.start(&["--limit-write", "200"]);
+    copy.site.until(&mut run, &copy.target, 10);
+    run.kill();
+    let ran = copy.restore(&[]).exits(0).within(20);
+    let notes = ran.json()["notes"].to_string();
+    assert!(notes.contains("were there already, from an earlier run"), "{ran}");
+    assert!(!is_weak(&copy.succeeds(&[])));
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_io::kafka::rights::{Operation, TopicRights};
+use bodley_io::kafka::topics::NewTopic;
 use bodley_io::kafka::{Cluster, KafkaError};
+use bodley_protocol::ErrorCode;
 
 use crate::error::EngineError;
 
@@ -68,7 +70,7 @@ pub async fn for_backup(cluster: &Cluster, topics: &[Arc<str>]) -> Result<Missin
     topics_that_are_there(cluster, topics, &[Operation::Read, Operation::DescribeConfigs]).await
 }
 
-/// Rights that a restore lacks. Who may not create topics is told when creation is tried without effect.
+/// Rights that a restore lacks.
 pub async fn for_restore(cluster: &Cluster, touched: &Touched) -> Result<Missing, KafkaError> {
     let mut needed = vec![Operation::Read, Operation::Write, Operation::DescribeConfigs];
     if !touched.settings_stay {
@@ -84,6 +86,9 @@ pub async fn for_restore(cluster: &Cluster, touched: &Touched) -> Result<Missing
     for (operation, topic) in cluster.denied_for_absent(&touched.absent).await? {
         missing.add(operation, "topic", &topic);
     }
+    for topic in not_to_be_created(cluster, &touched.absent).await? {
+        missing.add(Operation::Create, "topic", &topic);
+    }
     let groups: Vec<String> = touched.groups.iter().cloned().collect();
     for (group, rights) in cluster.group_rights(&groups).await? {
         for operation in [Operation::Read, Operation::Describe] {
@@ -93,6 +98,24 @@ pub async fn for_restore(cluster: &Cluster, touched: &Touched) -> Result<Missing
         }
     }
     Ok(missing)
+}
+
+/// Tries to create topics without effect. What else speaks against them is for later, when they are as they are to be.
+async fn not_to_be_created(cluster: &Cluster, topics: &[Arc<str>]) -> Result<Vec<Arc<str>>, KafkaError> {
+    let trial = |name: &Arc<str>| NewTopic {
+        name: Arc::clone(name),
+        partitions: 1,
+        replication_factor: 1,
+        configs: BTreeMap::new(),
+    };
+    let trials: Vec<NewTopic> = topics.iter().map(trial).collect();
+    let denied = [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED];
+    let is_denied = |result: &Result<(), KafkaError>| {
+        result.as_ref().is_err_and(|error| error.code().is_some_and(|code| denied.contains(&code)))
+    };
+    let results = cluster.create_topics(&trials, true).await?;
+    let named = topics.iter().zip(results).filter(|(_, result)| is_denied(result));
+    Ok(named.map(|(topic, _)| Arc::clone(topic)).collect())
 }
 
 /// Rights that a restore lacks on topics that turned out to get temporary settings.

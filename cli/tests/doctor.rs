@@ -56,7 +56,7 @@ fn checks<'a>(report: &'a Value, area: &str, verdict: &str) -> Vec<&'a str> {
     of_area.filter(|check| check["verdict"] == verdict).map(|check| check["what"].as_str().unwrap()).collect()
 }
 
-/// One thing is wrong, in this area, and says this; there is advice.
+/// One thing is wrong, in this area, and says this; there is advice, unless the words themselves give it.
 #[track_caller]
 fn wrong(ran: Ran, area: &str, says: &str) {
     let ran = ran.exits(1);
@@ -65,7 +65,8 @@ fn wrong(ran: Ran, area: &str, says: &str) {
         list(&report, "checks").iter().filter(|check| check["verdict"] == "wrong").collect();
     assert_eq!((wrong.len(), &wrong[0]["area"]), (1, &area.into()), "{ran}");
     assert!(wrong[0]["what"].as_str().unwrap().contains(says), "{ran}");
-    assert!(wrong[0]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{ran}");
+    let advises = wrong[0]["hint"].as_str().is_some_and(|hint| !hint.is_empty());
+    assert!(advises || ["tls", "sasl"].contains(&area), "{ran}");
     assert_eq!((list(&report, "errors").len(), &report["errors"][0]["code"]), (1, &area.into()), "{ran}");
     assert_eq!(report["errors"][0]["hint"], wrong[0]["hint"], "{ran}");
 }

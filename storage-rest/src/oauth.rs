@@ -276,8 +276,8 @@ const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 /// No token lives longer, whatever the server says: sums of times stay in range.
 const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How long the token lives from now on: `expires_in` (a number, or as some servers have it a text), else the JWT's `exp` by the
-/// server's clock.
+/// How long the token lives from now on: the shorter of `expires_in` (a number, or as some servers have it a text) and the JWT's `exp` by the
+/// server's clock, which in whole seconds can come up to one earlier.
 fn life(
     json: &Value,
     token: &str,
@@ -288,13 +288,12 @@ fn life(
         Value::String(text) => text.trim().parse().ok(),
         other => other.as_f64(),
     });
-    let life = match (expires_in, jwt::expiry(token)) {
-        (Some(seconds), _) => {
-            Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())).unwrap_or_default()
-        }
-        (None, Some(end)) => end.duration_since(server_time(now, skew)).unwrap_or_default(),
-        (None, None) => return Ok(None),
-    };
+    let told = expires_in.map(|seconds| {
+        Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())).unwrap_or_default()
+    });
+    let claimed =
+        jwt::expiry(token).map(|end| end.duration_since(server_time(now, skew)).unwrap_or_default());
+    let Some(life) = told.into_iter().chain(claimed).min() else { return Ok(None) };
     if life.is_zero() {
         return Err("sent a token that has already ended".to_owned());
     }
@@ -302,7 +301,9 @@ fn life(
 }
 
 fn server_time(now: SystemTime, skew: Option<ClockSkew>) -> SystemTime {
+    // A second is what rounding does to equal clocks.
     let ahead = skew.map_or(0, |skew| skew.seconds_ahead);
+    let ahead = if ahead.abs() > 1 { ahead } else { 0 };
     let off = Duration::from_secs(ahead.unsigned_abs());
     let shifted = if ahead >= 0 { now.checked_sub(off) } else { now.checked_add(off) };
     shifted.unwrap_or(now)

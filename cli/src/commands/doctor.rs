@@ -51,7 +51,7 @@ fn clock(provider: &OAuthTokens) -> Option<Check> {
     let what = format!(
         "{} s {} the identity provider's clock",
         ahead.unsigned_abs(),
-        if ahead > 0 { "behind" } else { "ahead of" }
+        if ahead > 0 { "ahead of" } else { "behind" }
     );
     Some(match ahead.unsigned_abs() > MAX_SKEW_S {
         true => Check::wrong("clock", "this machine", what).hint("set the clocks by NTP: tokens go by them"),

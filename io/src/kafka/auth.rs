@@ -145,8 +145,8 @@ impl Connection {
         // Amazon MSK has no other sign for its limit of new connections per second. A token that ends while it is on its way is
         // followed by a new one.
         let passing = match sasl {
-            Sasl::AwsMskIam { .. } => self.renew_at.is_some() || what.contains("Too many connects"),
-            Sasl::OAuthBearer { .. } => self.renew_at.is_some(),
+            Sasl::AwsMskIam { .. } => self.session.is_some() || what.contains("Too many connects"),
+            Sasl::OAuthBearer { .. } => self.session.is_some(),
             Sasl::Plain { .. } | Sasl::Scram { .. } => false,
         };
         KafkaError::Auth { broker: self.broker.clone(), mechanism: sasl.mechanism(), what, passing }

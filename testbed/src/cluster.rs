@@ -33,6 +33,8 @@ pub struct ClusterOptions {
     pub version: String,
     /// Server settings that override the testbed's.
     pub extra: Vec<(String, String)>,
+    /// The rack of each node; one without is in none.
+    pub racks: Vec<String>,
     /// Flags of the JVM that override the testbed's, such as `-Xmx2g` for ten thousand partitions or
     /// `-XX:TieredStopAtLevel=4` where the server's speed counts and not its start.
     pub jvm: Vec<String>,
@@ -45,7 +47,7 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         let (version, extra, jvm) = (DEFAULT_VERSION.to_owned(), Vec::new(), Vec::new());
-        Self { nodes: 1, version, extra, jvm, proxied: false, security: None }
+        Self { nodes: 1, version, extra, racks: Vec::new(), jvm, proxied: false, security: None }
     }
 }
 
@@ -67,6 +69,14 @@ impl ClusterOptions {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.extra.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// A node for each of these racks; a leader sends consumers on to the replica in theirs (KIP-392).
+    #[must_use]
+    pub fn racks(mut self, racks: &[&str]) -> Self {
+        self.nodes = racks.len();
+        self.racks = racks.iter().map(|&rack| rack.to_owned()).collect();
+        self.set("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector")
     }
 
     /// Adds a flag of the JVM.
@@ -171,7 +181,9 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (n, own) in ports.iter().enumerate() {
             let node_dir = dir.join(format!("node-{n}"));
-            let config = setup::server_properties(n, &ports, &node_dir.join("data"), &settings);
+            let rack = options.racks.get(n).map(|rack| ("broker.rack".to_owned(), rack.clone()));
+            let own_settings: Vec<_> = settings.iter().cloned().chain(rack).collect();
+            let config = setup::server_properties(n, &ports, &node_dir.join("data"), &own_settings);
             setup::prepare_node(&kafka, &node_dir, &config, &id)?;
             let secured = options.security.as_ref().and_then(Security::jvm);
             let flags = setup::use_archive(&archive).into_iter().chain(secured).chain(options.jvm.clone());

@@ -136,6 +136,11 @@ impl Oidc {
         self.control(Some(json!({ "lifetime": lifetime.as_secs() }))).map(|_| ())
     }
 
+    /// Sets whom tokens are for that are given from now on; clusters take those for [`AUDIENCE`].
+    pub fn set_audience(&self, audience: &str) -> Result<()> {
+        self.control(Some(json!({ "audience": audience }))).map(|_| ())
+    }
+
     /// Makes the token endpoint answer with this status and nothing else, or, with none, as it should.
     pub fn fail(&self, status: Option<u16>) -> Result<()> {
         self.control(Some(json!({ "fail": status.unwrap_or(0) }))).map(|_| ())

@@ -56,6 +56,10 @@ struct Faults {
     wan: Option<Arc<Wan>>,
     closing: bool,
     cuts: u64,
+    /// Connections that were let in.
+    opened: u64,
+    /// Bytes that went to clients.
+    delivered: u64,
 }
 
 #[derive(Debug, Default)]
@@ -182,7 +186,19 @@ impl Proxy {
 
     /// Ends all faults.
     pub fn calm(&self) {
-        self.set(|f| *f = Faults { cuts: f.cuts, ..Faults::default() });
+        self.set(|f| {
+            *f = Faults { cuts: f.cuts, opened: f.opened, delivered: f.delivered, ..Faults::default() };
+        });
+    }
+
+    /// How many connections it has let in.
+    pub fn opened(&self) -> u64 {
+        self.shared.faults().opened
+    }
+
+    /// How many bytes went to clients, but for connections whose requests are counted.
+    pub fn delivered(&self) -> u64 {
+        self.shared.faults().delivered
     }
 
     /// How many times byte counts made it cut.
@@ -247,6 +263,9 @@ impl Shared {
         }
         let cut = faults.spend(chunk, direction);
         let pass = !(faults.closing || direction == Direction::ToClient && faults.swallow_to_client);
+        if pass && !cut && direction == Direction::ToClient {
+            faults.delivered += chunk.len() as u64;
+        }
         drop(faults);
         if cut {
             self.cut();
@@ -340,6 +359,7 @@ fn connect(shared: &Arc<Shared>, id: u64, client: TcpStream, target: u16) {
         Ok((client.try_clone()?, server.try_clone()?, server))
     };
     let Ok((client_reader, server_reader, server)) = joined() else { return };
+    shared.faults().opened += 1;
     if shared.faults().closing {
         shared.cut();
     }

@@ -8,7 +8,7 @@ import { createServer as createSecureServer } from 'node:https';
 import { Provider } from 'oidc-provider';
 
 const settings = JSON.parse(process.argv[2]);
-const control = { lifetime: settings.lifetime, fail: 0, failures: 0, delay: 0, tokens: 0 };
+const control = { lifetime: settings.lifetime, audience: settings.audience, fail: 0, failures: 0, delay: 0, tokens: 0 };
 
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const provider = new Provider(settings.issuer, {
@@ -32,7 +32,7 @@ const provider = new Provider(settings.issuer, {
       getResourceServerInfo: () => ({
         accessTokenFormat: 'jwt',
         accessTokenTTL: control.lifetime,
-        audience: settings.audience,
+        audience: control.audience,
         jwt: { sign: { alg: 'RS256' } },
         scope: settings.scope,
       }),

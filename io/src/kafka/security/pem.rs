@@ -28,7 +28,8 @@ const MAX_ROUNDS: u32 = 10_000_000;
 
 /// All certificates, in their order.
 pub(super) fn certificates(material: &Material) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = normalised(material)?;
+    // A key beside them may have headers, which the reader does not bear.
+    let text = normalised(material, |label| label.ends_with("CERTIFICATE"))?;
     CertificateDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|e| TlsError::new(&material.source, format!("can't be read as PEM: {e}")))
@@ -40,7 +41,7 @@ pub(super) fn key(
     password: Option<&Secret>,
 ) -> Result<PrivateKeyDer<'static>, TlsError> {
     let wrong = |what: &str| TlsError::new(&material.source, what);
-    let text = Zeroizing::new(normalised(material)?);
+    let text = Zeroizing::new(normalised(material, |label| label.ends_with("KEY"))?);
     let password =
         || password.ok_or_else(|| wrong("the key is encrypted: give its password (ssl.key.password)"));
     if let Some(body) = section(&text, "ENCRYPTED PRIVATE KEY") {
@@ -93,8 +94,8 @@ fn pkcs12_pbe(der: &[u8]) -> Option<(&[u8], i32, &[u8])> {
     (algorithm.oid == PBE_SHA1_3DES).then_some((salt.as_bytes(), rounds as i32, data.as_bytes()))
 }
 
-/// Only the sections, with proper line ends: in .properties files PEM often comes in one line, with blanks or `\\n` in two characters for its line ends.
-fn normalised(material: &Material) -> Result<String, TlsError> {
+/// Only the wanted sections, with proper line ends: in .properties files PEM often comes in one line, with blanks or `\\n` in two characters for its line ends.
+fn normalised(material: &Material, wanted: impl Fn(&str) -> bool) -> Result<String, TlsError> {
     let text = std::str::from_utf8(&material.bytes)
         .map_err(|_| TlsError::new(&material.source, "is not PEM: not a text"))?
         .replace("\\n", "\n");
@@ -103,11 +104,14 @@ fn normalised(material: &Material) -> Result<String, TlsError> {
     while let Some((_, behind)) = rest.split_once("-----BEGIN ") {
         let Some((label, body)) = behind.split_once("-----") else { break };
         let Some((body, after)) = body.split_once("-----END ") else { break };
+        rest = after.split_once("-----").map_or("", |(_, rest)| rest);
+        if !wanted(label) {
+            continue;
+        }
         out.push_str(&format!("-----BEGIN {label}-----\n"));
         let encrypted = body.contains("DEK-Info:");
         out.push_str(&if encrypted { body.trim_start().to_owned() } else { lines(body) });
         out.push_str(&format!("\n-----END {label}-----\n"));
-        rest = after.split_once("-----").map_or("", |(_, rest)| rest);
     }
     Ok(out)
 }

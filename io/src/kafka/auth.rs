@@ -17,8 +17,25 @@ const MAX_TURNS: usize = 4;
 /// A session is renewed when this part of its life is over at the earliest, and at the latest; at random in between, so that connections
 /// don't renew all at once.
 const RENEW_AFTER: (f64, f64) = (0.85, 0.95);
-/// Brokers refuse to be asked more often.
+/// Brokers refuse to be asked more often than once a second.
 const LEAST_SESSION: Duration = Duration::from_millis(1100);
+
+/// A session that ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    /// When it should be renewed: no other request may come later.
+    pub(super) renew_at: Instant,
+    /// When brokers allow it.
+    allowed_at: Instant,
+}
+
+impl Session {
+    /// `None`: it does not end.
+    fn new(began: Instant, session_lifetime_ms: i64) -> Option<Self> {
+        let renew_at = began + renewal(session_lifetime_ms)?;
+        Some(Self { renew_at, allowed_at: began + LEAST_SESSION })
+    }
+}
 
 impl Connection {
     /// Proves who we are, if that is asked for. Nothing may be in flight.
@@ -36,7 +53,7 @@ impl Connection {
                 Next::Send(next) => message = next,
                 Next::Refused(what) => return Err(self.refused(sasl, what)),
                 Next::Done => {
-                    self.renew_at = renewal(answer.session_lifetime_ms).map(|after| began + after);
+                    self.session = Session::new(began, answer.session_lifetime_ms);
                     return Ok(());
                 }
             }
@@ -46,13 +63,17 @@ impl Connection {
 
     /// Whether the session should be renewed before more is sent. Requests wait for it; what is in flight is to be drained.
     pub fn is_renewal_due(&self) -> bool {
-        self.renew_at.is_some_and(|at| Instant::now() >= at)
+        self.session.is_some_and(|session| Instant::now() >= session.renew_at)
     }
 
-    /// Renews the session when that is due and nothing is in flight.
+    /// Renews the session when that is due and nothing is in flight. One that is shorter than brokers allow, as with a token that ends soon, is
+    /// over before: then requests wait.
     pub(super) async fn renew_if_due(&mut self) -> Result<(), KafkaError> {
         if !self.is_renewal_due() || self.in_flight() > 0 {
             return Ok(());
+        }
+        if let Some(session) = self.session {
+            tokio::time::sleep_until(session.allowed_at.into()).await;
         }
         let after = self.options().request_timeout;
         match tokio::time::timeout(after, self.authenticate()).await {
@@ -143,7 +164,7 @@ fn advice(sasl: &Sasl) -> &'static str {
 fn renewal(session_lifetime_ms: i64) -> Option<Duration> {
     let lifetime = Duration::from_millis(u64::try_from(session_lifetime_ms).ok().filter(|ms| *ms > 0)?);
     let part = RENEW_AFTER.0 + (RENEW_AFTER.1 - RENEW_AFTER.0) * fastrand::f64();
-    Some(lifetime.mul_f64(part).max(LEAST_SESSION))
+    Some(lifetime.mul_f64(part))
 }
 
 #[cfg(test)]
@@ -154,7 +175,8 @@ mod tests {
     fn sessions_are_renewed_in_time() {
         assert_eq!(renewal(0), None);
         assert_eq!(renewal(-1), None);
-        assert_eq!(renewal(50), Some(LEAST_SESSION));
+        let short = Session::new(Instant::now(), 50).unwrap();
+        assert!(short.renew_at + Duration::from_secs(1) < short.allowed_at);
         for _ in 0..100 {
             let after = renewal(60_000).unwrap();
             assert!(after >= Duration::from_secs(51) && after <= Duration::from_secs(57), "{after:?}");

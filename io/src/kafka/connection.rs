@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::address::Address;
+use super::auth::Session;
 use super::error::KafkaError;
 use super::security::{Sasl, Tls, TlsFacts};
 use super::stream::{self, Stream};
@@ -99,8 +100,8 @@ pub struct Connection {
     welcome: bool,
     /// Fetch tells our rack.
     pub(super) tells_rack: bool,
-    /// When the session should be renewed; `None`: it does not end.
-    pub(super) renew_at: Option<Instant>,
+    /// `None`: it does not end.
+    pub(super) session: Option<Session>,
     /// Ends the wait for a Fetch answer when it turns true.
     pub(super) stop: Option<watch::Receiver<bool>>,
     /// Bytes read from the socket but not used yet; see `fetch.rs`.
@@ -126,7 +127,7 @@ impl Connection {
                 return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after });
             }
         }
-        Ok(self.renew_at.map(|at| at.saturating_duration_since(Instant::now())))
+        Ok(self.session.map(|session| session.renew_at.saturating_duration_since(Instant::now())))
     }
 
     /// What TLS came to; `None` in plain text.
@@ -148,7 +149,7 @@ impl Connection {
             dead: false,
             welcome: false,
             tells_rack: false,
-            renew_at: None,
+            session: None,
             stop: None,
             staged: Vec::new(),
         };

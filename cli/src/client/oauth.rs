@@ -12,7 +12,7 @@ use super::aws::{self, AwsIdentity};
 use super::pem;
 use super::sasl::{Login, either};
 use super::tls;
-use super::values::{Setting, SettingError, Values};
+use super::values::{Layer, Setting, SettingError, Values};
 
 /// How tokens are got.
 #[derive(Debug, Clone)]
@@ -188,7 +188,7 @@ fn client_credentials(
     const ID: &str = "sasl.oauthbearer.client.credentials.client.id";
     const SECRET: &str = "sasl.oauthbearer.client.credentials.client.secret";
     if let Some(login) = login {
-        login.only(&["clientId", "clientSecret", "scope", "extension_*"])?;
+        login.only(&[&["clientId", "clientSecret", "scope", "extension_*"], &TRUSTSTORE[..]].concat())?;
     }
     let missing = |key, or| Values::missing(key, format!("not set: set it, or {or}"));
     let client_id = either(values, login, ID, "clientId")?;
@@ -209,7 +209,7 @@ fn client_credentials(
         client_secret: client_secret.ok_or_else(|| missing(SECRET, variable))?,
         scope: scope.map(|scope| scope.expose().to_owned()).filter(|scope| !scope.is_empty()),
         urlencode_header: values.boolean("sasl.oauthbearer.header.urlencode")?.unwrap_or(false),
-        trust: trust(values)?,
+        trust: trust(values, login)?,
         connect_timeout: values.millis("sasl.login.connect.timeout.ms", 1..=HOUR)?,
         read_timeout: values.millis("sasl.login.read.timeout.ms", 1..=HOUR)?,
         retry_backoff: (first, most),
@@ -218,15 +218,37 @@ fn client_credentials(
 }
 
 /// The endpoint's certificates have nothing to do with the brokers'.
-fn trust(values: &Values) -> Result<Trust, SettingError> {
-    match (values.path("https.ca.location"), values.get("https.ca.pem")) {
-        (None, None) => Ok(Trust::System),
-        (Some((setting, path)), None) => tls::ca_location(setting, &path),
-        (None, Some(setting)) => Ok(Trust::Pem(pem::inline(setting)?)),
-        (Some((setting, _)), Some(_)) => {
-            Err(setting.error("https.ca.pem says the same in another way: leave one"))
-        }
+fn trust(values: &Values, login: Option<&Login<'_>>) -> Result<Trust, SettingError> {
+    let twice = |setting: &Setting, other: &str| {
+        Err(setting.error(format!("{other} says the same in another way: leave one")))
+    };
+    let store = login.and_then(truststore);
+    match (values.path("https.ca.location"), values.get("https.ca.pem"), store) {
+        (None, None, None) => Ok(Trust::System),
+        (None, None, Some(store)) => tls::trust(&Values::of(&[store])?),
+        (Some((setting, path)), None, None) => tls::ca_location(setting, &path),
+        (None, Some(setting), None) => Ok(Trust::Pem(pem::inline(setting)?)),
+        (Some((setting, _)), Some(_), _) => twice(setting, "https.ca.pem"),
+        (Some((setting, _)), None, _) | (None, Some(setting), _) => twice(setting, "sasl.jaas.config"),
     }
+}
+
+/// Options of the login module that Kafka's clients take for the endpoint, named as the settings for brokers are.
+const TRUSTSTORE: [&str; 4] = [
+    "ssl.truststore.location",
+    "ssl.truststore.password",
+    "ssl.truststore.type",
+    "ssl.truststore.certificates",
+];
+
+fn truststore(login: &Login<'_>) -> Option<Layer> {
+    let origin = format!("{}: {}", login.setting.origin, login.setting.key);
+    let setting = |key: &&str| {
+        let value = login.jaas.options.get(*key)?.clone();
+        Some(Setting { key: (*key).to_owned(), value, origin: origin.clone() })
+    };
+    let settings: Vec<Setting> = TRUSTSTORE.iter().filter_map(setting).collect();
+    (!settings.is_empty()).then(|| Layer { settings, notes: Vec::new() })
 }
 
 fn refresh(values: &Values) -> Result<Refresh, SettingError> {

@@ -32,7 +32,8 @@ enum Form {
 /// Which binary store it is shows in its first bytes, so these two are the same to us.
 const FORMS: [(&str, Form); 3] = [("JKS", Form::Binary), ("PKCS12", Form::Binary), ("PEM", Form::Pem)];
 
-fn trust(values: &Values) -> Result<Trust, SettingError> {
+/// Whom we trust, by `ssl.truststore.*` or `ssl.ca.location`.
+pub fn trust(values: &Values) -> Result<Trust, SettingError> {
     let location = values.path("ssl.truststore.location");
     let (inline, ca) = (values.get("ssl.truststore.certificates"), values.path("ssl.ca.location"));
     let several = [location.as_ref().map(|l| l.0), inline, ca.as_ref().map(|c| c.0)];

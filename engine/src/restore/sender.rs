@@ -171,7 +171,7 @@ impl Sender {
             || in_flight > 0 && self.connection.as_ref().is_some_and(Connection::is_renewal_due);
         let picks = if full { Vec::new() } else { self.pick() };
         if !picks.is_empty() {
-            self.send(&picks).await
+            self.send(picks).await
         } else if in_flight > 0 {
             self.receive().await
         } else if self.active.is_empty() {
@@ -266,10 +266,14 @@ impl Sender {
         self.active.get(at).map(|job| &job.tp)
     }
 
-    async fn send(&mut self, picks: &[usize]) -> Result<(), EngineError> {
-        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
+    async fn send(&mut self, mut picks: Vec<usize>) -> Result<(), EngineError> {
+        if self.shared.limit.is_some() {
+            self.pause(&picks).await?;
+            picks.retain(|at| self.active.get(*at).is_some_and(Job::may_send));
+        }
+        let Some(connection) = self.connection.as_mut().filter(|_| !picks.is_empty()) else { return Ok(()) };
         // Counted as sent before it is: what a broken connection may have carried is unclear.
-        for at in picks {
+        for at in &picks {
             let Some(job) = self.active.get_mut(*at) else { continue };
             if let Some(batch) = job.ready.pop_front() {
                 job.unacked.push_back(batch);
@@ -291,11 +295,20 @@ impl Sender {
             })
             .collect();
         let batches: Vec<&[u8]> = sent.iter().map(|(_, batch)| *batch).collect();
-        let bytes: usize = batches.iter().map(|batch| batch.len()).sum();
+        Ok(connection.send_produce(self.version, &targets, &batches).await?)
+    }
+
+    /// Waits as long as the limit wants it for the next batches of these. A session may come to its end over that: then nothing stays in flight.
+    async fn pause(&mut self, picks: &[usize]) -> Result<(), EngineError> {
+        let next = |at: &usize| Some(self.active.get(*at)?.ready.front()?.bytes().len());
+        let bytes: usize = picks.iter().filter_map(next).sum();
         if let Some(limit) = &self.shared.limit {
             limit.take(bytes as u64).await;
         }
-        Ok(connection.send_produce(self.version, &targets, &batches).await?)
+        while self.connection.as_ref().is_some_and(|c| c.is_renewal_due() && c.in_flight() > 0) {
+            self.receive().await?;
+        }
+        Ok(())
     }
 
     async fn receive(&mut self) -> Result<(), EngineError> {

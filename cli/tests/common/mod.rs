@@ -66,7 +66,8 @@ pub fn start_in_shell<S: AsRef<str>>(script: &str, args: &[S]) -> Running {
     spawn(shell, args)
 }
 
-fn spawn<S: AsRef<str>>(mut command: Command, args: &[S]) -> Running {
+/// Starts a bodley that was prepared as `command` with these arguments.
+pub fn spawn<S: AsRef<str>>(mut command: Command, args: &[S]) -> Running {
     let shown = args.iter().map(|arg| format!(" {}", arg.as_ref())).collect::<String>();
     let mut child = command.spawn().expect("start bodley");
     let (out, err) = (drain(child.stdout.take()), drain(child.stderr.take()));
@@ -95,6 +96,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs; notes its memory on the way.
     pub fn is_running(&mut self) -> bool {
         self.peak = self.peak.max(peak_memory(self.child.id()));

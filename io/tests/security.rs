@@ -174,7 +174,10 @@ async fn clients_show_certificates_in_every_form() {
     for leaf in [Leaf::Alice, Leaf::AliceRsa, Leaf::Bob] {
         look(Door::Mtls, alice(pem(leaf, material(pki().key(leaf)), None))).await.unwrap();
     }
-    for leaf in [Leaf::Stranger, Leaf::ExpiredClient] {
+    let expired = pem(Leaf::ExpiredClient, material(pki().key(Leaf::ExpiredClient)), None);
+    let error = Tls::new(&TlsOptions { identity: Some(expired), ..trusting() }).unwrap_err().to_string();
+    assert!(error.contains("expired-client.pem: the client's certificate expired on"), "{error}");
+    for leaf in [Leaf::Stranger] {
         refused(
             look(Door::Mtls, alice(pem(leaf, material(pki().key(leaf)), None))).await,
             "client certificate",

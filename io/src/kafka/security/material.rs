@@ -3,6 +3,9 @@
 use p12_keystore::{KeyStore, Pkcs12Archive, Pkcs12ImportPolicy};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
+
 use super::tls::{Identity, Material, TlsError, Trust};
 use super::{jks, pem};
 use crate::secret::Secret;
@@ -41,8 +44,23 @@ pub(super) fn trusted(trust: &Trust) -> Result<(String, Chain), TlsError> {
     Ok((source, all))
 }
 
-/// A certificate with its chain, leaf first, and its key.
+/// A certificate with its chain, leaf first, and its key. One that is out of date is an error here: brokers refuse it in less clear words.
 pub(super) fn identity(identity: &Identity) -> Result<(Chain, PrivateKeyDer<'static>), TlsError> {
+    let (chain, key) = read_identity(identity)?;
+    let own = chain.first().and_then(|own| parse_x509_certificate(own).ok());
+    if let Some((_, own)) = own
+        && own.validity().not_after < ASN1Time::now()
+    {
+        let what = format!(
+            "the client's certificate expired on {}, by this machine's clock: get a new one",
+            own.validity().not_after
+        );
+        return Err(TlsError::new(identity.source(), what));
+    }
+    Ok((chain, key))
+}
+
+fn read_identity(identity: &Identity) -> Result<(Chain, PrivateKeyDer<'static>), TlsError> {
     match identity {
         Identity::Pem { certificates, key, password } => {
             let chain = pem::certificates(certificates)?;

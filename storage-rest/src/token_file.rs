@@ -44,10 +44,9 @@ fn passing(what: String) -> TokenError {
 }
 
 fn read_token(path: &Path) -> Result<String, TokenError> {
-    let text = read_bounded(path, jwt::LONGEST).map_err(|why| TokenError {
-        what: format!("the token file {} {why}", path.display()),
-        passing: false,
-    })?;
+    // Whoever rotates it may be in the middle of that.
+    let text = read_bounded(path, jwt::LONGEST)
+        .map_err(|why| passing(format!("the token file {} {why}", path.display())))?;
     let text = text.trim();
     if jwt::is_bearer(text) {
         Ok(text.to_owned())
@@ -56,7 +55,7 @@ fn read_token(path: &Path) -> Result<String, TokenError> {
             "the token file {} holds no bearer token (letters, digits and -._~+/ only, on one line)",
             path.display()
         );
-        Err(TokenError { what, passing: false })
+        Err(passing(what))
     }
 }
 
@@ -118,7 +117,7 @@ mod tests {
             (&[b'x'; 70_000], "has more than 65536 bytes"),
         ] {
             let error = of(content).await.unwrap_err();
-            assert!(error.what.contains(why) && !error.passing && !error.what.contains("hunter2"), "{error}");
+            assert!(error.what.contains(why) && error.passing && !error.what.contains("hunter2"), "{error}");
         }
         let missing = FileTokens::new("/nowhere/token").token("b").await.unwrap_err();
         assert!(missing.what.contains("/nowhere/token cannot be read: No such file"), "{missing}");

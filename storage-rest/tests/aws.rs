@@ -171,7 +171,9 @@ async fn a_profile_that_cannot_work_is_named_and_nothing_takes_its_place() {
         ("old", "not Version 1"),
     ] {
         let error = world.with(profile(name)).await.unwrap_err();
-        assert!(error.what.contains(why) && !error.passing, "{error}");
+        // What a process says may be better the next time.
+        let passing = ["bad", "fails", "old"].contains(&name);
+        assert!(error.what.contains(why) && error.passing == passing, "{error}");
     }
     world.file(".aws/credentials", &format!("[default]\n{MARKER}\n"));
     let error = world.get().await.unwrap_err();

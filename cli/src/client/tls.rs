@@ -171,6 +171,11 @@ fn verify(values: &Values, notes: &mut Vec<String>) -> Result<Verify, SettingErr
         );
         return Ok(Verify::Nothing);
     }
+    if !by_name {
+        notes.push(format!(
+            "{algorithm} is empty or none: any certificate of a trusted authority is taken for the broker's"
+        ));
+    }
     Ok(if by_name { Verify::Full } else { Verify::NotTheHostName })
 }
 

@@ -83,7 +83,9 @@ pub async fn snapshot(
     }
     // Who was not seen may be on a broker that did not answer.
     if complete {
-        let gone = |(key, _): &(&Pair, _)| topics.contains_key(&key.1) && !seen.contains(*key);
+        let gone = |(key, pair): &(&Pair, &GroupTopic)| {
+            pair.header.present && topics.contains_key(&key.1) && !seen.contains(*key)
+        };
         let gone: Vec<_> = state.groups.iter().filter(gone).collect();
         let names: BTreeSet<String> = gone.iter().map(|((group, _), _)| group.clone()).collect();
         let hidden = match hidden(cluster, &names).await {

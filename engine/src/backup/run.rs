@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bodley_io::BufferPool;
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError};
+use bodley_protocol::RetryClass;
 use tokio::sync::{mpsc, watch};
 
 use super::intake::Intake;
@@ -269,7 +270,14 @@ impl Run {
         let seen = self.cluster.layout();
         if let Err(error) = self.cluster.refresh(&seen).await {
             for (_, task) in due {
-                self.park(task, &error, report);
+                // What no other try helps, such as a password that is no good any more, is not tried over and over.
+                match error.retry_class() {
+                    RetryClass::Never => {
+                        let issue = Issue::new("partition_unreadable", Severity::Failed, error.to_string());
+                        self.give_up(&task, issue, report);
+                    }
+                    _ => self.park(task, &error, report),
+                }
             }
             return;
         }
@@ -360,7 +368,7 @@ impl Run {
         }
         let known = self.cluster.layout().brokers.contains_key(&replica);
         if known && !self.shared.leaders_only.load(Ordering::Relaxed) {
-            task.near = Some(replica);
+            (task.near, task.stuck) = (Some(replica), None);
             self.dispatch(vec![task], report);
         } else {
             self.shared.leaders_only.store(true, Ordering::Relaxed);

@@ -113,6 +113,9 @@ impl Producer {
         tracing::info!("{why}: the restore goes without a transactional id");
         self.way = Way::Marker;
         self.take_nameless(0).await.map_err(|error| match is_closed_way(&error) {
+            _ if error.code() == Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED) => EngineError::Denied(format!(
+                "nothing was written: rights are missing: IdempotentWrite on the cluster ({error}; docs/permissions.md lists what is needed)"
+            )),
             true => EngineError::Refused(format!(
                 "nothing was written: the target has no idempotent producers, and without them a restore can't be exact ({error})"
             )),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_protocol::ErrorCode;
 use bodley_protocol::batch::{self, HEADER_LEN};
+use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
 
 use super::RestoreOptions;
@@ -257,7 +257,10 @@ impl Run<'_> {
             return Ok(());
         }
         let seen = self.cluster.layout();
-        let refreshed = self.cluster.refresh(&seen).await;
+        let refreshed = match self.cluster.refresh(&seen).await {
+            Err(error) if error.retry_class() == RetryClass::Never => return Err(error.into()),
+            refreshed => refreshed,
+        };
         let layout = self.cluster.layout();
         let mut clear = Vec::new();
         let mut unclear = HashMap::new();

@@ -143,7 +143,10 @@ impl Sender {
             };
             if let Err(error) = result {
                 match error {
-                    EngineError::Kafka(error) => self.give_all_back(&error),
+                    // What no other try helps, such as a password that is no good any more, is not tried over and over.
+                    EngineError::Kafka(error) if error.retry_class() != RetryClass::Never => {
+                        self.give_all_back(&error);
+                    }
                     error => {
                         let _ = self.events.send(Event::Fatal(error));
                         return;

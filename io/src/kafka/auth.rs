@@ -20,6 +20,9 @@ const RENEW_AFTER: (f64, f64) = (0.85, 0.95);
 /// Brokers refuse to be asked more often than once a second.
 const LEAST_SESSION: Duration = Duration::from_millis(1100);
 
+/// When a renewal is tried again for which there was no token.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A session that ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
@@ -27,13 +30,17 @@ pub(super) struct Session {
     pub(super) renew_at: Instant,
     /// When brokers allow it.
     allowed_at: Instant,
+    /// When it ends.
+    ends_at: Instant,
 }
 
 impl Session {
     /// `None`: it does not end.
     fn new(began: Instant, session_lifetime_ms: i64) -> Option<Self> {
         let renew_at = began + renewal(session_lifetime_ms)?;
-        Some(Self { renew_at, allowed_at: began + LEAST_SESSION })
+        let ends_at =
+            began.checked_add(Duration::from_millis(session_lifetime_ms as u64)).unwrap_or(renew_at);
+        Some(Self { renew_at, allowed_at: began + LEAST_SESSION, ends_at })
     }
 }
 
@@ -42,10 +49,13 @@ impl Connection {
     pub(super) async fn authenticate(&mut self) -> Result<(), KafkaError> {
         let options = self.shared_options();
         let Some(sasl) = &options.sasl else { return Ok(()) };
-        self.choose(sasl).await?;
         let token =
             |source| KafkaError::Token { broker: self.broker.clone(), mechanism: sasl.mechanism(), source };
+        // Before anything is sent: without a token a session that there is goes on.
         let (mut message, mut exchange) = sasl.begin(&self.host).await.map_err(token)?;
+        // From here on the broker takes nothing else until it is done.
+        self.half_way = true;
+        self.choose(sasl).await?;
         for _ in 0..MAX_TURNS {
             let began = Instant::now();
             let answer = self.say(sasl, message).await?;
@@ -54,6 +64,7 @@ impl Connection {
                 Next::Refused(what) => return Err(self.refused(sasl, what)),
                 Next::Done => {
                     self.session = Session::new(began, answer.session_lifetime_ms);
+                    self.half_way = false;
                     return Ok(());
                 }
             }
@@ -67,8 +78,8 @@ impl Connection {
     }
 
     /// Renews the session when that is due and nothing is in flight. One that is shorter than brokers allow, as with a token that ends soon, is
-    /// over before: then requests wait.
-    pub(super) async fn renew_if_due(&mut self) -> Result<(), KafkaError> {
+    /// over before: then requests wait. Where there is no token just now, the session goes on to its end.
+    pub async fn renew_if_due(&mut self) -> Result<(), KafkaError> {
         if !self.is_renewal_due() || self.in_flight() > 0 {
             return Ok(());
         }
@@ -79,6 +90,10 @@ impl Connection {
         match tokio::time::timeout(after, self.authenticate()).await {
             Ok(Ok(())) => {
                 tracing::debug!("{}: session renewed", self.broker);
+                Ok(())
+            }
+            Ok(Err(error @ KafkaError::Token { .. })) if self.goes_on() => {
+                tracing::warn!("{}: the session is not renewed yet: {error}", self.broker);
                 Ok(())
             }
             Ok(Err(error)) => {
@@ -93,6 +108,18 @@ impl Connection {
                     after,
                 })
             }
+        }
+    }
+
+    /// Puts the renewal off, if the session has not ended.
+    fn goes_on(&mut self) -> bool {
+        let now = Instant::now();
+        match &mut self.session {
+            Some(session) if now < session.ends_at => {
+                session.renew_at = (now + AGAIN).min(session.ends_at);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -123,10 +150,11 @@ impl Connection {
         let request = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(message));
         let version = self.version::<SaslAuthenticateRequest>(2)?;
         let answer: SaslAuthenticateResponse = match self.exchange(version, &request).await {
-            // Some servers say nothing and go.
+            // Some servers say nothing and go; so does one that ends, or a line that breaks.
             Err(KafkaError::Closed { .. }) => {
-                return Err(self
-                    .refused(sasl, "it closes the connection, which mostly means wrong credentials".into()));
+                let what = "it closes the connection, which can mean wrong credentials".into();
+                let (broker, mechanism) = (self.broker.clone(), sasl.mechanism());
+                return Err(KafkaError::Auth { broker, mechanism, what, passing: true });
             }
             answer => answer?,
         };

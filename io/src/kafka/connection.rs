@@ -102,6 +102,8 @@ pub struct Connection {
     pub(super) tells_rack: bool,
     /// `None`: it does not end.
     pub(super) session: Option<Session>,
+    /// An authentication has begun and is not done.
+    pub(super) half_way: bool,
     /// Ends the wait for a Fetch answer when it turns true.
     pub(super) stop: Option<watch::Receiver<bool>>,
     /// Bytes read from the socket but not used yet; see `fetch.rs`.
@@ -150,6 +152,7 @@ impl Connection {
             welcome: false,
             tells_rack: false,
             session: None,
+            half_way: false,
             stop: None,
             staged: Vec::new(),
         };
@@ -180,7 +183,7 @@ impl Connection {
 
     /// Cut in the middle of an exchange: of no more use.
     pub fn is_dead(&self) -> bool {
-        self.dead
+        self.dead || self.half_way
     }
 
     /// Requests sent and not answered yet.

@@ -60,6 +60,8 @@ pub enum KafkaError {
         broker: String,
         /// What is wrong, and what to do.
         what: String,
+        /// Not the fault of certificates or settings: another connection may work.
+        passing: bool,
     },
     /// Who we say we are does not convince the broker, or it does not convince us.
     #[error("{broker} does not let us in by {mechanism}: {what}")]
@@ -136,7 +138,7 @@ impl KafkaError {
             }
             // A broker that starts, or has too many connections, ends the first exchange, too.
             Self::Malformed { .. } | Self::NoBootstrap(_) | Self::Mismatch { .. } => RetryClass::Route,
-            Self::Auth { passing: true, .. } => RetryClass::Pause,
+            Self::Auth { passing: true, .. } | Self::Tls { passing: true, .. } => RetryClass::Pause,
             Self::Token { source, .. } if source.passing => RetryClass::Pause,
             Self::Tls { .. } | Self::Auth { .. } | Self::Token { .. } => RetryClass::Never,
             Self::Refused { code, .. } => code.retry_class(),
@@ -165,8 +167,8 @@ impl KafkaError {
     }
 
     pub(crate) fn io(broker: &str, source: io::Error) -> Self {
-        if let Some(what) = tls_complaint(&source) {
-            return Self::Tls { broker: broker.to_owned(), what };
+        if let Some((what, passing)) = tls_complaint(&source) {
+            return Self::Tls { broker: broker.to_owned(), what, passing };
         }
         let source = (source.kind() != io::ErrorKind::UnexpectedEof).then_some(source);
         Self::Closed { broker: broker.to_owned(), source }
@@ -176,7 +178,7 @@ impl KafkaError {
     pub(crate) fn handshake(broker: &str, source: io::Error) -> Self {
         let broker = broker.to_owned();
         match tls_complaint(&source) {
-            Some(what) => Self::Tls { broker, what },
+            Some((what, passing)) => Self::Tls { broker, what, passing },
             None => {
                 let hint = format!(
                     "it ends the connection in the TLS handshake ({source}), as plaintext listeners do: is security.protocol right?"

@@ -84,7 +84,15 @@ impl Connection {
     ) -> Result<Answer, S::Error> {
         let ids = partitions.iter().all(|partition| partition.topic_id != [0; 16]);
         let version = self.fetch_version(ids)?;
-        self.renew_if_due().await?;
+        let mut stop = self.stop.take();
+        let whole = self.options().request_timeout * 2;
+        let renewed = patient(&mut stop, whole, self.renew_if_due()).await;
+        self.stop = stop;
+        match renewed {
+            Waited::Done(renewed) => renewed?,
+            Waited::Stopped => return Err(KafkaError::Stopped.into()),
+            Waited::Silence => return Err(self.stalled().into()),
+        }
         let (id, head) = self.next_head(version);
         let request = fetch::encode(head.as_head(), limits, self.rack(), partitions);
         self.send(id, &[&request]).await?;

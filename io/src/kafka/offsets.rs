@@ -179,7 +179,7 @@ impl Cluster {
             let (leader, parts) = joined.map_err(|e| KafkaError::NoRoute(e.to_string()))?;
             let parts = match parts {
                 Ok(parts) => parts,
-                Err(error @ KafkaError::Version { .. }) => return Err(error),
+                Err(error) if error.retry_class() == RetryClass::Never => return Err(error),
                 // Its partitions may have another leader by the next round.
                 Err(error) => {
                     errors.push(KafkaError::NoRoute(format!("broker {leader}: {error}")));

@@ -17,7 +17,7 @@ use bodley_protocol::messages::{
 };
 use bodley_protocol::produce::Target;
 use bodley_protocol::versions::BrokerVersions;
-use bodley_protocol::{ErrorCode, NO_TOPIC_ID, StrBytes};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass, StrBytes};
 
 use super::cluster::{Cluster, To};
 use super::connection::Connection;
@@ -37,6 +37,9 @@ const GROUPS_THAT_ARE_NOT: i16 = 5;
 /// Last DescribeQuorum version of the plain form; times are told from version 1 on.
 const QUORUM_WITH_TIMES: i16 = 1;
 const TOPIC_RESOURCE: i8 = 2;
+/// How often it is asked what may be done to topics that are not there.
+const PROBES: u32 = 3;
+const PROBE_AGAIN: Duration = Duration::from_millis(300);
 /// What a broker says that does not tell.
 const NOT_TOLD: i32 = i32::MIN;
 
@@ -63,6 +66,12 @@ impl Rights {
     /// Whether this is allowed. A broker that does not tell is taken to allow it: it is found out when it is done.
     pub fn allow(self, operation: Operation) -> bool {
         self.0 == NOT_TOLD || self.0 & (1 << operation as i32) != 0
+    }
+
+    /// Of something that was described: who then says that not even that is allowed does not tell.
+    fn of_described(operations: i32) -> Self {
+        let rights = Self(operations);
+        if rights.allow(Operation::Describe) { rights } else { Self(NOT_TOLD) }
     }
 
     /// The broker says what is allowed.
@@ -96,7 +105,7 @@ impl Cluster {
                 let found = match ErrorCode(topic.error_code) {
                     ErrorCode::TOPIC_AUTHORIZATION_FAILED => TopicRights::Hidden,
                     ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => TopicRights::Absent,
-                    _ => TopicRights::Of(Rights(topic.topic_authorized_operations)),
+                    _ => TopicRights::Of(Rights::of_described(topic.topic_authorized_operations)),
                 };
                 if let Some(rights) = rights.get_mut(name.as_str()) {
                     *rights = found;
@@ -162,23 +171,22 @@ impl Cluster {
                     .with_groups(some.to_vec())
                     .with_include_authorized_operations(told);
                 let response = self.call_capped(To::Broker(broker), GROUPS_THAT_ARE_NOT, &request).await?;
-                rights.extend(response.groups.into_iter().map(|group| {
+                let asked = response.groups.into_iter().filter(|group| some.contains(&group.group_id));
+                rights.extend(asked.map(|group| {
                     let denied = ErrorCode(group.error_code) == ErrorCode::GROUP_AUTHORIZATION_FAILED;
-                    let told = if denied { 0 } else { group.authorized_operations };
-                    (group.group_id.to_string(), Rights(told))
+                    let told = Rights::of_described(group.authorized_operations);
+                    (group.group_id.to_string(), if denied { Rights(0) } else { told })
                 }));
             }
         }
         Ok(rights)
     }
 
-    /// Whether a transactional id may be used for fences. Makes nothing.
+    /// Whether a transactional id may be asked for. Brokers that have never had one make the topic that they keep such ids in.
     pub async fn may_fence(&self, id: &str) -> Result<bool, KafkaError> {
         match self.coordinator_once(id, TRANSACTION_KEY).await {
             Ok(_) => Ok(true),
             Err(error) if is_closed_way(&error) => Ok(false),
-            // Who is refused for another reason has been let through.
-            Err(KafkaError::Refused { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -217,7 +225,21 @@ impl Cluster {
     ) -> Result<BTreeSet<(Operation, Arc<str>)>, KafkaError> {
         let mut denied = BTreeSet::new();
         for some in topics.chunks(PER_REQUEST) {
-            denied.extend(self.retrying(|| self.try_absent(some)).await?);
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                match self.try_absent(some).await {
+                    Ok(names) => denied.extend(names),
+                    Err(error) if error.retry_class() == RetryClass::Never => return Err(error),
+                    Err(_) if tries < PROBES => {
+                        tokio::time::sleep(PROBE_AGAIN).await;
+                        continue;
+                    }
+                    // Some gateways end the connection at such questions: it is found out when it is done.
+                    Err(error) => tracing::info!("what may be done to new topics is not told: {error}"),
+                }
+                break;
+            }
         }
         Ok(denied)
     }

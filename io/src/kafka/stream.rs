@@ -102,6 +102,7 @@ async fn handshake(
     let name = tls.server_name(&address.host).ok_or_else(|| KafkaError::Tls {
         broker: broker.clone(),
         what: "its host is no name that a certificate could have".into(),
+        passing: false,
     })?;
     let connector = tokio_rustls::TlsConnector::from(tls.config());
     let stream = BufReader::with_capacity(TLS_READ, tcp);

@@ -37,7 +37,7 @@ const METADATA: Limits = Limits { answer: Duration::from_secs(1), total: Duratio
 
 /// Gets the credentials.
 pub(crate) async fn load(source: &Source, http: &Http, sts: &Sts) -> Result<Credentials, TokenError> {
-    let failed = |what: String| TokenError { what: format!("{source} {what}"), passing: false };
+    let failed = |what: String| TokenError { what: format!("{source} {what}"), passing: true };
     match source {
         Source::Keys(keys) => Ok(keys.clone()),
         Source::Process { command, .. } => process::run(command, source.to_string()).await.map_err(failed),

@@ -5,9 +5,31 @@ use std::io;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-/// What is wrong with TLS, if it is TLS that is wrong.
-pub(in crate::kafka) fn tls_complaint(error: &io::Error) -> Option<String> {
-    Some(match error.get_ref()?.downcast_ref::<Error>()? {
+/// What is wrong with TLS, if it is TLS that is wrong, and whether another connection may fare better.
+pub(in crate::kafka) fn tls_complaint(error: &io::Error) -> Option<(String, bool)> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some((complaint(error), is_passing(error)))
+}
+
+/// Bytes that were changed on their way, and a broker that ends.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::AlertReceived(alert) => matches!(
+            alert,
+            AlertDescription::CloseNotify
+                | AlertDescription::UserCanceled
+                | AlertDescription::InternalError
+                | AlertDescription::BadRecordMac
+                | AlertDescription::DecryptError
+                | AlertDescription::UnexpectedMessage
+        ),
+        Error::DecryptError | Error::PeerMisbehaved(_) | Error::PeerSentOversizedRecord => true,
+        _ => false,
+    }
+}
+
+fn complaint(error: &Error) -> String {
+    match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::AlertReceived(alert) => received(*alert),
         Error::InvalidMessage(_) => {
@@ -15,7 +37,7 @@ pub(in crate::kafka) fn tls_complaint(error: &io::Error) -> Option<String> {
         }
         Error::PeerIncompatible(why) => incompatible(why),
         other => other.to_string(),
-    })
+    }
 }
 
 fn certificate(error: &CertificateError) -> String {

@@ -76,9 +76,6 @@ pub fn settings(layers: &[Layer]) -> Result<ClientSettings, SettingError> {
         Some(SaslSettings::OAuth(_)) if !with_tls => notes.push(
             "OAUTHBEARER without TLS (security.protocol=SASL_PLAINTEXT): anybody on the way can use the token".into(),
         ),
-        Some(SaslSettings::Scram { .. }) if !with_tls => notes.push(
-            "SCRAM without TLS (security.protocol=SASL_PLAINTEXT): anybody on the way can try to guess the password at leisure".into(),
-        ),
         Some(SaslSettings::MskIam(_)) if !with_tls => notes.push(
             "AWS_MSK_IAM without TLS (security.protocol=SASL_PLAINTEXT): anybody on the way can use the signed document for some minutes".into(),
         ),

@@ -32,6 +32,24 @@ impl Snapshot {
     fn unreadable(&mut self, message: String) {
         self.issues.push(Issue::new("group_unreadable", Severity::Failed, message));
     }
+
+    /// Groups that are not to be seen any more have no offsets any more, unless they are only out of sight.
+    async fn note_gone(&mut self, cluster: &Cluster, gone: Vec<(&Pair, &GroupTopic)>) {
+        let names: BTreeSet<String> = gone.iter().map(|((group, _), _)| group.clone()).collect();
+        let hidden = match hidden(cluster, &names).await {
+            Ok(hidden) => hidden,
+            Err(error) => {
+                return self.unreadable(format!("groups that seem gone may only be out of sight: {error}"));
+            }
+        };
+        for group in &hidden {
+            self.unreadable(format!(
+                "group {group} is not to be seen any more: the right Describe on it is missing; what the vault has of it stays"
+            ));
+        }
+        let gone = gone.into_iter().filter(|((group, _), _)| !hidden.contains(group));
+        self.rows.extend(gone.filter_map(|(_, pair)| tombstone(pair)));
+    }
 }
 
 /// Reads all groups and compares them with the vault's.
@@ -86,22 +104,7 @@ pub async fn snapshot(
         let gone = |(key, pair): &(&Pair, &GroupTopic)| {
             pair.header.present && topics.contains_key(&key.1) && !seen.contains(*key)
         };
-        let gone: Vec<_> = state.groups.iter().filter(gone).collect();
-        let names: BTreeSet<String> = gone.iter().map(|((group, _), _)| group.clone()).collect();
-        let hidden = match hidden(cluster, &names).await {
-            Ok(hidden) => hidden,
-            Err(error) => {
-                snapshot.unreadable(format!("groups that seem gone may only be out of sight: {error}"));
-                return Ok(snapshot);
-            }
-        };
-        for group in &hidden {
-            snapshot.unreadable(format!(
-                "group {group} is not to be seen any more: the right Describe on it is missing; what the vault has of it stays"
-            ));
-        }
-        let gone = gone.into_iter().filter(|((group, _), _)| !hidden.contains(group));
-        snapshot.rows.extend(gone.filter_map(|(_, pair)| tombstone(pair)));
+        snapshot.note_gone(cluster, state.groups.iter().filter(gone).collect()).await;
     }
     Ok(snapshot)
 }

@@ -152,6 +152,12 @@ async fn to_restore(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Ka
             Check::note("rights", "to restore", what).hint("a restore finds out before it writes")
         }
     });
+    into_topics(cluster, checks).await?;
+    for_state(cluster, checks).await
+}
+
+/// What may be done to the topics that are there.
+async fn into_topics(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), KafkaError> {
     let layout = cluster.layout();
     let names: Vec<Arc<str>> = layout.topics.keys().filter(|name| !name.starts_with("__")).cloned().collect();
     let rights = cluster.topic_rights(&names).await?;
@@ -173,6 +179,11 @@ async fn to_restore(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Ka
         true => Check::ok("rights", "to restore", what),
         false => Check::note("rights", "to restore", what).hint("enough for a restore into these, or into new ones; a restore names what is missing before it writes"),
     });
+    Ok(())
+}
+
+/// Whether a restore can keep its state at the target, and go on the strong way.
+async fn for_state(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), KafkaError> {
     let group = format!("{GROUP_PREFIX}doctor");
     let found: Vec<Rights> =
         cluster.group_rights(std::slice::from_ref(&group)).await?.into_values().collect();

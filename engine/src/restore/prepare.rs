@@ -67,15 +67,8 @@ pub async fn prepare(
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
     let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
-    let draft = plan::draft(&state, options)?;
-    let mut touched = plan::touched(&draft, &layout, &state, options);
-    touched.groups.extend(options.state.is_none().then(|| ledger::group_name(&id)));
-    rights::for_restore(cluster, &touched).await?.check()?;
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
-    let mut plan = plan::complete(draft, &look, &state, options).await?;
-    if options.append {
-        rights::for_settings(cluster, &plan::empty_topics(&plan)).await?.check()?;
-    }
+    let mut plan = allowed_plan(&look, &state, options, &id).await?;
     let digest = identity::plan_digest(seq, &plan);
     if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(
@@ -110,6 +103,24 @@ pub async fn prepare(
     let vault = vault.identity().vault_id.clone();
     let restore = ledger::Restore { id, vault, seq, plan: digest, left_out, transactional };
     Ok(Prepared { plan, report, work: Some(Begun { restore, place, entries, producer, source }) })
+}
+
+/// The plan, if the target allows all of it.
+async fn allowed_plan(
+    look: &Look<'_>,
+    state: &State,
+    options: &RestoreOptions,
+    id: &str,
+) -> Result<Plan, EngineError> {
+    let draft = plan::draft(state, options)?;
+    let mut touched = plan::touched(&draft, look.layout, state, options);
+    touched.groups.extend(options.state.is_none().then(|| ledger::group_name(id)));
+    rights::for_restore(look.cluster, &touched).await?.check()?;
+    let plan = plan::complete(draft, look, state, options).await?;
+    if options.append {
+        rights::for_settings(look.cluster, &plan::empty_topics(&plan)).await?.check()?;
+    }
+    Ok(plan)
 }
 
 /// Goes back to the commit with which an earlier run began.

@@ -89,8 +89,8 @@ fn killed_restores(scene: &Scene, way: usize, delivery: Delivery, late: impl Fn(
         kills += scene.play(&case);
     }
     eprintln!("{kills} kills in {} cases", numbers.len());
-    // The number of requests varies a little from run to run.
-    assert!(kills + 5 >= numbers.len(), "{kills} kills in {} cases", numbers.len());
+    // The number of requests varies from run to run: batches that are ready share one.
+    assert!(kills * 5 >= numbers.len() * 4, "{kills} kills in {} cases", numbers.len());
 }
 
 /// The request is lost with the run.

@@ -217,7 +217,7 @@ async fn carry_out(
     let mut stop = means.stop.clone();
     let ready = async {
         let stands = begin(cluster, plan, author).await?;
-        topics::settle(cluster, &plan.topics).await?;
+        topics::settle(cluster, plan).await?;
         Ok::<_, EngineError>(stands)
     };
     let stands = tokio::select! {

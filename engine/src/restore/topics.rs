@@ -9,11 +9,14 @@ use bodley_protocol::{ErrorCode, RetryClass};
 
 use super::RestoreOptions;
 use super::plan::{self, Plan, Status, TopicPlan};
-use super::settings::{Mark, Overrides};
+use super::settings::{Mark, Overrides, Settings};
 use crate::error::EngineError;
 use crate::report::known_time;
 use crate::vault::now_ms;
 use crate::vault::rows::Range;
+
+/// Settings that don't show are set again so often.
+const SET_AGAIN: Duration = Duration::from_secs(3);
 
 /// The first error, if there is one.
 pub fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
@@ -122,14 +125,14 @@ async fn check_names(
     Ok(())
 }
 
-/// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records.
-pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), EngineError> {
+/// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records. They are
+/// set again where they don't show: a request of an earlier run that came late may have taken them back.
+pub async fn settle(cluster: &Arc<Cluster>, plan: &Plan) -> Result<(), EngineError> {
+    let open = |topic: &&TopicPlan| topic.status != Status::Done && topic.settings.has_mark();
     // A target that does not know the setting that we look for can't be asked.
-    let Some(last) = topics.iter().rfind(|topic| topic.status != Status::Done && topic.settings.has_mark())
-    else {
-        return Ok(());
-    };
+    let Some(last) = plan.topics.iter().rfind(open) else { return Ok(()) };
     let (start, patience) = (Instant::now(), cluster.options().give_up_after);
+    let mut set = start;
     for broker in cluster.layout().brokers.keys() {
         loop {
             let seen = cluster.layout();
@@ -148,6 +151,10 @@ pub async fn settle(cluster: &Arc<Cluster>, topics: &[TopicPlan]) -> Result<(), 
             };
             if Mark::of(&configs) == Mark::Temporary {
                 break;
+            }
+            if set.elapsed() > SET_AGAIN {
+                check(cluster.alter_configs(&plan.changes(Settings::begin), false).await)?;
+                set = Instant::now();
             }
             if start.elapsed() > patience {
                 let what =

@@ -1,7 +1,7 @@
 //! An HTTP server on the loopback that answers as a test says and remembers what it was asked.
 
 // Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! PEM in a setting: `.properties` files mostly hold it as one line.
 
-use bodley_io::kafka::security::Material;
+use bodley_io::kafka::security::{Material, pem_block};
 
 use super::values::{Setting, SettingError};
 
@@ -25,12 +25,7 @@ pub fn inline(setting: &Setting) -> Result<Material, SettingError> {
         let (body, behind) = block.split_once(END).ok_or_else(bad)?;
         let behind = behind.strip_prefix(label).and_then(|behind| behind.strip_prefix(DASHES));
         rest = behind.ok_or_else(bad)?;
-        // Headers of old encrypted keys end at an empty line: such a block has its line breaks, or is past repair.
-        let body = match body.contains(':') {
-            true => body.trim().to_owned(),
-            false => body.split_whitespace().collect::<Vec<_>>().join("\n"),
-        };
-        out.push_str(&format!("{BEGIN}{label}{DASHES}\n{body}\n{END}{label}{DASHES}\n"));
+        out.push_str(&pem_block(label, body));
     }
     if out.is_empty() { Err(bad()) } else { Ok(Material { source: setting.key.clone(), bytes: out.into() }) }
 }

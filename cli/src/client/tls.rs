@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use bodley_io::kafka::security::{Identity, Material, TlsOptions, TlsVersion, Trust, Verify};
+use bodley_io::kafka::security::{
+    Identity, Material, TlsOptions, TlsVersion, Trust, Verify, cipher_name, cipher_names,
+};
 
 use super::pem;
 use super::values::{Setting, SettingError, Values};
@@ -208,33 +210,19 @@ fn versions(values: &Values, notes: &mut Vec<String>) -> Result<Vec<TlsVersion>,
     Ok(versions)
 }
 
-/// IANA's and OpenSSL's names of the cipher suites that are safe.
-const CIPHERS: [(&str, &str); 9] = [
-    ("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
-    ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
-    ("TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
-    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"),
-    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
-    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"),
-    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
-    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"),
-];
-
 fn ciphers(values: &Values, notes: &mut Vec<String>) -> Result<Vec<String>, SettingError> {
     let Some(setting) = values.get("ssl.cipher.suites") else { return Ok(Vec::new()) };
     let (mut ciphers, mut left_out) = (Vec::new(), false);
     let words = setting.value.expose().split([',', ':']).map(str::trim);
     for word in words.filter(|word| !word.is_empty()) {
-        let known = CIPHERS.iter().find(|(iana, openssl)| *iana == word || *openssl == word);
-        match known {
-            Some((iana, _)) if !ciphers.iter().any(|c| c == iana) => ciphers.push((*iana).to_owned()),
+        match cipher_name(word) {
+            Some(iana) if !ciphers.iter().any(|c| c == iana) => ciphers.push(iana.to_owned()),
             Some(_) => {}
             None => left_out = true,
         }
     }
-    let names = CIPHERS.map(|(iana, _)| iana).join(", ");
     if ciphers.is_empty() {
+        let names = cipher_names().join(", ");
         return Err(setting.error(format!("no suite that is supported is left: write some of {names}")));
     }
     if left_out {

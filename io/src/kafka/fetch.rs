@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use bodley_protocol::ErrorCode;
 use bodley_protocol::fetch::{self, Limits, Partition, PartitionHead, ResponseParser, Step};
 use bodley_protocol::versions::FETCH;
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID};
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::Request;
 use tokio::io::AsyncReadExt;
@@ -82,7 +82,7 @@ impl Connection {
         partitions: &[Partition<'_>],
         sink: &mut S,
     ) -> Result<Answer, S::Error> {
-        let ids = partitions.iter().all(|partition| partition.topic_id != [0; 16]);
+        let ids = partitions.iter().all(|partition| partition.topic_id != NO_TOPIC_ID);
         let version = self.fetch_version(ids)?;
         let mut stop = self.stop.take();
         let whole = self.options().request_timeout * 2;

@@ -23,6 +23,7 @@ use super::cluster::{Cluster, To};
 use super::connection::Connection;
 use super::error::KafkaError;
 use super::fetch::FetchSink;
+use super::topics::{OP_SET, TOPIC_RESOURCE, string};
 use super::transactions::{TRANSACTION_KEY, is_closed_way};
 
 /// Topics and groups per request.
@@ -36,7 +37,6 @@ const GROUPS_WITH_RIGHTS: i16 = 3;
 const GROUPS_THAT_ARE_NOT: i16 = 5;
 /// Last DescribeQuorum version of the plain form; times are told from version 1 on.
 const QUORUM_WITH_TIMES: i16 = 1;
-const TOPIC_RESOURCE: i8 = 2;
 /// How often it is asked what may be done to topics that are not there.
 const PROBES: u32 = 3;
 const PROBE_AGAIN: Duration = Duration::from_millis(300);
@@ -121,10 +121,8 @@ impl Cluster {
     }
 
     async fn ask_rights(&self, topics: &[Arc<str>], of_topics: bool) -> Result<MetadataResponse, KafkaError> {
-        let named = |topic: &Arc<str>| {
-            MetadataRequestTopic::default()
-                .with_name(Some(TopicName(StrBytes::from_string(topic.to_string()))))
-        };
+        let named =
+            |topic: &Arc<str>| MetadataRequestTopic::default().with_name(Some(TopicName(string(topic))));
         let version =
             self.retrying(|| self.version::<MetadataRequest>(To::Any, METADATA_WITH_CLUSTER)).await?;
         let told = version >= METADATA_WITH_RIGHTS;
@@ -143,7 +141,7 @@ impl Cluster {
         for group in groups {
             match self.coordinator(group).await {
                 Ok(broker) => {
-                    let id = GroupId(StrBytes::from_string(group.clone()));
+                    let id = GroupId(string(group));
                     by_coordinator.entry(broker).or_default().push(id);
                 }
                 Err(error) if error.code() == Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => {
@@ -334,7 +332,7 @@ async fn describe_denied(
     let resource = |topic: &Arc<str>| {
         DescribeConfigsResource::default()
             .with_resource_type(TOPIC_RESOURCE)
-            .with_resource_name(StrBytes::from_string(topic.to_string()))
+            .with_resource_name(string(topic))
             .with_configuration_keys(Some(Vec::new()))
     };
     let request = DescribeConfigsRequest::default().with_resources(topics.iter().map(resource).collect());
@@ -346,13 +344,13 @@ async fn alter_denied(connection: &mut Connection, topics: &[Arc<str>]) -> Resul
     let harmless = || {
         AlterableConfig::default()
             .with_name(StrBytes::from_static_str("retention.ms"))
-            .with_config_operation(0)
+            .with_config_operation(OP_SET)
             .with_value(Some(StrBytes::from_static_str("-1")))
     };
     let resource = |topic: &Arc<str>| {
         AlterConfigsResource::default()
             .with_resource_type(TOPIC_RESOURCE)
-            .with_resource_name(StrBytes::from_string(topic.to_string()))
+            .with_resource_name(string(topic))
             .with_configs(vec![harmless()])
     };
     let request = IncrementalAlterConfigsRequest::default()

@@ -14,9 +14,9 @@ use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 use super::cluster::{Cluster, To};
 use super::error::{KafkaError, words};
 
-const TOPIC_RESOURCE: i8 = 2;
+pub(super) const TOPIC_RESOURCE: i8 = 2;
 const SOURCE_DYNAMIC_TOPIC: i8 = 1;
-const OP_SET: i8 = 0;
+pub(super) const OP_SET: i8 = 0;
 const OP_DELETE: i8 = 1;
 /// Topics per request; a controller refuses more than 10,000 records of metadata at once.
 const TOPICS_PER_REQUEST: usize = 500;
@@ -50,7 +50,7 @@ pub struct NewTopic {
 /// A setting to change: `Some` sets, `None` goes back to what is inherited.
 pub type Change = (String, Option<String>);
 
-fn string(text: &str) -> StrBytes {
+pub(super) fn string(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 

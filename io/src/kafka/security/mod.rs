@@ -12,7 +12,10 @@ mod verifier;
 pub(super) use complaint::tls_complaint;
 pub use facts::TlsFacts;
 pub(super) use facts::facts;
+pub use pem::block as pem_block;
 
 pub(super) use sasl::Next;
 pub use sasl::{Sasl, ScramHash};
-pub use tls::{Identity, Material, Tls, TlsError, TlsOptions, TlsVersion, Trust, Verify};
+pub use tls::{
+    Identity, Material, Tls, TlsError, TlsOptions, TlsVersion, Trust, Verify, cipher_name, cipher_names,
+};

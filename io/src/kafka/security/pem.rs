@@ -108,16 +108,19 @@ fn normalised(material: &Material, wanted: impl Fn(&str) -> bool) -> Result<Stri
         if !wanted(label) {
             continue;
         }
-        out.push_str(&format!("-----BEGIN {label}-----\n"));
-        let encrypted = body.contains("DEK-Info:");
-        out.push_str(&if encrypted { body.trim_start().to_owned() } else { lines(body) });
-        out.push_str(&format!("\n-----END {label}-----\n"));
+        out.push_str(&block(label, body));
     }
     Ok(out)
 }
 
-fn lines(body: &str) -> String {
-    body.split_whitespace().collect::<Vec<_>>().join("\n")
+/// A section with its line breaks put back where they got lost.
+pub fn block(label: &str, body: &str) -> String {
+    // Headers of old encrypted keys end at an empty line: such a block has its line breaks, or is past repair.
+    let body = match body.contains(':') {
+        true => body.trim().to_owned(),
+        false => body.split_whitespace().collect::<Vec<_>>().join("\n"),
+    };
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
 /// What stands between the lines of a section.

@@ -188,7 +188,7 @@ impl TlsVersion {
 }
 
 /// The cipher suites by their IANA names (as Java has them) and by OpenSSL's (as librdkafka has them).
-const SUITES: [(CipherSuite, &str, &str); 9] = [
+static SUITES: [(CipherSuite, &str, &str); 9] = [
     (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
     (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
     (
@@ -228,6 +228,20 @@ const SUITES: [(CipherSuite, &str, &str); 9] = [
     ),
 ];
 
+/// IANA's names of the cipher suites that are safe.
+pub fn cipher_names() -> [&'static str; SUITES.len()] {
+    SUITES.map(|(_, iana, _)| iana)
+}
+
+/// IANA's name of a cipher suite that is safe, from IANA's or OpenSSL's.
+pub fn cipher_name(name: &str) -> Option<&'static str> {
+    suite(name).map(|(_, iana, _)| *iana)
+}
+
+fn suite(name: &str) -> Option<&'static (CipherSuite, &'static str, &'static str)> {
+    SUITES.iter().find(|(_, iana, openssl)| [*iana, *openssl].contains(&name))
+}
+
 /// Ring's, with the suites that are wanted, in the order of preference that is given. Those that are not safe today are passed over, as
 /// lists for many clients have them.
 fn provider(wanted: &[String]) -> Result<CryptoProvider, TlsError> {
@@ -235,15 +249,13 @@ fn provider(wanted: &[String]) -> Result<CryptoProvider, TlsError> {
     if wanted.is_empty() {
         return Ok(provider);
     }
-    let known = |name: &String| SUITES.iter().find(|(_, iana, openssl)| name == iana || name == openssl);
     let suites: Vec<SupportedCipherSuite> = wanted
         .iter()
-        .filter_map(known)
+        .filter_map(|name| suite(name))
         .filter_map(|(suite, ..)| provider.cipher_suites.iter().find(|have| have.suite() == *suite).copied())
         .collect();
     if suites.is_empty() {
-        let all: Vec<&str> = SUITES.iter().map(|(_, iana, _)| *iana).collect();
-        let what = format!("names no cipher suite that bodley has: {}", all.join(", "));
+        let what = format!("names no cipher suite that bodley has: {}", cipher_names().join(", "));
         return Err(TlsError::new("ssl.cipher.suites", what));
     }
     provider.cipher_suites = suites;

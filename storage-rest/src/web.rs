@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bodley_io::backoff::{Backoff, Pauses};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use reqwest::{Request, Response, Url};
@@ -97,7 +98,8 @@ impl Http {
     /// Sends until there is an answer that another try would not change, or the time is up. The last answer or error counts.
     pub async fn send(&self, request: Request) -> Result<Answer, HttpError> {
         let begun = Instant::now();
-        let mut pause = self.limits.pause;
+        let Limits { pause: first, total, .. } = self.limits;
+        let mut backoff = Backoff::with_pauses(Pauses { first, longest: total }, total);
         loop {
             let outcome = match request.try_clone() {
                 Some(copy) => self.once(copy).await,
@@ -107,12 +109,11 @@ impl Http {
                 Ok(answer) => is_passing(answer.status),
                 Err(error) => error.is_passing(),
             };
-            let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !again || begun.elapsed().saturating_add(jittered) > self.limits.total {
-                return outcome;
+            let in_time = |pause: &Duration| begun.elapsed().saturating_add(*pause) <= total;
+            match backoff.pause().filter(in_time) {
+                Some(pause) if again => tokio::time::sleep(pause).await,
+                _ => return outcome,
             }
-            tokio::time::sleep(jittered).await;
-            pause = pause.saturating_mul(2);
         }
     }
 

@@ -40,6 +40,11 @@ impl Missing {
         self.0.is_empty()
     }
 
+    /// Topics on which an operation is missing.
+    pub fn topics(&self, operation: Operation) -> BTreeSet<String> {
+        self.0.get(&(operation, "topic")).cloned().unwrap_or_default()
+    }
+
     /// As an error of a run that has written nothing.
     pub fn check(&self) -> Result<(), EngineError> {
         if self.is_empty() {
@@ -77,11 +82,8 @@ pub async fn for_restore(cluster: &Cluster, touched: &Touched) -> Result<Missing
         needed.push(Operation::AlterConfigs);
     }
     let mut missing = topics_that_are_there(cluster, &touched.present, &needed).await?;
-    let found = cluster.topic_rights(&touched.absent).await?;
-    for (topic, rights) in found {
-        if rights == TopicRights::Hidden {
-            missing.add(Operation::Describe, "topic", &topic);
-        }
+    for topic in hidden(cluster, &touched.absent).await? {
+        missing.add(Operation::Describe, "topic", &topic);
     }
     for (operation, topic) in cluster.denied_for_absent(&touched.absent).await? {
         missing.add(operation, "topic", &topic);
@@ -109,13 +111,22 @@ async fn not_to_be_created(cluster: &Cluster, topics: &[Arc<str>]) -> Result<Vec
         configs: BTreeMap::new(),
     };
     let trials: Vec<NewTopic> = topics.iter().map(trial).collect();
-    let denied = [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED];
-    let is_denied = |result: &Result<(), KafkaError>| {
-        result.as_ref().is_err_and(|error| error.code().is_some_and(|code| denied.contains(&code)))
-    };
     let results = cluster.create_topics(&trials, true).await?;
-    let named = topics.iter().zip(results).filter(|(_, result)| is_denied(result));
+    let named = topics.iter().zip(results).filter(|(_, result)| result.as_ref().is_err_and(is_create_denied));
     Ok(named.map(|(topic, _)| Arc::clone(topic)).collect())
+}
+
+/// Whether creation fails for want of the right Create.
+pub fn is_create_denied(error: &KafkaError) -> bool {
+    let denied = [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED];
+    error.code().is_some_and(|code| denied.contains(&code))
+}
+
+/// Those of the topics of which we may not even know whether they are there.
+pub async fn hidden(cluster: &Cluster, topics: &[Arc<str>]) -> Result<Vec<Arc<str>>, KafkaError> {
+    let rights = cluster.topic_rights(topics).await?;
+    let hidden = rights.into_iter().filter(|(_, rights)| *rights == TopicRights::Hidden);
+    Ok(hidden.map(|(name, _)| name).collect())
 }
 
 /// Rights that a restore lacks on topics that turned out to get temporary settings.
@@ -142,13 +153,6 @@ async fn topics_that_are_there(
         }
     }
     Ok(missing)
-}
-
-impl Missing {
-    /// Topics on which an operation is missing.
-    pub fn topics(&self, operation: Operation) -> BTreeSet<String> {
-        self.0.get(&(operation, "topic")).cloned().unwrap_or_default()
-    }
 }
 
 #[cfg(test)]

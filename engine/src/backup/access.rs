@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bodley_io::kafka::rights::{Operation, TopicRights};
+use bodley_io::kafka::rights::Operation;
 use bodley_io::kafka::{Cluster, Layout, Topic};
-use bodley_protocol::ErrorCode;
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID};
 
 use super::plan::Plan;
 use crate::error::{EngineError, Severity};
@@ -24,15 +24,7 @@ pub async fn check_names(
 ) -> Result<(), EngineError> {
     let unseen: Vec<Arc<str>> =
         selection.names().filter(|name| !layout.topics.contains_key(*name)).map(Arc::from).collect();
-    if unseen.is_empty() {
-        return Ok(());
-    }
-    let rights = cluster.topic_rights(&unseen).await?;
-    let hidden: Vec<&str> = rights
-        .iter()
-        .filter(|(_, rights)| **rights == TopicRights::Hidden)
-        .map(|(name, _)| &**name)
-        .collect();
+    let hidden = rights::hidden(cluster, &unseen).await?;
     match hidden.is_empty() {
         true => Ok(()),
         false => Err(EngineError::Denied(format!(
@@ -54,7 +46,7 @@ pub async fn check(
     let missing = rights::for_backup(cluster, &names).await?;
     let unreadable = missing.topics(Operation::Read);
     for topic in chosen.iter_mut().filter(|topic| unreadable.contains(&*topic.name)) {
-        close(topic);
+        topic.partitions.clear();
         plan.issues.push(denied(&topic.name, "can't be read: the right Read on it is missing"));
     }
     let closed = missing.topics(Operation::DescribeConfigs);
@@ -62,24 +54,12 @@ pub async fn check(
         plan.issues
             .push(denied(name, "keeps its settings to itself: the right DescribeConfigs on it is missing"));
     }
-    for name in hidden(cluster, state, selection, chosen).await? {
+    for name in out_of_sight(cluster, state, selection, chosen).await? {
         plan.issues.push(denied(&name, "is not to be seen any more: the right Describe on it is missing"));
-        let mut topic = Topic {
-            name,
-            id: bodley_protocol::NO_TOPIC_ID,
-            internal: false,
-            partitions: Vec::new(),
-            error: ErrorCode::NONE,
-        };
-        close(&mut topic);
-        chosen.push(topic);
+        let (id, error) = (NO_TOPIC_ID, ErrorCode::TOPIC_AUTHORIZATION_FAILED);
+        chosen.push(Topic { name, id, internal: false, partitions: Vec::new(), error });
     }
     Ok(closed)
-}
-
-fn close(topic: &mut Topic) {
-    topic.partitions.clear();
-    topic.error = ErrorCode::TOPIC_AUTHORIZATION_FAILED;
 }
 
 fn denied(topic: &str, what: &str) -> Issue {
@@ -89,7 +69,7 @@ fn denied(topic: &str, what: &str) -> Issue {
 }
 
 /// Topics of the vault that seem gone and are only out of sight.
-async fn hidden(
+async fn out_of_sight(
     cluster: &Cluster,
     state: &State,
     selection: &Selection,
@@ -100,13 +80,5 @@ async fn hidden(
         old.present && !seen.contains(old.name.as_str()) && selection.covers(&old.name, old.internal)
     });
     let gone: Vec<Arc<str>> = gone.map(|old| Arc::from(old.name.as_str())).collect();
-    if gone.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rights = cluster.topic_rights(&gone).await?;
-    Ok(rights
-        .into_iter()
-        .filter(|(_, rights)| *rights == TopicRights::Hidden)
-        .map(|(name, _)| name)
-        .collect())
+    Ok(rights::hidden(cluster, &gone).await?)
 }

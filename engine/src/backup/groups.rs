@@ -48,7 +48,11 @@ impl Snapshot {
             ));
         }
         let gone = gone.into_iter().filter(|((group, _), _)| !hidden.contains(group));
-        self.rows.extend(gone.filter_map(|(_, pair)| tombstone(pair)));
+        self.rows.extend(gone.map(|(_, pair)| GroupRow {
+            present: false,
+            taken: now_ms(),
+            ..pair.header.clone()
+        }));
     }
 }
 
@@ -118,12 +122,6 @@ async fn hidden(cluster: &Cluster, gone: &BTreeSet<String>) -> Result<BTreeSet<S
         .filter(|(_, rights)| !rights.allow(Operation::Describe))
         .map(|(group, _)| group)
         .collect())
-}
-
-/// Says that the group has no offsets of the topic any more, unless the vault says so already.
-fn tombstone(known: &GroupTopic) -> Option<GroupRow> {
-    let header = known.header.present.then(|| known.header.clone())?;
-    Some(GroupRow { present: false, taken: now_ms(), ..header })
 }
 
 /// One group is waited for as long as anything else. A cluster that does that to group after group would hold the run up for

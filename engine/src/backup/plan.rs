@@ -46,10 +46,10 @@ pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, Engi
 impl Plan {
     /// Notes the chosen topics: new ones, changed ones, new lives of old names, and those that are gone.
     pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
+        let told: BTreeSet<String> = self.issues.iter().filter_map(|issue| issue.topic.clone()).collect();
         for topic in chosen {
             if topic.partitions.is_empty() {
-                let told = |issue: &Issue| issue.topic.as_deref() == Some(&*topic.name);
-                if !self.issues.iter().any(told) {
+                if !told.contains(&*topic.name) {
                     let why = match topic.error {
                         ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
                         error => error.to_string(),

@@ -19,6 +19,25 @@ const MAX_SKEW_MS: i64 = 60_000;
 /// A coordinator is waited for so long.
 const COORDINATOR_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
+/// What a backup asks for, by name and number.
+const TO_BACK_UP: [(&str, i16); 8] = [
+    ("Fetch", 1),
+    ("ListOffsets", 2),
+    ("Metadata", 3),
+    ("OffsetFetch", 9),
+    ("FindCoordinator", 10),
+    ("ListGroups", 16),
+    ("OffsetForLeaderEpoch", 23),
+    ("DescribeConfigs", 32),
+];
+/// What a restore asks for beside these.
+const TO_RESTORE: [(&str, i16); 5] = [
+    ("Produce", 0),
+    ("OffsetCommit", 8),
+    ("CreateTopics", 19),
+    ("InitProducerId", 22),
+    ("IncrementalAlterConfigs", 44),
+];
 /// Names shown of a kind.
 const SHOWN: usize = 5;
 const PERMISSIONS: &str = "docs/permissions.md lists what is needed";
@@ -63,14 +82,7 @@ async fn clock(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), KafkaEr
 
 async fn versions(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), KafkaError> {
     let spoken = cluster.spoken().await?;
-    let backup =
-        [("Fetch", 1), ("ListOffsets", 2), ("Metadata", 3), ("OffsetFetch", 9), ("FindCoordinator", 10)];
-    let more = [("ListGroups", 16), ("OffsetForLeaderEpoch", 23), ("DescribeConfigs", 32)];
-    let restore = [("Produce", 0), ("OffsetCommit", 8), ("CreateTopics", 19), ("InitProducerId", 22)];
-    let alter = [("IncrementalAlterConfigs", 44)];
-    for (what, apis) in
-        [("to back up", [&backup[..], &more].concat()), ("to restore", [&restore[..], &alter].concat())]
-    {
+    for (what, apis) in [("to back up", &TO_BACK_UP[..]), ("to restore", &TO_RESTORE[..])] {
         let missing: Vec<&str> =
             apis.iter().filter(|(_, key)| !spoken.has(*key)).map(|(name, _)| *name).collect();
         checks.push(match missing.is_empty() {

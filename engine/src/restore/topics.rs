@@ -12,6 +12,7 @@ use super::plan::{self, Plan, Status, TopicPlan};
 use super::settings::{Mark, Overrides, Settings};
 use crate::error::EngineError;
 use crate::report::known_time;
+use crate::rights::is_create_denied;
 use crate::vault::now_ms;
 use crate::vault::rows::Range;
 
@@ -38,10 +39,7 @@ pub async fn create(
                 format!("a topic has appeared at the target meanwhile ({error}): run the same command again");
             return Err(KafkaError::NoRoute(what).into());
         }
-        if [ErrorCode::TOPIC_AUTHORIZATION_FAILED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED]
-            .map(Some)
-            .contains(&error.code())
-        {
+        if is_create_denied(&error) {
             return Err(EngineError::Denied(format!(
                 "nothing was written: rights are missing: Create on topics (or on the cluster): {error}; docs/permissions.md lists what is needed"
             )));

@@ -1,16 +1,23 @@
 //! Part buffers: large, 2 MiB-aligned, on huge pages where the kernel gives them, touched once and never freed.
 //!
 //! The first touch of 4 KiB pages costs more CPU than reading, checking and writing the bytes together, so buffers go
-//! back to the pool, not to the kernel. The pool is also the budget: who finds no free buffer waits, and so a slow store
+//! back to the pool, not to the kernel. For the same reason a buffer that will be back in a moment is worth waiting for, once some are in use: a new
+//! one costs as much as several writes of a fast store. The pool is also the budget: who finds no free buffer waits, and so a slow store
 //! pushes back on Fetch.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 const HUGE_PAGE: usize = 2 << 20;
+/// So many buffers are mapped as they are asked for.
+const EAGER: usize = 8;
+/// With more of them one that comes back is waited for so long: a local disk takes a part in less, a far store does not.
+const WORTH_WAITING: Duration = Duration::from_millis(10);
 
 /// The process has no memory left for a buffer within the budget.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +34,23 @@ pub struct BufferPool {
     parts: usize,
     permits: Arc<Semaphore>,
     free: Mutex<Vec<Region>>,
+    /// Buffers that are in use or free.
+    mapped: AtomicUsize,
+    returned: Notify,
 }
 
 impl BufferPool {
     /// Buffers of `part_len` bytes (a multiple of 2 MiB is best), together at most `budget` bytes, at least two.
     pub fn new(part_len: usize, budget: usize) -> Arc<Self> {
         let parts = (budget / part_len.max(1)).max(2);
-        Arc::new(Self { part_len, parts, permits: Arc::new(Semaphore::new(parts)), free: Mutex::default() })
+        Arc::new(Self {
+            part_len,
+            parts,
+            permits: Arc::new(Semaphore::new(parts)),
+            free: Mutex::default(),
+            mapped: AtomicUsize::new(0),
+            returned: Notify::new(),
+        })
     }
 
     /// Bytes of one buffer.
@@ -53,12 +70,24 @@ impl BufferPool {
         // Half of the parts may lie in other tasks' hands for long; a batch beyond the rest exceeds the budget by itself.
         let permits = wanted.min((self.parts / 2).max(1)) as u32;
         let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await.ok();
-        let reused = if wanted == 1 { self.lock().pop() } else { None };
-        let region = match reused {
-            Some(region) => region,
-            None => Region::map(wanted * self.part_len)?,
-        };
+        let region = if wanted == 1 { self.part().await? } else { Region::map(wanted * self.part_len)? };
         Ok(PartBuf { region: Some(region), pool: Arc::clone(self), _permit: permit })
+    }
+
+    /// A free part, or a new one.
+    async fn part(&self) -> Result<Region, NoMemory> {
+        let mut patient = self.mapped.load(Ordering::Relaxed) >= EAGER;
+        loop {
+            if let Some(region) = self.lock().pop() {
+                return Ok(region);
+            }
+            if !patient {
+                let region = Region::map(self.part_len)?;
+                self.mapped.fetch_add(1, Ordering::Relaxed);
+                return Ok(region);
+            }
+            patient = tokio::time::timeout(WORTH_WAITING, self.returned.notified()).await.is_ok();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Region>> {
@@ -135,6 +164,7 @@ impl Drop for PartBuf {
     fn drop(&mut self) {
         if let Some(region) = self.region.take().filter(|region| region.len == self.pool.part_len) {
             self.pool.lock().push(region);
+            self.pool.returned.notify_one();
         }
     }
 }
@@ -208,6 +238,26 @@ mod tests {
         drop(first);
         let again = pool.get(1).await.unwrap();
         assert_eq!((again.as_ptr() as usize, again[0]), (address, 9));
+    }
+
+    #[tokio::test]
+    async fn a_buffer_that_comes_back_soon_is_waited_for() {
+        let pool = BufferPool::new(HUGE_PAGE, 2 * EAGER * HUGE_PAGE);
+        let mut out = Vec::new();
+        for _ in 0..EAGER {
+            out.push(pool.get(1).await.unwrap());
+        }
+        let soon = out.pop().unwrap();
+        let address = soon.as_ptr() as usize;
+        let (next, ()) = tokio::join!(pool.get(1), async move { drop(soon) });
+        let next = next.unwrap();
+        assert_eq!(next.as_ptr() as usize, address);
+        out.push(next);
+        // Nobody gives any back: a new one, and so on up to the budget.
+        while out.len() < 2 * EAGER {
+            out.push(pool.get(1).await.unwrap());
+        }
+        assert_eq!(pool.mapped.load(Ordering::Relaxed), 2 * EAGER);
     }
 
     #[tokio::test]

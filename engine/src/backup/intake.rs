@@ -18,7 +18,7 @@ use crate::vault::hex;
 use crate::vault::rows::Kind;
 use crate::vault::segment::SegmentWriter;
 use crate::vault::state::PartKey;
-use crate::vault::walk::{Bad, Behind, walk};
+use crate::vault::walk::{Bad, Behind, Checked, walk_on};
 
 /// What a response said of a partition.
 #[derive(Debug)]
@@ -60,6 +60,10 @@ pub struct Intake {
     pub outcomes: Vec<(PartKey, Outcome)>,
     /// Record bytes in the current response.
     pub received: usize,
+    /// Record bytes of the partition that is being read.
+    expected: usize,
+    /// What of them has been checked.
+    checked: Checked,
     /// Asked for and not answered yet.
     asked: BTreeSet<PartKey>,
     names: HashMap<Arc<str>, TopicId>,
@@ -77,6 +81,8 @@ impl Intake {
             segment: None,
             outcomes: Vec::new(),
             received: 0,
+            expected: 0,
+            checked: Checked::default(),
             asked: BTreeSet::new(),
             names: HashMap::new(),
             ids: HashMap::new(),
@@ -132,7 +138,8 @@ impl Intake {
             return Outcome::Hunted(hunt.look(segment.pending(head.records_len)));
         }
         task.aborted.learn(&head.aborted, task.next);
-        let walk = walk(segment.pending(head.records_len), task.next, task.end, &mut task.aborted);
+        let (checked, offsets) = (std::mem::take(&mut self.checked), task.next..task.end);
+        let walk = walk_on(segment.pending(head.records_len), checked, offsets, &mut task.aborted);
         if walk.len > 0 {
             let mut row = task.row(Kind::Data, walk.next);
             row.last_epoch = walk.last_epoch;
@@ -165,14 +172,25 @@ impl Intake {
 impl FetchSink for Intake {
     type Error = EngineError;
 
-    async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], EngineError> {
+    async fn make_room(&mut self, head: &PartitionHead) -> Result<(), EngineError> {
         self.asked_for(head)?;
         if self.segment.is_none() {
             self.segment = Some(SegmentWriter::create(&self.store, &self.pool).await?);
         }
+        (self.expected, self.checked) = (head.records_len, Checked::default());
         match self.segment.as_mut() {
-            Some(segment) => Ok(segment.room(head.records_len).await?),
+            Some(segment) => Ok(segment.make_room(head.records_len).await?),
             None => Err(EngineError::Refused("no open segment".into())),
+        }
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        self.segment.as_mut().map(|segment| segment.room(self.expected)).unwrap_or_default()
+    }
+
+    fn arrived(&mut self, len: usize) {
+        if let Some(segment) = &self.segment {
+            self.checked.advance(segment.pending(len));
         }
     }
 

@@ -284,7 +284,7 @@ impl<'a> Copier<'a> {
             Some(segment) => segment,
             None => SegmentWriter::create(&self.target, &self.pool).await?,
         };
-        segment.room(bytes.len()).await?.copy_from_slice(bytes);
+        segment.put(bytes).await?;
         segment.keep(row);
         self.segment = Some(segment);
         Ok(())

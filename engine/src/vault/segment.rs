@@ -87,15 +87,25 @@ impl SegmentWriter {
         ids.into_iter().collect()
     }
 
-    /// `len` bytes behind what is kept, in one piece.
-    pub async fn room(&mut self, len: usize) -> Result<&mut [u8], VaultError> {
+    /// Makes room for `len` bytes behind what is kept, in one piece.
+    pub async fn make_room(&mut self, len: usize) -> Result<(), VaultError> {
         let fits = self.buf.as_ref().is_some_and(|buf| buf.len() - self.filled >= len);
-        if !fits {
-            self.turn(len).await?;
+        if fits { Ok(()) } else { self.turn(len).await }
+    }
+
+    /// The first `len` bytes of the room that was made.
+    pub fn room(&mut self, len: usize) -> &mut [u8] {
+        self.buf.as_mut().and_then(|buf| buf.get_mut(self.filled..self.filled + len)).unwrap_or_default()
+    }
+
+    /// Copies `bytes` into the room, where they are [`SegmentWriter::pending`].
+    pub async fn put(&mut self, bytes: &[u8]) -> Result<(), VaultError> {
+        self.make_room(bytes.len()).await?;
+        match self.room(bytes.len()) {
+            room if room.len() == bytes.len() => room.copy_from_slice(bytes),
+            _ => return Err(VaultError::Internal("a part buffer is too short".into())),
         }
-        let from = self.filled;
-        let room = self.buf.as_mut().and_then(|buf| buf.get_mut(from..from + len));
-        room.ok_or_else(|| VaultError::Internal("a part buffer is too short".into()))
+        Ok(())
     }
 
     /// What stands in the room, before it is kept.
@@ -145,7 +155,7 @@ impl SegmentWriter {
         let bytes = self.footer(footer)?;
         self.crc = crc64_combine(self.crc, crc64(&bytes), bytes.len() as u64);
         for piece in bytes.chunks(self.pool.part_len() / 2) {
-            self.room(piece.len()).await?.copy_from_slice(piece);
+            self.put(piece).await?;
             self.filled += piece.len();
         }
         let (bytes, filled) = (self.len(), self.filled);

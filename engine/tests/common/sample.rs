@@ -84,7 +84,7 @@ pub async fn segment_of(
     let mut writer = SegmentWriter::create(store, pool).await?;
     for (partition, first, from) in chunks {
         let bytes = [records(*first, 4, payload), records(first + 4, 6, payload)].concat();
-        writer.room(bytes.len()).await?.copy_from_slice(&bytes);
+        writer.put(&bytes).await?;
         let mut row = row(*partition, *first..first + CHUNK, *from);
         (row.kind, row.stored, row.crc64) = (Kind::Data, bytes.len() as u32, crc64(&bytes));
         row.high_watermark = tag;

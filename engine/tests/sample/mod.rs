@@ -152,7 +152,7 @@ pub async fn segment(
     let mut writer = SegmentWriter::create(store, &pool).await.unwrap();
     for piece in pieces {
         let bytes = piece.batches.concat();
-        writer.room(bytes.len()).await.unwrap().copy_from_slice(&bytes);
+        writer.put(&bytes).await.unwrap();
         let of_part = |row: &&AbortedRow| (row.topic, row.partition) == (piece.topic, piece.partition);
         let mut known = Aborted::from_rows(known.iter().filter(of_part));
         let walk = walk(&bytes, piece.first, i64::MAX, &mut known);

@@ -24,6 +24,9 @@ const MAX_STAGING: usize = 256 << 10;
 /// (socket.request.max.bytes, as it is by default).
 const MAX_ANSWER: usize = 128 << 20;
 
+/// Record bytes are read in pieces of this size, so that what is done with them finds them in the cache.
+const WARM: usize = 1 << 20;
+
 /// Less than this in the time for a request is silence, however evenly it drips.
 const ENOUGH: usize = 64 << 10;
 
@@ -32,8 +35,16 @@ pub trait FetchSink: Send {
     /// What stops the fetch from this side.
     type Error: From<KafkaError> + Send;
 
-    /// A place of exactly `head.records_len` bytes (at least 1). May wait; the broker waits with us.
-    fn room(&mut self, head: &PartitionHead) -> impl Future<Output = Result<&mut [u8], Self::Error>> + Send;
+    /// Makes a place for `head.records_len` bytes (at least 1) ready. May wait; the broker waits with us.
+    fn make_room(&mut self, head: &PartitionHead) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// The place that was made last: exactly as many bytes as were asked for.
+    fn room(&mut self) -> &mut [u8];
+
+    /// The first `len` bytes of the place have arrived, and are still in the processor's cache.
+    fn arrived(&mut self, len: usize) {
+        let _ = len;
+    }
 
     /// A partition's part of the answer is complete, its records stand in the place asked for. `diverging`: epoch and end offset
     /// where the leader's log parts from ours.
@@ -147,14 +158,20 @@ impl Connection {
                 }
                 Step::Records(head) if head.records_len == 0 => current = Some(head),
                 Step::Records(head) => {
-                    let room = sink.room(&head).await?;
+                    sink.make_room(&head).await?;
                     let ready = staged.get(used..).unwrap_or_default();
-                    let copied = ready.len().min(room.len());
-                    let (start, rest) = room.split_at_mut(copied);
-                    start.copy_from_slice(ready.get(..copied).unwrap_or_default());
+                    let copied = ready.len().min(head.records_len);
+                    match (sink.room().get_mut(..copied), ready.get(..copied)) {
+                        (Some(place), Some(ready)) => place.copy_from_slice(ready),
+                        _ => {
+                            return Err(self
+                                .malformed(format!("no room for {} bytes", head.records_len))
+                                .into());
+                        }
+                    }
                     used += copied;
-                    unread = unread.saturating_sub(rest.len());
-                    self.read_exact(rest, &mut pace).await?;
+                    unread = unread.saturating_sub(head.records_len - copied);
+                    self.read_records(copied..head.records_len, sink, &mut pace).await?;
                     current = Some(head);
                 }
                 Step::PartitionEnd(diverging) => {
@@ -196,12 +213,23 @@ impl Connection {
         Ok(())
     }
 
-    async fn read_exact(&mut self, room: &mut [u8], pace: &mut Pace) -> Result<(), KafkaError> {
-        let mut done = 0;
-        while let Some(rest) = room.get_mut(done..).filter(|rest| !rest.is_empty()) {
+    /// Reads the rest of the sink's place, from its byte `done.start` on.
+    async fn read_records<S: FetchSink>(
+        &mut self,
+        done: std::ops::Range<usize>,
+        sink: &mut S,
+        pace: &mut Pace,
+    ) -> Result<(), KafkaError> {
+        let (mut done, len) = (done.start, done.end);
+        sink.arrived(done);
+        while done < len {
+            let Some(rest) = sink.room().get_mut(done..len) else {
+                return Err(self.malformed(format!("no room for {len} bytes")));
+            };
+            let most = rest.len().min(WARM);
             // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
-            let read = pace.patient(&mut self.stop, self.stream.read(rest));
-            let n = match read.await {
+            let read = self.stream.read(rest.get_mut(..most).unwrap_or_default());
+            let n = match pace.patient(&mut self.stop, read).await {
                 Waited::Done(n) => n.map_err(|e| KafkaError::io(&self.broker, e))?,
                 Waited::Stopped => return Err(KafkaError::Stopped),
                 Waited::Silence => return Err(self.stalled()),
@@ -211,6 +239,7 @@ impl Connection {
             }
             done += n;
             pace.brought(n);
+            sink.arrived(done);
         }
         Ok(())
     }

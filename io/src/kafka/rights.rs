@@ -294,10 +294,14 @@ struct Refusals(Vec<String>, Vec<u8>);
 impl FetchSink for Refusals {
     type Error = KafkaError;
 
-    async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], KafkaError> {
+    async fn make_room(&mut self, head: &PartitionHead) -> Result<(), KafkaError> {
         // Nothing is there to be sent, unless the topic has just come into being.
         self.1.resize(head.records_len, 0);
-        Ok(&mut self.1)
+        Ok(())
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.1
     }
 
     fn partition(&mut self, head: &PartitionHead, _: Option<(i32, i64)>) -> Result<(), KafkaError> {

@@ -134,14 +134,18 @@ struct Sink<'a> {
 impl FetchSink for Sink<'_> {
     type Error = KafkaError;
 
-    async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], KafkaError> {
+    async fn make_room(&mut self, head: &PartitionHead) -> Result<(), KafkaError> {
         if head.records_len > MAX_BATCH {
             let what = format!("a broker sends {} bytes where one batch was wanted", head.records_len);
             return Err(KafkaError::NoRoute(what));
         }
         self.scratch.clear();
         self.scratch.resize(head.records_len, 0);
-        Ok(&mut self.scratch)
+        Ok(())
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.scratch
     }
 
     fn partition(&mut self, head: &PartitionHead, _: Option<(i32, i64)>) -> Result<(), KafkaError> {

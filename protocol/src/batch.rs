@@ -216,10 +216,10 @@ fn decode(raw: &[u8; HEADER_LEN], size: usize) -> Header {
     }
 }
 
-/// `N` bytes at a layout constant; the constants lie inside the header.
-#[allow(clippy::indexing_slicing)]
+/// `N` bytes at a layout constant; the constants lie inside the header, so this is one load.
+#[inline(always)]
 fn field<const N: usize>(raw: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
-    std::array::from_fn(|i| raw[at + i])
+    raw.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
 /// Who produces a batch: written into its header on the way back.

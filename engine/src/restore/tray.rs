@@ -1,0 +1,301 @@
+//! One chunk's batches in their part buffer, made ready to leave: patched in place, runs of small ones merged, rewritten where a broker would refuse
+//! them.
+//!
+//! ```text
+//! │ ready to leave │ free │ gathered, to be merged │ … │ not looked at yet │
+//!                  ^ free                              ^ at
+//! ```
+//! What is made anew is put where batches lay that are dealt with, so nothing grows beside the buffer. Merged are whole stored batches only: wherever a
+//! run is cut, what is done ends where a stored batch ends, and another run goes on from there whether it merges or not.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bodley_io::Filled;
+use bodley_io::kafka::produce::ProducerIdentity;
+use bodley_protocol::batch::{self, Header, Producer};
+use bodley_protocol::codecs::Codec;
+use bodley_protocol::merge::Merge;
+use bodley_protocol::records::Payload;
+use bodley_protocol::rewrite::rewrite;
+
+use super::stand::Stand;
+
+/// What a merged batch takes at most, bytes: requests of four such did best.
+pub const MERGED_LEN: usize = 256 << 10;
+/// Uncompressed batches below this are merged, bytes. That costs little more than a copy, and four of them already save three round trips.
+const SMALL: usize = 64 << 10;
+/// The same for compressed ones, which must be unpacked and packed again: where a batch has some thousand bytes, that costs more than its round trip.
+const SMALL_PACKED: usize = 8 << 10;
+
+/// A batch ready to be produced.
+#[derive(Debug)]
+pub struct Outgoing {
+    chunk: Arc<Filled>,
+    bytes: Bytes,
+    /// Records in it.
+    pub records: i32,
+    /// Stored batches in it.
+    pub batches: u32,
+    /// Source offset of the (first) stored batch's first record, for messages.
+    pub source: i64,
+    /// Offset that its first record gets at the target.
+    pub target: i64,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// A part of the chunk.
+    Placed(Range<usize>),
+    /// Made anew, and there was no room for it.
+    New(Vec<u8>),
+}
+
+impl Outgoing {
+    /// The batch.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Placed(place) => self.chunk.get(place.clone()).unwrap_or_default(),
+            Bytes::New(bytes) => bytes,
+        }
+    }
+}
+
+/// What became of a batch.
+pub struct Taken {
+    /// Records of it that leave.
+    pub records: i32,
+    /// A run of batches was merged.
+    pub has_worked: bool,
+}
+
+/// A chunk that is being dealt with.
+pub struct Tray {
+    chunk: Filled,
+    /// Those that are wanted.
+    offsets: Range<i64>,
+    at: usize,
+    free: usize,
+    merge: Option<Merge>,
+    /// Batches that are gathered in `merge`.
+    run: Vec<Source>,
+    ready: Vec<Piece>,
+}
+
+/// A stored batch that leaves.
+#[derive(Clone, Copy)]
+struct Source {
+    at: usize,
+    size: usize,
+    /// It can't be sent as it is.
+    is_to_be_rewritten: bool,
+    records: i32,
+    /// Records of the plan before it.
+    number: i64,
+    producer: Producer,
+}
+
+impl Source {
+    fn place(&self) -> Range<usize> {
+        self.at..self.at + self.size
+    }
+}
+
+/// A batch that leaves.
+struct Piece {
+    bytes: Bytes,
+    records: i32,
+    batches: u32,
+    source: i64,
+    /// Records of the plan before it.
+    number: i64,
+}
+
+impl Tray {
+    /// Of a chunk, of which records with these offsets are wanted. Small batches are merged up to `merge_up_to` bytes.
+    pub fn new(chunk: Filled, offsets: Range<i64>, merge_up_to: Option<usize>) -> Self {
+        let merge = merge_up_to.map(Merge::new);
+        Self { chunk, offsets, at: 0, free: 0, merge, run: Vec::new(), ready: Vec::new() }
+    }
+
+    /// All is dealt with.
+    pub fn is_at_end(&self) -> bool {
+        self.at >= self.chunk.len()
+    }
+
+    /// Offsets that are wanted.
+    pub fn offsets(&self) -> Range<i64> {
+        self.offsets.clone()
+    }
+
+    /// The next batch's header; the batch is checked. An error says in words how it is damaged.
+    pub fn head(&self) -> Result<Header, String> {
+        let header = batch::view_checked(self.chunk.get(self.at..).unwrap_or_default());
+        header.map_err(|e| e.to_string())?.ok_or_else(|| "a batch is cut".to_owned())
+    }
+
+    /// The offsets of the next batch's records that are wanted.
+    pub fn kept_offsets(&self, header: &Header) -> Result<Vec<i64>, String> {
+        let batch = self.chunk.get(self.at..self.at + header.size).unwrap_or_default();
+        let payload = Payload::unpack(header, batch).map_err(|e| e.to_string())?;
+        let kept = payload.records().filter_map(|record| match record {
+            Ok(record) => self.offsets.contains(&record.offset).then_some(Ok(record.offset)),
+            Err(error) => Some(Err(error.to_string())),
+        });
+        kept.collect()
+    }
+
+    /// Nothing leaves of the next batch.
+    pub fn skip(&mut self, header: &Header) {
+        self.at += header.size;
+    }
+
+    /// The next batch leaves; record `number` of the plan is its first. An error says in words how it is damaged.
+    pub fn take(
+        &mut self,
+        header: &Header,
+        is_to_be_rewritten: bool,
+        stand: &Stand,
+        number: i64,
+    ) -> Result<Taken, String> {
+        let ProducerIdentity { id, epoch } = stand.writer.identity;
+        let producer = Producer { id, epoch, sequence: stand.sequence_of(number) };
+        let size = header.size;
+        let mut source = Source { at: self.at, size, is_to_be_rewritten, records: 0, number, producer };
+        let mut gathered = self.gather(header);
+        let mut has_worked = false;
+        if gathered.is_none() && !self.run.is_empty() {
+            has_worked = self.close()?;
+            source.at = self.at;
+            gathered = self.gather(header);
+        }
+        self.at += size;
+        let records = match gathered {
+            Some(records) => {
+                source.records = records;
+                self.run.extend((records > 0).then_some(source));
+                records
+            }
+            None => self.leave_alone(source)?,
+        };
+        Ok(Taken { records, has_worked })
+    }
+
+    /// Adds the next batch to those to be merged, if it is small and fits: its records that are wanted.
+    fn gather(&mut self, header: &Header) -> Option<i32> {
+        let small = if header.codec() as i16 == Codec::None.number() { SMALL } else { SMALL_PACKED };
+        let merge = self.merge.as_mut().filter(|_| header.size < small)?;
+        merge.take(header, self.chunk.get(self.at..self.at + header.size)?, &self.offsets)
+    }
+
+    /// Ends a run of gathered batches. Returns whether they were merged.
+    fn close(&mut self) -> Result<bool, String> {
+        let run = std::mem::take(&mut self.run);
+        let merged = match run.as_slice() {
+            [] => false,
+            [only] if !only.is_to_be_rewritten => false,
+            [first, ..] => self.put_merged(first, &run)?,
+        };
+        if let Some(merge) = &mut self.merge {
+            merge.clear();
+        }
+        if !merged {
+            for source in &run {
+                self.leave_alone(*source)?;
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Puts the merged batch where the batches of `run` lie, the first of which is `first`. `false`: there is no room for it; nothing has changed.
+    fn put_merged(&mut self, first: &Source, run: &[Source]) -> Result<bool, String> {
+        let source = self.header_at(first.place())?.base_offset;
+        let Some(merge) = &self.merge else { return Ok(false) };
+        let Some(sealed) = merge.seal().map_err(|e| e.to_string())? else { return Ok(false) };
+        let size = sealed.size();
+        make_room(&mut self.chunk, self.free, &mut self.at, size);
+        let room = self.chunk.get_mut(self.free..self.at).unwrap_or_default();
+        if !sealed.put(room) {
+            return Ok(false);
+        }
+        let place = self.free..self.free + size;
+        patch(room, first.producer)?;
+        self.free = place.end;
+        let records = run.iter().map(|source| source.records).sum();
+        let (bytes, batches) = (Bytes::Placed(place), run.len() as u32);
+        self.ready.push(Piece { bytes, records, batches, source, number: first.number });
+        Ok(true)
+    }
+
+    /// Makes one batch ready by itself, and says how many records of it leave.
+    fn leave_alone(&mut self, source: Source) -> Result<i32, String> {
+        let place = source.place();
+        let header = self.header_at(place.clone())?;
+        let (bytes, records) = if source.is_to_be_rewritten {
+            let batch = self.chunk.get(place.clone()).unwrap_or_default();
+            let made = rewrite(&header, batch, &self.offsets).map_err(|e| e.to_string())?;
+            let Some((mut made, records)) = made else { return Ok(0) };
+            patch(&mut made, source.producer)?;
+            (self.put_back(made, place), records)
+        } else {
+            patch(self.chunk.get_mut(place.clone()).unwrap_or_default(), source.producer)?;
+            self.free = place.end;
+            (Bytes::Placed(place), header.record_count)
+        };
+        let (source, number) = (header.base_offset, source.number);
+        self.ready.push(Piece { bytes, records, batches: 1, source, number });
+        Ok(records)
+    }
+
+    /// Puts a batch that was made of the one at `place` into the buffer, if there is room.
+    fn put_back(&mut self, made: Vec<u8>, place: Range<usize>) -> Bytes {
+        let mut end = place.end;
+        if end == self.at {
+            make_room(&mut self.chunk, self.free, &mut self.at, made.len());
+            end = self.at;
+        }
+        let back = self.free..self.free + made.len();
+        match self.chunk.get_mut(back.clone()).filter(|_| back.end <= end) {
+            Some(room) => {
+                room.copy_from_slice(&made);
+                self.free = back.end;
+                Bytes::Placed(back)
+            }
+            None => Bytes::New(made),
+        }
+    }
+
+    fn header_at(&self, place: Range<usize>) -> Result<Header, String> {
+        view(self.chunk.get(place).unwrap_or_default())
+    }
+
+    /// All that leaves, in order.
+    pub fn finish(mut self, stand: &Stand) -> Result<Vec<Outgoing>, String> {
+        self.close()?;
+        let chunk = Arc::new(self.chunk);
+        let outgoing = self.ready.into_iter().map(|Piece { bytes, records, batches, source, number }| {
+            let target = stand.offset_of(number);
+            Outgoing { chunk: Arc::clone(&chunk), bytes, records, batches, source, target }
+        });
+        Ok(outgoing.collect())
+    }
+}
+
+/// Sees to it, where the buffer is not full, that between `free` and `at` there are `size` bytes: what is made anew may be larger, as deltas may have become
+/// longer than the headers that are saved.
+fn make_room(chunk: &mut Filled, free: usize, at: &mut usize, size: usize) {
+    if size > *at - free {
+        *at += chunk.spread(*at, chunk.len() / 2 + MERGED_LEN);
+    }
+}
+
+fn patch(batch: &mut [u8], producer: Producer) -> Result<(), String> {
+    let header = view(batch)?;
+    batch::patch_for_produce(batch, &header, producer);
+    Ok(())
+}
+
+/// Of a batch that has been checked, or was made here.
+fn view(batch: &[u8]) -> Result<Header, String> {
+    batch::view(batch).ok().flatten().ok_or_else(|| "a batch has no header".to_owned())
+}

@@ -299,3 +299,166 @@ fn patch(batch: &mut [u8], producer: Producer) -> Result<(), String> {
 fn view(batch: &[u8]) -> Result<Header, String> {
     batch::view(batch).ok().flatten().ok_or_else(|| "a batch has no header".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::scan::{Bare, bare};
+    use crate::restore::stand::Writer;
+    use bodley_io::BufferPool;
+    use bodley_protocol::records::Builder;
+    use proptest::prelude::*;
+
+    /// Codec, attributes beside it, times of its records, bytes of their bodies.
+    type Batch = (u8, i16, Vec<i64>, usize);
+
+    const APPEND_TIME: i16 = 8;
+
+    fn chunk_of(batches: &[Batch]) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        let mut base_offset = 7;
+        for (codec, attributes, times, len) in batches {
+            let mut builder = Builder::new(Codec::from_number(*codec).unwrap());
+            for time in times {
+                // A null key and null value, or noise in their place: bodies are not looked at.
+                let noise = (0..*len).map(|n| (n as i64).wrapping_mul(*time | 1) as u8);
+                builder.push(*time, 0, &noise.chain([1, 1, 0]).collect::<Vec<_>>());
+            }
+            let bytes = builder.finish().unwrap();
+            let header = batch::view(&bytes).unwrap().unwrap();
+            let attributes = header.attributes | attributes;
+            let header = Header { base_offset, attributes, ..header };
+            chunk.extend(batch::encode(&header, &bytes[batch::HEADER_LEN..]));
+            base_offset = header.last_offset() + 1;
+        }
+        chunk
+    }
+
+    async fn filled(bytes: &[u8], room: usize) -> Filled {
+        let pool = BufferPool::new(bytes.len() + room, usize::MAX);
+        let mut buf = pool.get(bytes.len()).await.unwrap();
+        buf[..bytes.len()].copy_from_slice(bytes);
+        Filled::new(buf, 0, bytes.len())
+    }
+
+    /// What leaves of a chunk, at a target where it begins at offset 1000.
+    async fn outgoing(
+        bytes: &[u8],
+        room: usize,
+        offsets: Range<i64>,
+        merge: Option<usize>,
+    ) -> Result<Vec<Outgoing>, String> {
+        let stand = Stand::fresh(1000, Writer::NOBODY);
+        let mut tray = Tray::new(filled(bytes, room).await, offsets.clone(), merge);
+        let mut number = 0;
+        while !tray.is_at_end() {
+            let header = tray.head()?;
+            match bodley_protocol::rewrite::fate(&header, &offsets) {
+                bodley_protocol::rewrite::Fate::Skip => tray.skip(&header),
+                fate => {
+                    let rewrite = fate == bodley_protocol::rewrite::Fate::Rewrite;
+                    number += i64::from(tray.take(&header, rewrite, &stand, number)?.records);
+                }
+            }
+        }
+        tray.finish(&stand)
+    }
+
+    fn records(outgoing: &[Outgoing]) -> Vec<Bare> {
+        let mut next = 1000;
+        let mut records = Vec::new();
+        for batch in outgoing {
+            assert_eq!(batch.target, next);
+            let header = batch::view_checked(batch.bytes()).unwrap().unwrap();
+            assert_eq!((header.record_count, header.base_offset), (batch.records, 0));
+            assert_eq!(i64::from(header.base_sequence), next - 1000);
+            assert!(!header.has_holes() && !header.is_append_time());
+            assert_eq!(header.size, batch.bytes().len());
+            next += i64::from(batch.records);
+            records.extend(bare(batch.bytes()).unwrap());
+        }
+        records
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    fn batches() -> impl Strategy<Value = Vec<Batch>> {
+        let time = prop_oneof![0i64..1000, 0i64..1 << 45];
+        let batch = (
+            prop_oneof![4 => Just(0u8), 1 => 1u8..5],
+            prop_oneof![4 => Just(0), 1 => Just(APPEND_TIME)],
+            proptest::collection::vec(time, 1..40),
+            prop_oneof![9 => 0usize..100, 1 => 2000usize..3000],
+        );
+        proptest::collection::vec(batch, 1..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Whatever is merged, and whether there is room for it: the same records, whole stored batches, in the buffer.
+        #[test]
+        fn the_same_records_leave(batches in batches(), room in prop_oneof![Just(0usize), 0usize..100_000],
+                                  limit in prop_oneof![60usize..3000, Just(MERGED_LEN)],
+                                  first in 0i64..20, last in 20i64..2000) {
+            let bytes = chunk_of(&batches);
+            let all = |merge| runtime().block_on(outgoing(&bytes, room, first..last, merge)).unwrap();
+            let (alone, merged) = (all(None), all(Some(limit)));
+            prop_assert_eq!(records(&merged), records(&alone));
+            prop_assert!(alone.iter().all(|batch| batch.batches == 1));
+            let (mut source, mut ends) = (alone.iter(), 1000);
+            for batch in &merged {
+                prop_assert!(batch.batches == 1 || batch.bytes().len() <= limit);
+                let parts: Vec<_> = source.by_ref().take(batch.batches as usize).collect();
+                ends += parts.iter().map(|part| i64::from(part.records)).sum::<i64>();
+                prop_assert_eq!(batch.target + i64::from(batch.records), ends);
+                prop_assert_eq!(batch.source, parts[0].source);
+            }
+            prop_assert!(source.next().is_none());
+        }
+
+        #[test]
+        fn garbled_records_are_judged_as_ever(batches in batches(), at in any::<prop::sample::Index>(),
+                                              garbled in any::<prop::sample::Index>(), value: u8) {
+            let mut bytes = chunk_of(&batches);
+            // One byte of one payload, under a good CRC.
+            let (mut from, mut place) = (0, at.index(batches.len()));
+            while place > 0 {
+                from += batch::declared_size(&bytes[from..]).unwrap();
+                place -= 1;
+            }
+            let header = batch::view(&bytes[from..]).unwrap().unwrap();
+            let mut payload = bytes[from + batch::HEADER_LEN..from + header.size].to_vec();
+            let garbled = garbled.index(payload.len());
+            payload[garbled] = value;
+            bytes.splice(from..from + header.size, batch::encode(&header, &payload));
+            let all = |merge| runtime().block_on(outgoing(&bytes, 100_000, 0..i64::MAX, merge));
+            match (all(None), all(Some(MERGED_LEN))) {
+                (Ok(alone), Ok(merged)) => {
+                    let count = |all: &[Outgoing]| all.iter().map(|batch| batch.records).sum::<i32>();
+                    prop_assert_eq!(count(&alone), count(&merged));
+                }
+                (Err(alone), Err(merged)) => prop_assert_eq!(alone, merged),
+                (alone, merged) => prop_assert!(false, "{alone:?} {merged:?}"),
+            }
+        }
+    }
+
+    /// Twenty records at least are needed for deltas to outgrow a header. Then the room behind the chunk is used.
+    #[test]
+    fn what_grows_needs_room() {
+        let batches: Vec<Batch> = (0..50).map(|n| (0, 0, vec![n << 30; 100], 10)).collect();
+        let bytes = chunk_of(&batches);
+        let leaving =
+            |room| runtime().block_on(outgoing(&bytes, room, 0..i64::MAX, Some(MERGED_LEN))).unwrap();
+        let (without, with) = (leaving(0), leaving(100_000));
+        assert_eq!((without.len(), with.len()), (50, 1));
+        assert_eq!(records(&without), records(&with));
+        let tiny = chunk_of(&(0..5000).map(|n| (0, 0, vec![n << 20], 10)).collect::<Vec<_>>());
+        let merged = runtime().block_on(outgoing(&tiny, 0, 0..i64::MAX, Some(MERGED_LEN))).unwrap();
+        assert_eq!(merged.len(), 1, "single records always fit");
+        assert!(merged.iter().all(|batch| matches!(batch.bytes, Bytes::Placed(_))));
+    }
+}

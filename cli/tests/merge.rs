@@ -76,7 +76,7 @@ fn twenty_thousand_batches_take_few_requests() {
     let produced = steps.apis().iter().filter(|api| **api == ApiKey::Produce as i16).count();
     same_digests(&stage.bench, TINY, "tiny-back");
     let stored = stage.stored("tiny-back", 0);
-    assert!(stored.len() < 40 && produced <= stored.len(), "{produced} requests, {stored:?}");
+    assert!(stored.len() < 40 && produced < 40, "{produced} requests, {stored:?}");
     assert!(stored.iter().all(|batch| batch.bytes <= 256 << 10), "{stored:?}");
     assert_eq!(merged(&report), (TINY_RECORDS as usize, stored.len()));
     stage.bench.delete_topic("tiny-back").unwrap();

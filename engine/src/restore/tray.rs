@@ -23,9 +23,10 @@ use super::stand::Stand;
 
 /// What a merged batch takes at most, bytes: requests of four such did best.
 pub const MERGED_LEN: usize = 256 << 10;
-/// Uncompressed batches below this are merged, bytes. That costs little more than a copy, and four of them already save three round trips.
+/// Uncompressed batches below this are merged, bytes: four at least become one, which costs little more than a copy.
 const SMALL: usize = 64 << 10;
-/// The same for compressed ones, which must be unpacked and packed again: where a batch has some thousand bytes, that costs more than its round trip.
+/// The same for compressed ones, which are unpacked and packed again: up to some ms for a merged batch. From here on that is no less than what the saved
+/// requests cost.
 const SMALL_PACKED: usize = 8 << 10;
 
 /// A batch ready to be produced.

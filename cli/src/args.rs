@@ -261,6 +261,9 @@ pub struct Restore {
     /// Leave damaged chunks out and restore the rest (exit 3, with the list)
     #[arg(long)]
     pub skip_damaged: bool,
+    /// Send every batch by itself. Runs of small ones are merged otherwise: the same records, in fewer requests
+    #[arg(long)]
+    pub no_merge: bool,
     /// Name of this restore; made of vault, target and flags by default, so that the same command goes on where it was cut
     #[arg(long, value_name = "ID")]
     pub restore_id: Option<String>,

@@ -414,7 +414,7 @@ fn into_a_new_topic() {
 fn cut_and_gone_on_with() {
     let copy = Copy::new("cut");
     copy.allow(&[NEW, GROUPS, STATE, STRONG]);
-    let mut run = copy.start(&["--limit-write", "200"]);
+    let mut run = copy.start(&["--limit-write", "200", "--no-merge"]);
     copy.site.until(&mut run, &copy.target, 10);
     run.kill();
     let ran = copy.restore(&[]).exits(0).within(20);

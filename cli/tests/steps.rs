@@ -22,7 +22,7 @@ use restoring::{Case, Late, Scene};
 
 const TOPICS: [&str; 2] = ["orders", "events"];
 const PARTITIONS: i32 = 3;
-/// Of each partition. A request has one batch, of five.
+/// Of each partition. A request has one batch, of five, where none are merged.
 const RECORDS: usize = 60;
 /// Its positions, at the same place in both topics.
 const GROUP: &str = "reader";

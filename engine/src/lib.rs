@@ -16,5 +16,5 @@ pub mod verify;
 
 pub use error::EngineError;
 pub use progress::Progress;
-pub use report::{Gap, Issue, Report, TopicReport};
+pub use report::{Gap, Issue, Merged, Report, TopicReport};
 pub use select::Selection;

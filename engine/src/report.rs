@@ -31,6 +31,26 @@ pub struct Report {
     /// Of a restore: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore_id: Option<String>,
+    /// Of a restore: what was merged, if anything was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
+}
+
+/// Small batches that were sent as parts of larger ones, and acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// As they are in the vault.
+    pub batches: u64,
+    /// As they are at the target.
+    pub into: u64,
+}
+
+impl Merged {
+    /// Counts more of them.
+    pub fn add(&mut self, more: Self) {
+        self.batches += more.batches;
+        self.into += more.into;
+    }
 }
 
 /// One topic in a report.

@@ -195,6 +195,17 @@ impl Filled {
         self.len == 0
     }
 
+    /// Moves the bytes from `from` on towards the buffer's end, by at most `most`, and says by how much. What lies between counts as well, and is
+    /// of no use.
+    pub fn spread(&mut self, from: usize, most: usize) -> usize {
+        let end = self.start + self.len;
+        let by = (self.buf.len() - end).min(most);
+        let from = self.start + from.min(self.len);
+        self.buf.copy_within(from..end, from + by);
+        self.len += by;
+        by
+    }
+
     /// The same bytes, and those behind them up to a multiple of `alignment` set to zero: for direct I/O.
     pub fn padded(&mut self, alignment: usize) -> &[u8] {
         let end = self.start + self.len;
@@ -266,6 +277,20 @@ mod tests {
         let large = pool.get(9 * HUGE_PAGE + 1).await.unwrap();
         assert_eq!(large.len(), 10 * HUGE_PAGE);
         let _others = (pool.get(1).await.unwrap(), pool.get(1).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_spread() {
+        let pool = BufferPool::new(HUGE_PAGE, HUGE_PAGE);
+        let mut buf = pool.get(1).await.unwrap();
+        buf[5..10].copy_from_slice(b"abcde");
+        let mut filled = Filled::new(buf, 5, 5);
+        assert_eq!(filled.spread(2, 10), 10);
+        assert_eq!((&filled[..2], &filled[12..]), (&b"ab"[..], &b"cde"[..]));
+        assert_eq!(filled.spread(12, usize::MAX), HUGE_PAGE - 20);
+        assert_eq!(filled.spread(12, usize::MAX), 0);
+        assert_eq!(&filled[filled.len() - 3..], b"cde");
+        assert_eq!(filled.spread(usize::MAX, 1), 0);
     }
 
     #[tokio::test]

@@ -263,6 +263,11 @@ fn put<const N: usize>(raw: &mut [u8; HEADER_LEN], at: usize, value: [u8; N]) {
 
 /// What a header says; `size` and `crc` are computed.
 pub fn encode(header: &Header, records: &[u8]) -> Vec<u8> {
+    [&encode_head(header, records)[..], records].concat()
+}
+
+/// The header of a batch with `records` as its payload; `size` and `crc` are computed.
+pub fn encode_head(header: &Header, records: &[u8]) -> [u8; HEADER_LEN] {
     let mut raw = [0; HEADER_LEN];
     put(&mut raw, BASE_OFFSET, header.base_offset.to_be_bytes());
     put(&mut raw, LENGTH, ((HEADER_LEN - LOG_OVERHEAD + records.len()) as i32).to_be_bytes());
@@ -278,10 +283,7 @@ pub fn encode(header: &Header, records: &[u8]) -> Vec<u8> {
     put(&mut raw, RECORD_COUNT, header.record_count.to_be_bytes());
     let crc = crate::checksum::crc32c_combine(crc32c(covered(&raw)), crc32c(records), records.len() as u64);
     put(&mut raw, CRC, crc.to_be_bytes());
-    let mut batch = Vec::with_capacity(HEADER_LEN + records.len());
-    batch.extend_from_slice(&raw);
-    batch.extend_from_slice(records);
-    batch
+    raw
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The compression codecs of record batches, in the framings that Kafka's own clients write, with bounded output.
 //!
-//! Only [`crate::rewrite`] needs them: a batch that goes back as it is stays compressed.
+//! Only [`crate::rewrite`] and [`crate::merge`] need them: a batch that goes back as it is stays compressed.
 
 use std::io::{Read, Write};
 
@@ -118,6 +118,39 @@ impl Codec {
     }
 }
 
+/// Unpacks many small payloads one after another: what is costly to make is kept from one to the next.
+#[derive(Default)]
+pub struct Unpacker {
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl Unpacker {
+    /// Unpacks `input` to at most `limit` bytes, which replace what is in `out`. `out` keeps room for that much.
+    pub fn unpack(
+        &mut self,
+        codec: Codec,
+        input: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
+        if codec != Codec::Zstd {
+            *out = codec.decompress(input, limit)?;
+            return Ok(());
+        }
+        let broken = |e: std::io::Error| codec.broken(&e.to_string());
+        // A stream's decoder makes a window of some MiB, whatever the payload's length. In one step there is none.
+        let decoder = match &mut self.zstd {
+            Some(decoder) => decoder,
+            none => none.insert(zstd::bulk::Decompressor::new().map_err(broken)?),
+        };
+        out.clear();
+        out.reserve_exact(limit);
+        decoder.decompress_to_buffer(input, out).map_err(broken)?;
+        // The vector may have had more room than was asked for.
+        if out.len() > limit { Err(CodecError::TooLarge(limit)) } else { Ok(()) }
+    }
+}
+
 fn snappy_decompress(input: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::new();
     if !input.starts_with(XERIAL_MAGIC) {
@@ -170,21 +203,29 @@ mod tests {
         #[test]
         fn round_trip_within_the_limit(seed in proptest::collection::vec(any::<u8>(), 0..600), repeat in 1usize..200) {
             let plain = seed.repeat(repeat);
+            let (mut unpacker, mut unpacked) = (Unpacker::default(), vec![1; 70]);
             for codec in ALL {
                 let packed = codec.compress(&plain).unwrap();
                 prop_assert_eq!(&codec.decompress(&packed, plain.len()).unwrap(), &plain);
                 if !plain.is_empty() {
                     prop_assert!(matches!(codec.decompress(&packed, plain.len() - 1), Err(CodecError::TooLarge(_))));
+                    prop_assert!(unpacker.unpack(codec, &packed, plain.len() - 1, &mut Vec::new()).is_err());
                 }
+                unpacker.unpack(codec, &packed, plain.len(), &mut unpacked).unwrap();
+                prop_assert_eq!(&unpacked, &plain);
                 prop_assert_eq!(Codec::from_number(codec.number() as u8).unwrap(), codec);
             }
         }
 
         #[test]
         fn noise_is_an_error_or_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (mut unpacker, mut unpacked) = (Unpacker::default(), Vec::new());
             for codec in ALL {
                 if let Ok(out) = codec.decompress(&bytes, 1 << 16) {
                     prop_assert!(out.len() <= 1 << 16);
+                }
+                if unpacker.unpack(codec, &bytes, 1 << 16, &mut unpacked).is_ok() {
+                    prop_assert!(unpacked.len() <= 1 << 16);
                 }
             }
         }

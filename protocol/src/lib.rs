@@ -3,7 +3,7 @@
 //! The way of a byte: `io` reads a Fetch response from a socket, [`fetch::ResponseParser`] says where its record
 //! bytes begin, [`batch`] walks them (header view, CRC-32C) and patches a header on the way back, and
 //! [`produce`] frames them for a Produce request. Nothing here looks inside a batch but [`records`], which is
-//! for the few batches that a broker would refuse as they are.
+//! for the few batches that a broker would refuse as they are ([`rewrite`]), and for runs of tiny ones ([`merge`]).
 
 pub mod batch;
 pub mod checksum;
@@ -11,6 +11,7 @@ pub mod codecs;
 pub mod error_code;
 pub mod fetch;
 pub mod frame;
+pub mod merge;
 pub mod produce;
 pub mod records;
 pub mod rewrite;

@@ -1,10 +1,12 @@
-//! The records inside a batch, and batches made of records. Only for the few batches that can't be copied.
+//! The records inside a batch, and batches made of records. Only for batches that can't be copied, or are so small that merging them pays.
 //!
 //! ```text
 //! length varint │ attributes i8 │ timestamp delta varlong │ offset delta varint │ body
 //! body: key length varint, key │ value length varint, value │ header count varint, headers
 //! ```
 //! A body depends on neither offset nor time, so a record moves to another batch with its body verbatim.
+
+use std::borrow::Cow;
 
 use crate::batch::{self, Header};
 use crate::codecs::{Codec, CodecError};
@@ -39,6 +41,8 @@ pub struct Record<'a> {
     pub offset: i64,
     /// ms; already the append time where the batch says so.
     pub timestamp: i64,
+    /// No bit of them has a meaning yet.
+    pub attributes: i8,
     /// Key, value and headers as they stand in the batch.
     pub body: &'a [u8],
 }
@@ -98,7 +102,7 @@ impl Payload {
 
     /// The records in order. Stops at the first error.
     pub fn records(&self) -> Records<'_> {
-        Records { header: &self.header, reader: Reader::new(&self.bytes), index: 0, failed: false }
+        Records::of(&self.header, &self.bytes)
     }
 }
 
@@ -111,11 +115,16 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Those of a batch with this header, whose unpacked payload is `bytes`.
+    pub fn of(header: &'a Header, bytes: &'a [u8]) -> Self {
+        Self { header, reader: Reader::new(bytes), index: 0, failed: false }
+    }
+
     fn read(&mut self) -> Result<Record<'a>, WireError> {
         let length =
             usize::try_from(self.reader.varint()?).map_err(|_| WireError::Malformed("record length"))?;
         let mut record = Reader::new(self.reader.take(length)?);
-        record.i8()?; // attributes, unused
+        let attributes = record.i8()?;
         let timestamp_delta = record.varlong()?;
         let offset_delta = record.varint()?;
         if offset_delta < 0 || offset_delta > self.header.last_offset_delta {
@@ -128,6 +137,7 @@ impl<'a> Records<'a> {
         Ok(Record {
             offset: self.header.base_offset + i64::from(offset_delta),
             timestamp,
+            attributes,
             body: record.rest(),
         })
     }
@@ -156,54 +166,132 @@ impl<'a> Iterator for Records<'a> {
 /// Gathers records into one new batch with create times and dense offsets.
 pub struct Builder {
     codec: Codec,
+    mark: Mark,
+    payload: Vec<u8>,
+}
+
+/// How far a [`Builder`] has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
     base_timestamp: Option<i64>,
     max_timestamp: i64,
     count: i32,
-    payload: Vec<u8>,
+    len: usize,
+}
+
+impl Mark {
+    const BEGIN: Self = Self { base_timestamp: None, max_timestamp: -1, count: 0, len: 0 };
 }
 
 impl Builder {
     /// An empty batch of `codec`.
     pub fn new(codec: Codec) -> Self {
-        Self { codec, base_timestamp: None, max_timestamp: -1, count: 0, payload: Vec::new() }
+        Self { codec, mark: Mark::BEGIN, payload: Vec::new() }
     }
 
-    /// Adds a record behind the last one.
-    pub fn push(&mut self, timestamp: i64, body: &[u8]) {
-        let base = *self.base_timestamp.get_or_insert(timestamp);
+    /// Begins another batch, in the memory of the last one.
+    pub fn restart(&mut self, codec: Codec) {
+        self.codec = codec;
+        self.rewind(Mark::BEGIN);
+    }
+
+    /// Adds a record behind the last one: its time, attributes and body.
+    pub fn push(&mut self, timestamp: i64, attributes: i8, body: &[u8]) {
+        let mark = &mut self.mark;
+        let base = *mark.base_timestamp.get_or_insert(timestamp);
         let delta = timestamp.wrapping_sub(base);
-        let length = 1 + varlong_len(delta) + varlong_len(i64::from(self.count)) + body.len();
+        let length = 1 + varlong_len(delta) + varlong_len(i64::from(mark.count)) + body.len();
         self.payload.put_varlong(length as i64);
-        self.payload.put_i8(0);
+        self.payload.put_i8(attributes);
         self.payload.put_varlong(delta);
-        self.payload.put_varlong(i64::from(self.count));
+        self.payload.put_varlong(i64::from(mark.count));
         self.payload.extend_from_slice(body);
-        self.max_timestamp = self.max_timestamp.max(timestamp);
-        self.count += 1;
+        mark.max_timestamp = mark.max_timestamp.max(timestamp);
+        mark.count += 1;
+        mark.len = self.payload.len();
     }
 
     /// Records so far.
     pub fn count(&self) -> i32 {
-        self.count
+        self.mark.count
+    }
+
+    /// Of the batch.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Bytes of the batch, header included, before it is packed.
+    pub fn len(&self) -> usize {
+        batch::HEADER_LEN + self.mark.len
+    }
+
+    /// No record yet.
+    pub fn is_empty(&self) -> bool {
+        self.mark.count == 0
+    }
+
+    /// Where it stands.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Takes back what was pushed since `mark`.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.payload.truncate(mark.len);
+        self.mark = mark;
     }
 
     /// The batch: base offset 0, leader epoch -1, no producer. Patch it before it is sent.
-    pub fn finish(self) -> Result<Vec<u8>, CodecError> {
+    pub fn seal(&self) -> Result<Sealed<'_>, CodecError> {
         let header = Header {
             base_offset: 0,
             size: 0,
             leader_epoch: -1,
             crc: 0,
             attributes: self.codec.number(),
-            last_offset_delta: (self.count - 1).max(0),
-            base_timestamp: self.base_timestamp.unwrap_or(-1),
-            max_timestamp: self.max_timestamp,
+            last_offset_delta: (self.mark.count - 1).max(0),
+            base_timestamp: self.mark.base_timestamp.unwrap_or(-1),
+            max_timestamp: self.mark.max_timestamp,
             producer_id: -1,
             producer_epoch: -1,
             base_sequence: -1,
-            record_count: self.count,
+            record_count: self.mark.count,
         };
-        Ok(batch::encode(&header, &self.codec.compress(&self.payload)?))
+        let records = match self.codec {
+            Codec::None => Cow::Borrowed(self.payload.as_slice()),
+            codec => Cow::Owned(codec.compress(&self.payload)?),
+        };
+        Ok(Sealed { head: batch::encode_head(&header, &records), records })
+    }
+
+    /// The same in memory of its own.
+    pub fn finish(&self) -> Result<Vec<u8>, CodecError> {
+        let sealed = self.seal()?;
+        Ok([&sealed.head[..], &sealed.records].concat())
+    }
+}
+
+/// A batch that only has to be put somewhere.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    head: [u8; batch::HEADER_LEN],
+    records: Cow<'a, [u8]>,
+}
+
+impl Sealed<'_> {
+    /// Bytes of the batch.
+    pub fn size(&self) -> usize {
+        self.head.len() + self.records.len()
+    }
+
+    /// Writes it to the begin of `place`. Returns `false`, and changes nothing, when that is too short.
+    pub fn put(&self, place: &mut [u8]) -> bool {
+        let Some(place) = place.get_mut(..self.size()) else { return false };
+        let (head, records) = place.split_at_mut(self.head.len());
+        head.copy_from_slice(&self.head);
+        records.copy_from_slice(&self.records);
+        true
     }
 }
 
@@ -235,12 +323,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(records in proptest::collection::vec((any::<i64>(), any::<Option<Vec<u8>>>(), any::<Option<Vec<u8>>>()), 1..20),
+        fn round_trip(records in proptest::collection::vec((any::<i64>(), any::<Option<Vec<u8>>>(), any::<Option<Vec<u8>>>(), any::<i8>()), 1..20),
                       codec in 0u8..5) {
             let mut builder = Builder::new(Codec::from_number(codec).unwrap());
-            for (timestamp, key, value) in &records {
+            for (timestamp, key, value, attributes) in &records {
                 let headers: [(&[u8], Option<&[u8]>); 2] = [(b"h", None), (b"h", Some(b""))];
-                builder.push(*timestamp, &body(key.as_deref(), value.as_deref(), &headers));
+                builder.push(*timestamp, *attributes, &body(key.as_deref(), value.as_deref(), &headers));
             }
             let bytes = builder.finish().unwrap();
             let header = batch::view_checked(&bytes).unwrap().unwrap();
@@ -248,7 +336,7 @@ mod tests {
             let payload = Payload::unpack(&header, &bytes).unwrap();
             for (i, (record, expected)) in payload.records().zip(&records).enumerate() {
                 let record = record.unwrap();
-                prop_assert_eq!((record.offset, record.timestamp), (i as i64, expected.0));
+                prop_assert_eq!((record.offset, record.timestamp, record.attributes), (i as i64, expected.0, expected.3));
                 let body = record.parse_body().unwrap();
                 prop_assert_eq!(body.key, expected.1.as_deref());
                 prop_assert_eq!(body.value, expected.2.as_deref());

@@ -42,7 +42,7 @@ pub fn rewrite(
     for record in payload.records() {
         let record = record?;
         if offsets.contains(&record.offset) {
-            builder.push(record.timestamp, record.body);
+            builder.push(record.timestamp, record.attributes, record.body);
         }
     }
     let count = builder.count();
@@ -60,7 +60,7 @@ mod tests {
     fn sample(codec: Codec, attributes: i16) -> (Header, Vec<u8>) {
         let mut builder = Builder::new(codec);
         for i in 0..10u8 {
-            builder.push(1000 - i64::from(i), &[1, 2, i, 0]);
+            builder.push(1000 - i64::from(i), 0, &[1, 2, i, 0]);
         }
         let bytes = builder.finish().unwrap();
         let mut header = view_checked(&bytes).unwrap().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bodley_engine::restore::{GroupStrategy, RestoreOptions, restore};
-use bodley_engine::{Progress, Report};
+use bodley_engine::{Merged, Progress, Report};
 
 use super::{Outcome, finish, open_cluster, open_store, selection, throttle, usage};
 use crate::args::{Common, Groups, Restore};
@@ -30,6 +30,7 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
         append: flags.append,
         hold_retention: flags.hold_retention.map(|hold| hold.0),
         skip_damaged: flags.skip_damaged,
+        merge: !flags.no_merge,
         limit_write: throttle(flags.limit_write),
         ..RestoreOptions::default()
     };
@@ -49,9 +50,13 @@ fn summary(report: &Report, start: Instant) -> String {
     let seconds = start.elapsed().as_secs_f64();
     let failed = report.errors.iter().any(|issue| issue.code == "incomplete");
     let cut = if report.interrupted || failed { "INCOMPLETE: " } else { "" };
+    let merged = report.merged.map(|Merged { batches, into }| {
+        format!("\nmerged {batches} small batches into {}", plural(into as usize, "larger one"))
+    });
+    let merged = merged.unwrap_or_default();
     let id = report.restore_id.as_deref().map(|id| format!("\nrestore id {id}")).unwrap_or_default();
     format!(
-        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s{id}",
+        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s{merged}{id}",
         plural(report.topics.len(), "topic"),
         plural(report.records.unwrap_or(0) as usize, "record"),
         plural(report.groups as usize, "group"),

@@ -61,17 +61,19 @@ impl Scene {
         TOPICS.map(|topic| format!("{topic}-{name}"))
     }
 
-    fn start(&self, name: &str) -> Running {
+    /// `merge`: small batches are merged, so that there are few requests.
+    fn start(&self, name: &str, merge: bool) -> Running {
         let [a, b] = [0, 1].map(|n| format!("{}={}", TOPICS[n], Self::targets(name)[n]));
         let flags = ["--topic", TOPICS[0], "--topic", TOPICS[1], "--rename", &a, "--rename", &b];
-        self.stage.start("restore", &self.vault, &flags)
+        let more = if merge { &[][..] } else { &["--no-merge"][..] };
+        self.stage.start("restore", &self.vault, &[&flags, more].concat())
     }
 
     /// A restore that nobody kills; the APIs that it asks.
     pub fn whole(&self, name: &str) -> Vec<i16> {
         self.stage.bench.create_topic(&Self::targets(name)[1], PARTITIONS, &OWN).unwrap();
         let steps = self.proxy().count_requests();
-        self.start(name).wait().exits(0);
+        self.start(name, false).wait().exits(0);
         let apis = steps.apis();
         self.judge(name);
         apis
@@ -84,7 +86,7 @@ impl Scene {
         let (mut dead, mut kills): (Vec<Steps>, usize) = (Vec::new(), 0);
         for (at, delivery) in &case.cuts {
             let steps = self.proxy().stop_at_request(*at, *delivery);
-            let mut run = self.start(&case.name);
+            let mut run = self.start(&case.name, false);
             let stopped = self.meet(&mut run, &steps, &dead, case) && is_stopped(&mut run, &steps);
             if !stopped {
                 run.wait().exits(0);
@@ -97,8 +99,10 @@ impl Scene {
                 Late::Meets(_) => dead.push(steps),
             }
         }
+        // The others went batch by batch, of which this one may merge what they have left.
+        let merge = case.name.len().is_multiple_of(2);
         let steps = self.proxy().count_requests();
-        let mut run = self.start(&case.name);
+        let mut run = self.start(&case.name, merge);
         self.meet(&mut run, &steps, &dead, case);
         let ran = run.wait();
         dead.iter().for_each(arrived);
@@ -106,7 +110,7 @@ impl Scene {
             // A late request makes a topic in the moment in which this run finds it missing: the next run finds it.
             Late::Meets(_) if ran.code == Some(1) => {
                 ran.says("has appeared at the target meanwhile");
-                self.start(&case.name).wait().exits(0);
+                self.start(&case.name, merge).wait().exits(0);
             }
             _ => _ = ran.exits(0),
         }
@@ -148,7 +152,7 @@ impl Scene {
                 );
             }
         }
-        self.start(name).wait().exits(0).says("nothing to do");
+        self.start(name, true).wait().exits(0).says("nothing to do");
         targets.iter().for_each(|target| self.stage.bench.delete_topic(target).unwrap());
     }
 }

@@ -8,7 +8,8 @@ use super::plan::Plan;
 use crate::error::EngineError;
 use crate::vault::{hex, sha256_hex};
 
-/// Changes when the same plan would send other batches: counting records then no longer finds the place.
+/// Changes when the same plan would send other records, or in another order: counting them then no longer finds the place. Which of them
+/// share a batch does not matter.
 const PLAN_VERSION: u32 = 1;
 /// Groups and transactional ids of restores begin so.
 pub const PREFIX: &str = "bodley-restore-";

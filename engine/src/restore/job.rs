@@ -11,10 +11,12 @@ use bodley_io::kafka::{KafkaError, TopicPartition};
 use bodley_protocol::TopicId;
 use tokio::sync::mpsc;
 
-use super::outgo::{Handed, Outgoing, Translated};
+use super::outgo::{Handed, Translated};
 use super::plan::Work;
 use super::stand::Stand;
+use super::tray::Outgoing;
 use crate::error::EngineError;
+use crate::report::Merged;
 
 /// Batches of one partition, and requests of one connection, in flight.
 pub const IN_FLIGHT: usize = 5;
@@ -53,6 +55,8 @@ pub struct Job {
     pub unclear: bool,
     /// Records that this run has sent.
     pub sent: i64,
+    /// What was merged in them.
+    pub merged: Merged,
     /// Group positions.
     pub positions: Translated,
     /// Since when there has been no progress.
@@ -76,6 +80,7 @@ impl Job {
             failed: None,
             unclear: false,
             sent: 0,
+            merged: Merged::default(),
             positions: Translated::new(),
             stuck: None,
         }
@@ -84,6 +89,16 @@ impl Job {
     /// All is acknowledged.
     pub fn is_done(&self) -> bool {
         self.exhausted && self.ready.is_empty() && self.unacked.is_empty()
+    }
+
+    /// The oldest batch in flight is stored.
+    pub fn stored(&mut self, batch: &Outgoing) {
+        self.stand.done += i64::from(batch.records);
+        self.sent += i64::from(batch.records);
+        if batch.batches > 1 {
+            self.merged.add(Merged { batches: u64::from(batch.batches), into: 1 });
+        }
+        (self.acked, self.stuck) = (Some(Instant::now()), None);
     }
 
     /// Offset behind the last acknowledged record.
@@ -105,6 +120,7 @@ impl Job {
         let stuck = self.stuck.filter(|_| progress <= 0);
         Self {
             sent: self.sent + progress.max(0),
+            merged: self.merged,
             stuck,
             ..Self::new(self.tp, self.work, stand, self.topic_id)
         }

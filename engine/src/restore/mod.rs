@@ -7,9 +7,9 @@
 //! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
 //! trail.rs     what lies at the end of a log, without reading it
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
-//! outgo.rs     chunks to batches: check, leave out, patch, rewrite    sender.rs    one connection, requests in flight
-//! job.rs       one partition on its way                               topics.rs    creates them, waits for them
-//! groups.rs    positions of consumer groups
+//! outgo.rs     chunks: check, leave out, count                        tray.rs      batches: patch, merge, rewrite
+//! sender.rs    one connection, requests in flight                     job.rs       one partition on its way
+//! topics.rs    creates them, waits for them                           groups.rs    positions of consumer groups
 //! scan.rs      reads chunks without sending them: damage, and what a complete restore ends with
 //! ```
 
@@ -29,6 +29,7 @@ mod stand;
 mod target;
 mod topics;
 mod trail;
+mod tray;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -87,6 +88,8 @@ pub struct RestoreOptions {
     pub hold_retention: Option<Duration>,
     /// Damaged chunks are left out.
     pub skip_damaged: bool,
+    /// Runs of small batches are merged into large ones.
+    pub merge: bool,
     /// Bytes of buffers.
     pub budget: usize,
     /// Connections to each broker.
@@ -108,6 +111,7 @@ impl Default for RestoreOptions {
             append: false,
             hold_retention: None,
             skip_damaged: false,
+            merge: true,
             budget: 160 << 20,
             connections: 4,
             limit_write: None,
@@ -218,6 +222,9 @@ async fn carry_out(
     let ready = async {
         let stands = begin(cluster, plan, author).await?;
         topics::settle(cluster, plan).await?;
+        if means.options.merge {
+            topics::allow_merging(cluster, plan).await?;
+        }
         Ok::<_, EngineError>(stands)
     };
     let stands = tokio::select! {
@@ -328,6 +335,7 @@ fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Re
     }
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;
+    report.merged = (done.merged.into > 0).then_some(done.merged);
     let earlier = done.records.values().sum::<i64>() - done.sent;
     if earlier > 0 {
         report.notes.push(format!(

@@ -1,57 +1,25 @@
-//! Chunks on their way back: read by range, checked, patched in place, left out or rewritten where a broker would refuse them.
+//! Chunks on their way back: read by range, checked; which batches leave, and which number each record has.
 //!
-//! On the way of a byte: [`crate::vault`]'s chunk is read into a part buffer; batches leave from there (`sender.rs`) with a patched header
-//! and an untouched payload.
+//! On the way of a byte: [`crate::vault`]'s chunk is read into a part buffer; `tray.rs` patches, merges or rewrites its batches there, and from
+//! there they leave (`sender.rs`).
 
 use std::collections::BTreeMap;
-use std::ops::Range as Offsets;
 use std::sync::Arc;
 
+use bodley_io::BufferPool;
 use bodley_io::kafka::TopicPartition;
-use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::store::SharedStore;
-use bodley_io::{BufferPool, Filled};
-use bodley_protocol::batch::{self, Header, Producer};
-use bodley_protocol::records::Payload;
-use bodley_protocol::rewrite::{Fate, fate, rewrite};
+use bodley_protocol::batch::Header;
+use bodley_protocol::rewrite::{Fate, fate};
 use tokio::sync::mpsc;
 
 use super::plan::Work;
 use super::stand::Stand;
+use super::tray::{Outgoing, Tray};
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::Range;
 use crate::vault::segment::{ChunkFlaw, read_chunk};
-
-/// A batch ready to be produced.
-#[derive(Debug)]
-pub struct Outgoing {
-    bytes: Bytes,
-    /// Records in it.
-    pub records: i32,
-    /// Source offset of the stored batch's first record, for messages.
-    pub source: i64,
-    /// Offset that its first record gets at the target.
-    pub target: i64,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    /// A part of a chunk that lies in a part buffer.
-    Stored(Arc<Filled>, Offsets<usize>),
-    /// Made anew.
-    New(Vec<u8>),
-}
-
-impl Outgoing {
-    /// The batch.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Stored(chunk, range) => chunk.get(range.clone()).unwrap_or_default(),
-            Bytes::New(bytes) => bytes,
-        }
-    }
-}
 
 /// What a partition's preparation hands over.
 #[derive(Debug)]
@@ -164,7 +132,7 @@ impl Preparer {
         let before = self.passed;
         let path = range.segment_path();
         let read = read_chunk(&self.source.store, &self.source.pool, &path, range).await?;
-        let mut chunk = read.map_err(|flaw| {
+        let chunk = read.map_err(|flaw| {
             let what = match flaw {
                 ChunkFlaw::Missing => "the segment is missing",
                 ChunkFlaw::Cut => "the segment is cut",
@@ -172,72 +140,58 @@ impl Preparer {
             };
             self.damaged(&path, range, what)
         })?;
-        let mut pieces = Vec::new();
-        let mut at = 0;
-        while at < chunk.len() {
-            let rest = chunk.get_mut(at..).unwrap_or_default();
-            let (size, piece) = self.batch(rest, range).map_err(|what| self.damaged(&path, range, &what))?;
-            at += size;
-            if let Some(piece) = piece {
-                let behind = piece.number + i64::from(piece.records);
-                if piece.number < self.stand.done && behind > self.stand.done {
-                    return Err(self.misplaced("it ends inside a batch of the vault"));
-                }
-                pieces.extend((piece.number >= self.stand.done).then_some((at - size..at, piece)));
+        let mut tray = Tray::new(chunk, range.first..range.next, self.work.merge_up_to);
+        while !tray.is_at_end() {
+            let number = self.passed;
+            let has_worked = self.batch(&mut tray).map_err(|what| self.damaged(&path, range, &what))?;
+            if number < self.stand.done && self.passed > self.stand.done {
+                return Err(self.misplaced("it ends inside a batch of the vault"));
+            }
+            if has_worked {
+                // Merging takes time, and connections wait on these same threads.
+                tokio::task::yield_now().await;
             }
         }
         if exact && self.passed - before != range.kept {
             let what = format!("{} records are in it, {} in its row", self.passed - before, range.kept);
             return Err(self.damaged(&path, range, &what));
         }
-        let chunk = Arc::new(chunk);
-        let outgoing = pieces.into_iter().map(|(place, Piece { new, records, source, number })| {
-            let bytes = new.map_or_else(|| Bytes::Stored(Arc::clone(&chunk), place), Bytes::New);
-            Outgoing { bytes, records, source, target: self.stand.offset_of(number) }
-        });
-        Ok(Handed::Chunk(outgoing.collect(), u64::from(range.stored)))
+        let outgoing =
+            tray.finish(&self.stand).map_err(|what| damaged(&path, &self.tp.topic, range, what))?;
+        Ok(Handed::Chunk(outgoing, u64::from(range.stored)))
     }
 
-    /// Deals with the batch at the head of `rest`: its size, and what leaves of it. An error says in words how it is damaged.
-    fn batch(&mut self, rest: &mut [u8], range: &Range) -> Result<(usize, Option<Piece>), String> {
-        let header = batch::view_checked(rest).map_err(|e| e.to_string())?;
-        let header = header.ok_or_else(|| "a batch is cut".to_owned())?;
-        let offsets = range.first..range.next;
+    /// Deals with the tray's next batch. Returns whether that was much work. An error says in words how the batch is damaged.
+    fn batch(&mut self, tray: &mut Tray) -> Result<bool, String> {
+        let header = tray.head()?;
+        let offsets = tray.offsets();
         let fate = if self.is_hidden(&header) { Fate::Skip } else { fate(&header, &offsets) };
         let behind = header.last_offset().saturating_add(1);
-        let producer = self.producer();
-        let batch = rest.get_mut(..header.size).unwrap_or_default();
-        let (new, records) = match fate {
+        match fate {
             Fate::Skip => {
                 self.pass_marks(behind, |_| 0);
-                return Ok((header.size, None));
+                tray.skip(&header);
+                return Ok(false);
             }
-            Fate::Verbatim => {
-                self.pass_marks(behind, |mark| (mark - header.base_offset).max(0));
-                batch::patch_for_produce(batch, &header, producer);
-                (None, header.record_count)
+            Fate::Verbatim => self.pass_marks(behind, |mark| (mark - header.base_offset).max(0)),
+            Fate::Rewrite if self.marks_before(behind) => {
+                let kept = tray.kept_offsets(&header)?;
+                self.pass_marks(behind, |mark| kept.iter().filter(|offset| **offset < mark).count() as i64);
             }
-            Fate::Rewrite => {
-                if self.marks_before(behind) {
-                    let kept = kept_offsets(&header, batch, &offsets)?;
-                    self.pass_marks(behind, |mark| {
-                        kept.iter().filter(|offset| **offset < mark).count() as i64
-                    });
-                }
-                let Some((mut bytes, records)) =
-                    rewrite(&header, batch, &offsets).map_err(|e| e.to_string())?
-                else {
-                    return Ok((header.size, None));
-                };
-                if let Ok(Some(new)) = batch::view(&bytes) {
-                    batch::patch_for_produce(&mut bytes, &new, producer);
-                }
-                (Some(bytes), records)
-            }
-        };
-        let piece = Piece { new, records, source: header.base_offset, number: self.passed };
-        self.passed += i64::from(records);
-        Ok((header.size, Some(piece)))
+            Fate::Rewrite => {}
+        }
+        // What is done is only counted.
+        if self.passed < self.stand.done {
+            self.passed += match fate {
+                Fate::Rewrite => tray.kept_offsets(&header)?.len() as i64,
+                _ => i64::from(header.record_count),
+            };
+            tray.skip(&header);
+            return Ok(false);
+        }
+        let taken = tray.take(&header, fate == Fate::Rewrite, &self.stand, self.passed)?;
+        self.passed += i64::from(taken.records);
+        Ok(taken.has_worked)
     }
 
     /// No consumer with isolation read_committed sees it.
@@ -270,30 +224,6 @@ impl Preparer {
             self.tp
         ))
     }
-
-    fn producer(&self) -> Producer {
-        let ProducerIdentity { id, epoch } = self.stand.writer.identity;
-        Producer { id, epoch, sequence: self.stand.sequence_of(self.passed) }
-    }
-}
-
-/// A batch that leaves: made anew, or (`None`) from where it lies.
-struct Piece {
-    new: Option<Vec<u8>>,
-    records: i32,
-    source: i64,
-    /// Records of the plan before it.
-    number: i64,
-}
-
-/// The offsets of the records that a rewrite keeps.
-fn kept_offsets(header: &Header, batch: &[u8], offsets: &Offsets<i64>) -> Result<Vec<i64>, String> {
-    let payload = Payload::unpack(header, batch).map_err(|e| e.to_string())?;
-    let kept = payload.records().filter_map(|record| match record {
-        Ok(record) => offsets.contains(&record.offset).then_some(Ok(record.offset)),
-        Err(error) => Some(Err(error.to_string())),
-    });
-    kept.collect()
 }
 
 /// Damage of a chunk, with its place.

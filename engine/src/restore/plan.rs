@@ -106,6 +106,8 @@ pub struct Work {
     pub aborted: Vec<AbortedRow>,
     /// Group positions (source offsets, sorted) to be translated along the way.
     pub marks: Vec<i64>,
+    /// Small batches are merged up to so many bytes. What is sent, and where, does not depend on it.
+    pub merge_up_to: Option<usize>,
 }
 
 impl Work {

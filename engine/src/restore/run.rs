@@ -20,6 +20,7 @@ use super::sender::{Event, Sender, Shared};
 use super::trail::ends_at;
 use crate::error::EngineError;
 use crate::progress::Progress;
+use crate::report::Merged;
 
 /// How long a partition rests before its leader is asked.
 const REST: Duration = Duration::from_millis(250);
@@ -58,6 +59,8 @@ pub struct Done {
     pub records: HashMap<TopicPartition, i64>,
     /// Of these, sent by this run.
     pub sent: i64,
+    /// What was merged in them.
+    pub merged: Merged,
     /// Translated group positions.
     pub positions: Positions,
     /// Ended by a signal.
@@ -67,6 +70,7 @@ pub struct Done {
 impl Done {
     fn count(&mut self, job: &Job) {
         self.sent += job.sent;
+        self.merged.add(job.merged);
         self.records.insert(job.tp.clone(), job.stand.done);
     }
 }

@@ -42,7 +42,7 @@ pub type Bare = (i64, Vec<u8>);
 pub struct Outcome {
     /// Records in all.
     pub records: i64,
-    /// Those of the last batch.
+    /// Those of the last stored batch: with them ends the last batch at the target, of which they may be a part.
     pub last: Vec<Bare>,
 }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bodley_io::kafka::produce::Ack;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
@@ -345,9 +345,7 @@ impl Sender {
                     job.tp, batch.source, ack.base_offset, batch.target
                 )));
             }
-            job.stand.done += i64::from(batch.records);
-            job.sent += i64::from(batch.records);
-            (job.acked, job.stuck) = (Some(Instant::now()), None);
+            job.stored(&batch);
             return Ok(());
         }
         let source = job.unacked.front().map_or(-1, |batch| batch.source);

@@ -12,6 +12,7 @@ const TEMPORARY: &str = "8640000000061";
 /// Likewise, for a topic that a restore has made and not begun to write.
 const CREATED: &str = "8640000000062";
 const MIN_INSYNC: &str = "min.insync.replicas";
+const MAX_MESSAGE: &str = "max.message.bytes";
 const FOREVER: &str = "9223372036854775807";
 /// What the broker itself adds to a stored chunk never exceeds this.
 const BATCH_SLACK: u64 = 1 << 20;
@@ -50,6 +51,8 @@ pub struct Settings {
     checked: bool,
     /// The topic was there before: only what is temporary goes back.
     found: bool,
+    /// The largest batch that a topic in use takes, bytes.
+    in_use_takes: Option<usize>,
 }
 
 /// `[TOPIC:]KEY=VALUE` of --topic-config.
@@ -118,8 +121,7 @@ impl Settings {
                 real.insert(key.clone(), value.clone());
             }
         }
-        let max_message =
-            real.get("max.message.bytes").and_then(|v| v.parse().ok()).unwrap_or(DEFAULT_MAX_MESSAGE);
+        let max_message = real.get(MAX_MESSAGE).and_then(|v| v.parse().ok()).unwrap_or(DEFAULT_MAX_MESSAGE);
         let max_message = max_message.max(largest + BATCH_SLACK).min(i32::MAX as u64);
         let temporary = [
             ("cleanup.policy", "delete"),
@@ -134,8 +136,8 @@ impl Settings {
         ];
         let mut temporary: BTreeMap<String, String> =
             temporary.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        temporary.insert("max.message.bytes".into(), max_message.to_string());
-        Self { real, temporary, checked: false, found: false }
+        temporary.insert(MAX_MESSAGE.into(), max_message.to_string());
+        Self { real, temporary, ..Self::default() }
     }
 
     /// Leaves out what the target does not know, and says so. Unknown temporary ones are for other versions and go silently.
@@ -200,9 +202,19 @@ impl Settings {
         (!flags.is_empty()).then(|| flags.join(" "))
     }
 
-    /// The topic is in use: nothing is changed, not even for a time.
-    pub fn leave_alone(&mut self) {
-        (self.real, self.temporary, self.found) = (BTreeMap::new(), BTreeMap::new(), true);
+    /// The topic is in use, with these settings: nothing is changed, not even for a time.
+    pub fn leave_alone(&mut self, configs: &Configs) {
+        let largest = configs.get(MAX_MESSAGE).and_then(|config| config.value.as_deref());
+        let in_use_takes = largest.and_then(|largest| largest.parse().ok());
+        *self = Self { found: true, checked: self.checked, in_use_takes, ..Self::default() };
+    }
+
+    /// Batches up to so many bytes are good for the topic, while it is written and after; `None`: not known. `inherited` are the target's defaults.
+    pub fn largest_batch(&self, inherited: &BTreeMap<String, String>) -> Option<usize> {
+        // The broker of a topic in use may pack a batch anew, and it must fit then, too.
+        let in_use = self.in_use_takes.map(|takes| takes / 4 * 3);
+        let real = self.real.get(MAX_MESSAGE).or_else(|| inherited.get(MAX_MESSAGE));
+        in_use.or_else(|| real?.parse().ok())
     }
 
     /// What the temporary settings replace; `None` where the topic inherits.
@@ -252,6 +264,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bodley_io::kafka::topics::Config;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), Some((*v).to_owned()))).collect()
@@ -277,6 +290,22 @@ mod tests {
         );
         assert_eq!(held(&[("retention.ms", "-1")], 5000).0, None);
         assert_eq!(held(&[("cleanup.policy", "compact"), ("retention.ms", "1")], 5000).0, None);
+    }
+
+    #[test]
+    fn largest_batches() {
+        let inherited = [(MAX_MESSAGE.to_owned(), "900".to_owned())].into();
+        let of = |own: &[(&str, &str)]| Settings::of_source(map(own), &Overrides::default(), "a", 5000);
+        assert_eq!(of(&[]).largest_batch(&inherited), Some(900));
+        assert_eq!(of(&[]).largest_batch(&BTreeMap::new()), None);
+        assert_eq!(of(&[(MAX_MESSAGE, "70")]).largest_batch(&inherited), Some(70));
+        let config = |value: &str| Config { value: Some(value.to_owned()), is_own: false };
+        let in_use = |configs: Configs| {
+            let mut settings = of(&[(MAX_MESSAGE, "70")]);
+            settings.leave_alone(&configs);
+            settings.largest_batch(&inherited)
+        };
+        assert_eq!(in_use([(MAX_MESSAGE.to_owned(), config("400"))].into()), Some(300));
     }
 
     #[test]

@@ -142,10 +142,10 @@ async fn is_restored(look: &Look<'_>, topic: &TopicPlan, counted: bool) -> Resul
         }
         let ends = some.iter().map(|partition| (partition.tp.clone(), partition.base));
         let tails = last_batches(look.cluster, ends.collect()).await?;
-        if expected
-            .into_iter()
-            .any(|(tp, last)| tails.get(&tp).and_then(|tail| scan::bare(tail)) != Some(last))
-        {
+        let ends_so = |(tp, last): (&TopicPartition, &Vec<_>)| {
+            tails.get(tp).and_then(|tail| scan::bare(tail)).is_some_and(|tail| tail.ends_with(last))
+        };
+        if !expected.iter().all(ends_so) {
             return Ok(false);
         }
     }
@@ -271,7 +271,7 @@ fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> 
             }));
         }
         if entry.meta.in_use {
-            topic.settings.leave_alone();
+            topic.settings.leave_alone(own);
             return Ok(Status::InUse);
         }
         if entry.meta.created {
@@ -288,7 +288,7 @@ fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> 
             Ok(Status::Found)
         }
         (1.., Mark::None) if look.append => {
-            topic.settings.leave_alone();
+            topic.settings.leave_alone(own);
             Ok(Status::InUse)
         }
         (_, Mark::None) => Err(Conflict::HoldsData(format!(

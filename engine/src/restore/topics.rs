@@ -10,6 +10,7 @@ use bodley_protocol::{ErrorCode, RetryClass};
 use super::RestoreOptions;
 use super::plan::{self, Plan, Status, TopicPlan};
 use super::settings::{Mark, Overrides, Settings};
+use super::tray::MERGED_LEN;
 use crate::error::EngineError;
 use crate::report::known_time;
 use crate::rights::is_create_denied;
@@ -91,6 +92,19 @@ pub async fn hold(cluster: &Arc<Cluster>, plan: &mut Plan, hold: Duration) -> Re
                 hold.as_secs() / 3600,
                 topic.target,
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Lets runs of small batches be merged, up to what each topic takes. Where that can't be found out, batches stay as they are.
+pub async fn allow_merging(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
+    let Some(any) = plan.open_topics().next().map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
+    let inherited = cluster.inherited_configs(&any).await?;
+    for topic in &mut plan.topics {
+        let largest = topic.settings.largest_batch(&inherited);
+        for partition in &mut topic.partitions {
+            partition.work.merge_up_to = largest.map(|largest| largest.min(MERGED_LEN));
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
-//! Bytes as a batch: header, records of every codec, rewrite, patch.
+//! Bytes as a batch: header, records of every codec, rewrite, merge, patch.
 
 use bodley_protocol::batch::{self, Producer};
+use bodley_protocol::merge::Merge;
 use bodley_protocol::records::Payload;
 use bodley_protocol::rewrite;
 
@@ -22,6 +23,15 @@ pub fn run(data: &[u8]) {
         let new = batch::view_checked(&new).unwrap().unwrap();
         assert_eq!(new.record_count, count);
         assert!(!new.has_holes());
+    }
+    let mut merge = Merge::new(1 << 16);
+    let all = header.base_offset..i64::MAX;
+    let taken = [merge.take(&header, &fixed, &all), merge.take(&header, &fixed, &all)];
+    let taken: i32 = taken.into_iter().flatten().sum();
+    if let Ok(Some(sealed)) = merge.seal() {
+        let mut merged = vec![0; sealed.size()];
+        assert!(sealed.put(&mut merged));
+        assert_eq!(batch::view_checked(&merged).unwrap().unwrap().record_count, taken);
     }
     let mut patched = fixed.clone();
     assert!(batch::patch_for_produce(&mut patched, &header, Producer { id: 1, epoch: 2, sequence: 3 }));

@@ -9,6 +9,7 @@ use bodley_protocol::TopicId;
 
 use crate::error::{EngineError, Severity};
 use crate::report::{Issue, Report};
+use crate::vault::checkpoint::page_paths;
 use crate::vault::commit::{Commit, MAX_COMMIT, TableRef, is_segment_path, is_table_path, seq_of_path};
 use crate::vault::log::Vault;
 use crate::vault::pages::is_page;
@@ -358,6 +359,9 @@ async fn read_tables(
     let listed = list_all(&**source, "index/").await?;
     let mut paths: BTreeSet<String> =
         listed.into_iter().map(|object| object.path).filter(|path| is_table_path(path)).collect();
+    // They say nothing that tables don't, so it does not matter whether they are whole.
+    let pages = page_paths(source).await;
+    paths.retain(|path| !pages.contains(path));
     paths.extend(log.tables.keys().cloned());
     let mut tables = Vec::new();
     for path in paths {
@@ -382,7 +386,7 @@ async fn read_tables(
     Ok(tables)
 }
 
-/// `None`: a page of a checkpoint, which says nothing that tables don't.
+/// `None`: a page of a checkpoint that was never finished, or can't be read.
 async fn read_table(
     source: &SharedStore,
     path: &str,

@@ -2,6 +2,8 @@
 //!
 //! The log stays the authority. A checkpoint with anything wrong is passed over with a warning, for an older one or for the whole log.
 
+use std::collections::HashSet;
+
 use bodley_io::store::{SharedStore, list_all};
 use futures_util::stream::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -143,6 +145,19 @@ impl Checkpoints {
             self.warnings.push(what);
         }
     }
+}
+
+/// Paths of the pages of all checkpoints of a store that can be read.
+pub async fn page_paths(store: &SharedStore) -> HashSet<String> {
+    let mut checkpoints = Checkpoints::default();
+    checkpoints.list(store).await;
+    let mut pages = HashSet::new();
+    for path in &checkpoints.paths {
+        let Ok(bytes) = store.get(path, MAX_CHECKPOINT).await else { continue };
+        let Ok((checkpoint, _)) = Checkpoint::decode(path, &bytes) else { continue };
+        pages.extend(checkpoint.tables().map(TableRef::path));
+    }
+    pages
 }
 
 impl Vault {

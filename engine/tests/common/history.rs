@@ -18,6 +18,8 @@ pub struct Histories {
     /// Cursor and rewind epoch.
     cursors: BTreeMap<PartKey, (i64, u32)>,
     aborted: Vec<AbortedRow>,
+    /// All topics have a name.
+    named: bool,
 }
 
 impl Histories {
@@ -27,24 +29,25 @@ impl Histories {
             writers.push(Vault::open_for_writing(Arc::clone(store)).await.unwrap());
         }
         let random = fastrand::Rng::with_seed(seed);
-        Self { random, writers, cursors: BTreeMap::new(), aborted: Vec::new() }
+        Self { random, writers, cursors: BTreeMap::new(), aborted: Vec::new(), named: false }
     }
 
     /// One more commit, and who made it.
     pub async fn commit(&mut self) -> &mut Vault {
         // Each partition belongs to one writer.
         let writer = self.random.u32(0..WRITERS);
+        let segment = ulid::Ulid::from_bytes(self.random.u128(..).to_be_bytes());
         let mut rows = Rows::default();
         let mut parts: Vec<PartKey> = (0..3u8).map(|t| ([t + 1; 16], writer)).collect();
         self.random.shuffle(&mut parts);
         parts.truncate(self.random.usize(1..=3));
         for key in parts {
-            self.ranges(key, &mut rows);
+            self.ranges(key, segment.to_bytes(), &mut rows);
             self.transactions(key, &mut rows);
         }
         self.catalog(&mut rows);
         let segment = SegmentRef {
-            id: ulid::Ulid::from_bytes(self.random.u128(..).to_be_bytes()).to_string(),
+            id: segment.to_string(),
             bytes: self.random.u64(0..1 << 40),
             crc64: format!("{:016x}", self.random.u64(..)),
             class: 0,
@@ -54,7 +57,7 @@ impl Histories {
         vault
     }
 
-    fn ranges(&mut self, key: PartKey, rows: &mut Rows) {
+    fn ranges(&mut self, key: PartKey, segment: [u8; 16], rows: &mut Rows) {
         let random = &mut self.random;
         let (from, mut rewind) = self.cursors.get(&key).copied().unwrap_or((-1, 0));
         let mut first = from.max(0);
@@ -76,7 +79,7 @@ impl Histories {
                 last_epoch: random.i32(-1..5),
                 leader_epoch: random.i32(-1..5),
                 lso: next,
-                segment: random.u128(..).to_be_bytes(),
+                segment,
                 position: random.u64(..),
                 stored: random.u32(..),
                 kept: random.i64(-1..9),
@@ -111,10 +114,10 @@ impl Histories {
     }
 
     fn catalog(&mut self, rows: &mut Rows) {
-        let random = &mut self.random;
+        let (random, first) = (&mut self.random, !std::mem::replace(&mut self.named, true));
         for t in 1..4u8 {
             let topic = [t; 16];
-            if random.bool() {
+            if random.bool() || first {
                 let (present, partitions) = (random.bool(), random.u32(1..9));
                 let (replication, internal, synthetic) = (random.u16(1..4), random.bool(), random.bool());
                 let name = format!("topic-{}", t % 2);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bodley_testbed::shared_cluster;
 use bodley_testbed::workloads::{BulkOptions, bulk};
 
-use common::judge::same_digests;
+use common::judge::{Python, same, same_digests};
 use common::list;
 use common::site::Site;
 use common::vault::Vault;
@@ -72,4 +72,50 @@ fn two_writers_with_several_commits_each() {
     site.backup(&vault, &["--topic", "raced"]).exits(0);
     site.restore_as(&vault, "raced", "raced-back").exits(0);
     same_digests(&site.bench, "raced", "raced-back");
+}
+
+/// A vault of many commits: the next run leaves a checkpoint, and everything works from it, without the log before it.
+#[test]
+fn a_run_that_leaves_a_checkpoint() {
+    let site = Site::at(shared_cluster().unwrap());
+    site.topic("aged", 2);
+    site.write("aged", 0, "early", 30);
+    let vault = Vault::new();
+    site.backup(&vault, &["--topic", "aged"]).exits(0);
+    age(&vault, 999);
+    assert_eq!(vault.objects_in("checkpoint").len(), 0);
+    site.write("aged", 1, "late", 20);
+    let report = site.backup(&vault, &["--topic", "aged"]).exits(0).json();
+    assert_eq!(report["notes"], serde_json::json!([]));
+    assert_eq!(vault.objects_in("checkpoint").len(), 1);
+    site.write("aged", 0, "later", 10);
+    site.backup(&vault, &["--topic", "aged"]).exits(0);
+    assert_eq!(vault.objects_in("checkpoint").len(), 1);
+
+    let seen = site.dump("aged");
+    assert_eq!(seen.len(), 60);
+    for args in [&[][..], &["--checkpoint"]] {
+        Python::read(&vault, args).saw("aged", &seen);
+    }
+    vault.verified();
+    let (listed, last) = (vault.listed(), vault.snapshot());
+    last.lose("log/0000000000000000/0002.json");
+    assert_eq!(last.listed()["topics"], listed["topics"]);
+    site.restore_as(&last, "aged", "aged-back").exits(0);
+    same(&seen, &site.dump("aged-back"));
+    last.bodley("verify", &[]).exits(3);
+}
+
+/// Adds commits that say nothing new.
+fn age(vault: &Vault, commits: u64) {
+    use bodley_engine::vault::log::{Addition, Vault as Log};
+    use bodley_io::store::disk::{DirectIo, DiskStore};
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = std::sync::Arc::new(DiskStore::new(vault.root(), DirectIo::Auto));
+        let mut log = Log::open_for_writing(store).await.unwrap();
+        for _ in 0..commits {
+            log.append(Addition::default()).await.unwrap();
+        }
+    });
 }

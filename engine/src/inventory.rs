@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bodley_io::store::SharedStore;
+use futures_util::stream::StreamExt;
 use serde::Serialize;
 
 use crate::error::EngineError;
@@ -218,10 +219,11 @@ pub async fn show_topic(store: SharedStore, name: &str) -> Result<TopicDetail, E
 pub async fn show_commits(store: SharedStore) -> Result<Commits, EngineError> {
     let vault = Vault::open(store).await?;
     let mut commits = Vec::new();
-    for seq in 1..=vault.receipt().seq {
-        let (commit, digest) = vault.read_commit(seq).await?;
+    let mut read = std::pin::pin!(vault.read_commits(1..=vault.receipt().seq));
+    while let Some(commit) = read.next().await {
+        let (commit, digest) = commit?;
         commits.push(ListedCommit {
-            seq,
+            seq: commit.seq,
             time: commit.time,
             operation: commit.op.name(),
             segments: commit.segments.len(),

@@ -16,8 +16,10 @@ use crate::report::{Issue, Report};
 use crate::strays;
 use crate::vault::VaultError;
 use crate::vault::aborted::Aborted;
+use crate::vault::audit::Audit;
 use crate::vault::commit::{Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
 use crate::vault::log::Vault;
+use crate::vault::reading::{Entry, Features, LogReader, decode_table};
 use crate::vault::rows::{Kind, Range, Rows};
 use crate::vault::segment::{MAX_FOOTER, SLACK, TRAILER_LEN, footer_len};
 use crate::vault::state::{Inconsistency, PartKey, State};
@@ -50,6 +52,7 @@ pub async fn verify(
 ) -> Result<Report, EngineError> {
     let mut vault = Vault::open_damaged(Arc::clone(&store)).await?;
     let mut report = Report { receipt: vault.receipt_text(), ..Report::default() };
+    report.notes.extend(vault.take_warnings());
     if let Some(from) = &vault.identity().rebuilt_from {
         report.notes.push(format!("this vault was rebuilt from the remains of vault {from}"));
     }
@@ -67,7 +70,7 @@ pub async fn verify(
     if let Some(expected) = &options.expect {
         expect(&vault, expected, &mut report).await?;
     }
-    let Log { state, by_segment, whole, named } = read_log(&mut vault, &mut report).await?;
+    let Log { state, by_segment, whole, named } = read_log(&vault, &mut report).await?;
     if vault.receipt().seq > 0 {
         report.notes.extend(strays::notes(&store, &named, whole).await?);
     }
@@ -127,23 +130,22 @@ struct Log {
     named: HashSet<String>,
 }
 
-/// Reads all commits and tables; what is damaged is left out of the state and reported.
-async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineError> {
-    let mut state = State::new(true);
-    let mut by_segment = BySegment::new();
+/// Reads all commits and tables; what is damaged is left out of the state and reported. Checkpoints are held against what comes out.
+async fn read_log(vault: &Vault, report: &mut Report) -> Result<Log, EngineError> {
+    let state = State::new(true);
+    let mut log = Log { state, by_segment: BySegment::new(), whole: true, named: HashSet::new() };
+    let mut audit = Audit::begin(vault).await;
+    let mut features = Features::default();
     let mut prev = None;
-    let mut whole = true;
-    let mut named = HashSet::new();
-    let mut seq = 0;
-    while seq < vault.receipt().seq {
-        seq += 1;
+    let mut reader = LogReader::new(vault, 1..=vault.receipt().seq);
+    while let Some(Entry { seq, commit, tables }) = reader.next().await {
         report.objects += 1;
-        let (commit, digest) = match vault.read_commit(seq).await {
+        let (commit, digest) = match commit {
             Ok(read) => read,
             Err(error) => {
                 damage(error, report)?;
-                (prev, whole) = (None, false);
-                seq = skip_hole(vault, seq, report).await?;
+                (prev, log.whole) = (None, false);
+                reader.skip_to(skip_hole(vault, seq, report).await?);
                 continue;
             }
         };
@@ -153,32 +155,45 @@ async fn read_log(vault: &mut Vault, report: &mut Report) -> Result<Log, EngineE
         {
             damage(error, report)?;
         }
-        prev = Some(digest);
-        vault.features(&commit)?;
-        state.add_commit(&commit);
-        named.extend(commit.segments.iter().map(SegmentRef::path));
-        named.extend(commit.tables.iter().map(TableRef::path));
-        for table in &commit.tables {
+        features.note(&commit)?;
+        log.state.add_commit(&commit);
+        audit.add_commit(&commit);
+        log.named.extend(commit.segments.iter().map(SegmentRef::path));
+        log.named.extend(commit.tables.iter().map(TableRef::path));
+        for (table, bytes) in commit.tables.iter().zip(tables) {
             report.objects += 1;
-            match vault.read_table(table).await {
+            match bytes.and_then(|bytes| decode_table(table, &bytes)) {
                 Ok(rows) => {
-                    for range in rows.ranges.iter().filter(|range| range.kind == Kind::Data) {
-                        by_segment.entry(range.segment).or_default().push(range.clone());
-                    }
-                    state.add_rows(seq, rows);
+                    audit.add_rows(seq, &rows);
+                    log.add_rows(seq, rows);
                 }
                 Err(error) => {
                     damage(error, report)?;
-                    whole = false;
+                    log.whole = false;
                 }
             }
         }
+        if log.whole {
+            audit.reached(seq, &digest, &log.state)?;
+        }
+        prev = Some(digest);
     }
     // With rows missing every partition in them would be reported again as a hole; the table says it all.
-    if whole {
-        report.errors.extend(state.inconsistencies.iter().map(|wrong| not_covered(&state, wrong)));
+    if log.whole {
+        report.errors.extend(log.state.inconsistencies.iter().map(|wrong| not_covered(&log.state, wrong)));
     }
-    Ok(Log { state, by_segment, whole, named })
+    log.named.extend(audit.pages());
+    report.notes.extend(audit.finish(vault).await);
+    Ok(log)
+}
+
+impl Log {
+    fn add_rows(&mut self, seq: u64, rows: Rows) {
+        for range in rows.ranges.iter().filter(|range| range.kind == Kind::Data) {
+            self.by_segment.entry(range.segment).or_default().push(range.clone());
+        }
+        self.state.add_rows(seq, rows);
+    }
 }
 
 fn not_covered(state: &State, wrong: &Inconsistency) -> Issue {

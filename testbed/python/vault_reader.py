@@ -108,14 +108,18 @@ SECTIONS = {
     "ranges": columns(
         "topic:b16 partition:u32 kind:u8 reason:u8 rewind:u32 first:i64 next:i64 last_epoch:i32=-1"
         " leader_epoch:i32=-1 lso:i64=-1 hw:i64=-1 from:i64=-1 segment:b16 position:u64 stored:u32 plain:u32"
-        " codec:u8 key_id:b16 records:i64=-1 kept:i64=-1 min_ts:i64=-1 max_ts:i64=-1 crc64:u64 digest:b32"),
+        " codec:u8 key_id:b16 records:i64=-1 kept:i64=-1 min_ts:i64=-1 max_ts:i64=-1 crc64:u64 digest:b32 seq:u64"),
     "topics": columns(
         "topic:b16 name:var state:u8 partitions:u32 replication:u16 internal:u8 synthetic:u8 incarnation:u32"),
     "configs": columns("topic:b16 name:var value:var"),
     "groups": columns(
         "group:var topic:b16 partition:i32 state:u8 type:var protocol_type:var unstable:u8 taken:i64"
         " offset:i64 leader_epoch:i32 metadata:var"),
-    "aborted": columns("topic:b16 partition:u32 rewind:u32 producer_id:i64 first:i64 marker:i64=-1"),
+    "aborted": columns("topic:b16 partition:u32 rewind:u32 producer_id:i64 first:i64 marker:i64=-1 seq:u64"),
+    "cursors": columns(
+        "topic:b16 partition:u32 rewind:u32 next:i64 last_epoch:i32=-1 leader_epoch:i32=-1 seq:u64 from:i64=-1"),
+    "segments": columns("id:b16 bytes:u64 crc64:u64 class:u32 seq:u64"),
+    "page": columns("seq:u64"),
     "segment": columns("writer:b16 base:u64"),
 }
 WIDTHS = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i32": 4, "i64": 8, "b16": 16, "b32": 32}
@@ -136,8 +140,8 @@ def unpack_column(kind, plain, rows):
     return values
 
 
-def read_table(data):
-    """{kind: [row, ...]} of the known sections, and the number of rows of all sections."""
+def read_table(data, plains=None):
+    """{kind: [row, ...]} of the known sections, and the rows of all sections; `plains` gets the plain forms."""
     magic, version, _, length, crc = struct.unpack_from("<8sHHIQ", data)
     require(magic == b"BDLYTBL1" and version == 1, "not a table of version 1")
     require(length <= 1 << 20 and 24 + length <= len(data), "directory length out of bounds")
@@ -158,6 +162,8 @@ def read_table(data):
                 unpacked = cramjam.zstd.decompress_into(data[start + at:start + at + stored], buffer) if stored else 0
                 require(unpacked == plain, "plain size differs")
                 values[name] = unpack_column(column["type"], bytes(buffer), rows)
+                if plains is not None:
+                    plains[kind, name] = bytes(buffer)
         tables[kind] = [dict(zip(values, row)) for row in zip(*values.values())]
         total += rows
     return tables, total
@@ -304,19 +310,23 @@ def visible(rows):
 class Vault:
     """The fold of all commits, and the way to the records."""
 
-    def __init__(self, root):
+    def __init__(self, root, checkpoint=False):
         self.root = Path(root)
         self.topics, self.segments, self.footers = {}, {}, {}
         self.rows = defaultdict(list)  # (topic, partition): rows of section `ranges`, oldest first
         self.cursors = defaultdict(list)  # (topic, partition): (seq, cursor), oldest first
         self.aborted = defaultdict(dict)  # (topic, partition, rewind, producer): {first: marker}
-        self.evidence, commits = self.read_log()
+        start = self.newest_checkpoint() if checkpoint else None
+        self.evidence, commits = self.read_log(start)
+        if start:
+            with naming(f"checkpoint of commit {start['seq']}"):
+                self.load(start)
         for commit in commits:
             with naming(f"commit {commit['seq']}"):
                 self.fold(commit)
 
-    def read_log(self):
-        """The evidence algorithm and the commits; checks the identity, the chain and the features."""
+    def read_log(self, start):
+        """The evidence algorithm and the commits behind `start`; checks the identity, the chain and the features."""
         names = (f"{path.parent.name}/{path.name}" for path in self.root.glob("log/*/*.json"))
         found = [re.fullmatch(r"(\d{16})/(\d{4})\.json", name) for name in names]
         head = max((int(match[1] + match[2]) for match in found if match), default=0)
@@ -328,23 +338,81 @@ class Vault:
             raise (Damage if head else Refused)(f"vault.json: not the identity of a vault: {error!r}") from None
         if identity.get("format") != 1 or not head:
             raise Refused(f"vault.json: format {identity.get('format')}, {head} commits: not known, or nothing in it")
+        first = start["seq"] if start else 1
+        require(first <= head, f"checkpoint of commit {first}: the log ends at {head}")
         commits, digest = [], None
-        for seq in range(1, head + 1):
+        for seq in range(first, head + 1):
             path = f"log/{seq // 10000:016}/{seq % 10000:04}.json"
             with naming(path):
-                lines = (self.root / path).read_bytes().split(b"\n")
-                require(len(lines) == 3 and not lines[2], "not two lines")
-                require(hashlib.sha256(lines[0]).hexdigest().encode() == lines[1], "line 2 is not line 1's SHA-256")
-                commit = json.loads(lines[0])
+                commit, own = self.two_lines(path)
                 require(commit["seq"] == seq and (seq > 1 or commit["op"] == "init"), "another seq, or 1 is not init")
-                require(commit["prev"] == digest, "prev is not the digest of the commit before")
-                digest = lines[1].decode()
+                if start and seq == first:
+                    require(own == start["digest"], "it is another than that of the checkpoint")
+                else:
+                    require(commit["prev"] == digest, "prev is not the digest of the commit before")
+                digest = own
                 commits.append(commit)
-        require(commits[0].get("vault_sha256") == hashlib.sha256(raw).hexdigest(), "vault.json: its SHA-256 differs")
-        features = [commit.get("read_features") for commit in commits if commit["op"] in ("init", "protocol")]
+        stated = (start or commits[0]).get("vault_sha256")
+        require(stated == hashlib.sha256(raw).hexdigest(), "vault.json: its SHA-256 differs")
+        behind = commits[1:] if start else commits
+        features = [start["read_features"]] if start else []
+        features += [commit.get("read_features") for commit in behind if commit["op"] in ("init", "protocol")]
         if features[-1]:
             raise Refused(f"read features {features[-1]} are not known")
-        return identity.get("evidence", "none"), commits
+        return identity.get("evidence", "none"), behind
+
+    def two_lines(self, path):
+        """An object of two lines, and its digest."""
+        lines = (self.root / path).read_bytes().split(b"\n")
+        require(len(lines) == 3 and not lines[2], "not two lines")
+        require(hashlib.sha256(lines[0]).hexdigest().encode() == lines[1], "line 2 is not line 1's SHA-256")
+        return json.loads(lines[0]), lines[1].decode()
+
+    def newest_checkpoint(self):
+        """Line 1 of the newest checkpoint, which must be there."""
+        paths = sorted(f"checkpoint/{path.name}" for path in self.root.glob("checkpoint/*.json"))
+        require(paths, "there is no checkpoint")
+        with naming(paths[-1]):
+            name = re.fullmatch(r"checkpoint/(\d{20})-(\w{26})\.json", paths[-1])
+            checkpoint, _ = self.two_lines(paths[-1])
+            require(ulid(name[2]) and int(name[1]) == checkpoint["seq"], "another seq than in its name")
+            return checkpoint
+
+    def load(self, checkpoint):
+        """Starts from the pages of a checkpoint."""
+        started = defaultdict(set)
+        for page in checkpoint["pages"]:
+            sections = self.table(page)
+            require("page" in sections, f"index/{page['id']}.tbl: it is no page")
+            for row in sections.get("segments", []):
+                name = ulid_text(row["id"])
+                self.segments[name] = {"id": name, "bytes": row["bytes"], "crc64": f"{row['crc64']:016x}"}
+            ranges, aborted = ([(row["seq"], kind, row) for row in sections.get(kind, [])]
+                               for kind in ("ranges", "aborted"))
+            for seq, kind, row in sorted(aborted + ranges, key=lambda row: (row[0], row[1] == "aborted")):
+                if kind == "aborted":
+                    self.add_aborted([row])
+                else:
+                    # Nothing between its base and itself moved the partition.
+                    self.add_range({"seq": seq, "base": seq - 1}, row, started[seq])
+        plains = {}
+        heads = self.table(checkpoint["heads"], plains)
+        self.topics = {row["topic"]: row for row in heads.get("topics", [])}
+        for row in heads.get("cursors", []):
+            key = (row["topic"], row["partition"])
+            last = self.rows[key][-1]
+            found = (*self.cursors[key][-1], last["rewind"], last["from"])
+            require(found == (row["seq"], row["next"], row["rewind"], row["from"]), f"cursor {row}: it is {found}")
+        require(len(heads.get("cursors", [])) == len(self.rows), "not one cursor for each partition")
+        unseen = {key + (first,) for key, entries in self.aborted.items()
+                  for first, marker in entries.items() if marker == -1}
+        named = ("topic", "partition", "rewind", "producer_id", "first")
+        require({tuple(row[name] for name in named) for row in heads.get("aborted", [])} == unseen, "open transactions")
+        state = hashlib.sha256()
+        for kind in ("cursors", "topics", "configs", "groups", "aborted"):
+            for name in SECTIONS[kind]:
+                state.update(plains.get((kind, name), b""))
+        require(state.hexdigest() == checkpoint["state"], "the digest of the state differs")
 
     def fold(self, commit):
         """Adds one commit to what is known."""
@@ -353,22 +421,31 @@ class Vault:
         self.segments |= {ulid(segment["id"]): segment for segment in commit.get("segments", [])}
         started = set()
         for table in commit.get("tables", []):
-            path = f"index/{ulid(table['id'])}.tbl"
-            with naming(path):
-                data = (self.root / path).read_bytes()
-                require(len(data) == table["bytes"], "its size differs")
-                require(hashlib.sha256(data).hexdigest() == table["sha256"], "its SHA-256 differs")
-                sections, rows = read_table(data)
-                require(rows == table["rows"], "its number of rows differs")
+            sections = self.table(table)
+            with naming(f"index/{table['id']}.tbl"):
                 self.topics |= {row["topic"]: row for row in sections.get("topics", [])}
-                for row in sections.get("aborted", []):
-                    key = (row["topic"], row["partition"], row["rewind"], row["producer_id"])
-                    self.aborted[key][row["first"]] = row["marker"]
+                self.add_aborted(sections.get("aborted", []))
                 ranges = sections.get("ranges", [])
                 order = [(row["topic"], row["partition"], row["rewind"], row["first"]) for row in ranges]
                 require(order == sorted(order), "section ranges is not sorted")
                 for row in ranges:
                     self.add_range(commit, row, started)
+
+    def table(self, entry, plains=None):
+        """The sections of a table that a commit or a checkpoint lists."""
+        path = f"index/{ulid(entry['id'])}.tbl"
+        with naming(path):
+            data = (self.root / path).read_bytes()
+            require(len(data) == entry["bytes"], "its size differs")
+            require(hashlib.sha256(data).hexdigest() == entry["sha256"], "its SHA-256 differs")
+            sections, rows = read_table(data, plains)
+            require(rows == entry["rows"], "its number of rows differs")
+            return sections
+
+    def add_aborted(self, rows):
+        for row in rows:
+            key = (row["topic"], row["partition"], row["rewind"], row["producer_id"])
+            self.aborted[key][row["first"]] = row["marker"]
 
     def add_range(self, commit, row, started):
         """Adds one row of `ranges`; `started` has the partitions that this commit has touched already."""
@@ -385,6 +462,9 @@ class Vault:
             require(row["rewind"] >= before["rewind"], "the rewind epoch goes back")
             require(first == before["next"] or again and first < before["next"],
                     f"a hole or an overlap: the row before ends at {before['next']}")
+            if again:
+                for entry in (entry for entry in self.aborted if entry[:2] == key and entry[2] < row["rewind"]):
+                    self.aborted[entry] = {at: marker for at, marker in self.aborted[entry].items() if at < first}
             require(key in started or again or row["from"] in (-1, first), f"from is {row['from']}")
             require(row["kind"] != DATA or ulid_text(row["segment"]) in self.segments, "its segment is in no commit")
         started.add(key)
@@ -466,7 +546,7 @@ class Vault:
             require(row["min_ts"] <= record.timestamp <= row["max_ts"],
                     f"record at offset {record.offset}: its time {record.timestamp} is not in min_ts..max_ts")
         name = ulid_text(row["segment"])
-        footer = [other | {"from": row["from"]} for other in self.footers[name].get("ranges", [])]
+        footer = [other | {"from": row["from"], "seq": row["seq"]} for other in self.footers[name].get("ranges", [])]
         require(row in footer, f"data/{name}.seg: its footer does not have this row")
 
 
@@ -488,7 +568,7 @@ def line(topic, partition, record):
 
 def show(options):
     """Prints what was asked for."""
-    vault = Vault(options.vault)
+    vault = Vault(options.vault, options.checkpoint)
     if options.check:
         vault.check()
     for (topic, partition) in vault.rows:
@@ -510,6 +590,7 @@ def main():
     parser.add_argument("--topic", help="only this topic")
     parser.add_argument("--isolation", choices=("read_committed", "read_uncommitted"), default="read_committed")
     parser.add_argument("--all-incarnations", action="store_true", help="topics deleted and created again, too")
+    parser.add_argument("--checkpoint", action="store_true", help="start from the newest one, which must be sound")
     parser.add_argument("--check", action="store_true", help="read and compare everything before the first record")
     try:
         show(parser.parse_args())

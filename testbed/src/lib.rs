@@ -8,6 +8,7 @@
 //! - [`Workbench`]: Apache's own client behind typed methods. It writes and reads without any code of Bodley.
 //! - [`workloads`]: topics with every oddity that a legal log can have.
 //! - [`dump`]: what the independent reader saw, and the comparison of two readings.
+//! - [`vault_reader`]: reads vaults without any code of Bodley.
 //! - [`Brokers`]: brokers in memory whose every answer a test can change.
 //! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers, flips bits, or is a long way.
 //!
@@ -32,6 +33,7 @@ mod probe;
 mod process;
 pub mod properties;
 pub mod proxy;
+pub mod reader;
 pub mod security;
 mod setup;
 pub mod workbench;
@@ -47,6 +49,7 @@ pub use login::Login;
 pub use oidc::Oidc;
 pub use pki::Pki;
 pub use proxy::Proxy;
+pub use reader::vault_reader;
 pub use workbench::{Isolation, Workbench};
 
 /// Fetches, compiles and makes all that tests of the workspace need, so that they start at once.

@@ -1,11 +1,7 @@
 //! Are these the same records?
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
-
 use bodley_testbed::dump::DumpedRecord;
-use bodley_testbed::{CompareOptions, Dump, Isolation, Workbench, compare, compare_digests, paths};
+use bodley_testbed::{CompareOptions, Dump, Isolation, Workbench, compare, compare_digests, vault_reader};
 
 use super::vault::Vault;
 
@@ -68,9 +64,8 @@ pub struct Python {
 impl Python {
     /// Reads a whole vault, and checks all of it first.
     pub fn read(vault: &Vault, args: &[&str]) -> Self {
-        let script = paths::workspace_dir().join("testbed/python/vault_reader.py");
-        let mut command = Command::new(python());
-        command.arg("-B").arg(script).arg(vault.root()).arg("--check").args(args);
+        let mut command = vault_reader().unwrap();
+        command.arg(vault.root()).arg("--check").args(args);
         let out = command.output().unwrap();
         let err = String::from_utf8_lossy(&out.stderr).into_owned();
         Self { code: out.status.code(), err, lines: String::from_utf8(out.stdout).unwrap() }
@@ -97,30 +92,4 @@ impl Python {
             "{topic}: records in the vault, and those that the consumer saw"
         );
     }
-}
-
-/// A Python that has what the reader needs: the system's, or one of our own below the target folder.
-fn python() -> &'static PathBuf {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let works = |python: &PathBuf| {
-            Command::new(python).args(["-c", "import cramjam"]).output().is_ok_and(|out| out.status.success())
-        };
-        let system = PathBuf::from("python3");
-        if works(&system) {
-            return system;
-        }
-        let own = paths::testbed_dir().join("python");
-        let python = own.join("bin/python");
-        if !works(&python) {
-            let run = |command: &mut Command| {
-                let out = command.output().expect("python3 is missing");
-                assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            };
-            run(Command::new(&system).args(["-m", "venv"]).arg(&own));
-            let wanted = paths::workspace_dir().join("testbed/python/requirements.txt");
-            run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(wanted));
-        }
-        python
-    })
 }

@@ -113,7 +113,7 @@ async fn prepare(
     let cluster_id = layout.cluster_id.clone().unwrap_or_default();
     let mut vault = open_or_create(store, &cluster_id).await?;
     let state = vault.fold(false).await?;
-    let mut plan = plan::Plan::default();
+    let mut plan = plan::Plan { notes: vault.take_warnings(), ..plan::Plan::default() };
     let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut plan).await?;
     plan.catalog(&state, &vault.identity().vault_id, &options.selection, &chosen);
     plan.settings(cluster, &state, &closed).await?;
@@ -157,6 +157,18 @@ fn gap_issue(report: &Report) -> crate::report::Issue {
     );
     crate::report::Issue::new("gap", crate::error::Severity::Missing, message)
         .hint("the gaps are recorded in the vault; back up more often than the topics' retention")
+}
+
+/// Makes a checkpoint of the vault if one is due: what is backed up is in already, so whatever goes wrong here is a note.
+async fn checkpoint(vault: &mut Vault, mut stop: watch::Receiver<bool>, report: &mut Report) {
+    let made = tokio::select! {
+        made = vault.checkpoint() => made,
+        _ = stop.wait_for(|stop| *stop) => Ok(None),
+    };
+    report.notes.extend(vault.take_warnings());
+    if let Err(error) = made {
+        report.notes.push(format!("no checkpoint could be made, so this vault opens more slowly: {error}"));
+    }
 }
 
 /// Adds rows to a report's topics.

@@ -167,6 +167,7 @@ impl Run {
             }
         } else {
             self.commit(groups, report).await?;
+            super::checkpoint(&mut self.vault, stop, report).await;
         }
         Ok(self.vault.receipt().clone())
     }

@@ -9,8 +9,11 @@ use bodley_protocol::TopicId;
 
 use crate::error::{EngineError, Severity};
 use crate::report::{Issue, Report};
+use crate::vault::checkpoint::page_paths;
 use crate::vault::commit::{Commit, MAX_COMMIT, TableRef, is_segment_path, is_table_path, seq_of_path};
-use crate::vault::log::{MAX_TABLE, Vault};
+use crate::vault::log::Vault;
+use crate::vault::pages::is_page;
+use crate::vault::reading::MAX_TABLE;
 use crate::vault::rows::{ConfigRow, GroupRow, Kind, Range, Rows, TopicRow};
 use crate::vault::segment::read_footer;
 use crate::vault::state::PartKey;
@@ -356,12 +359,16 @@ async fn read_tables(
     let listed = list_all(&**source, "index/").await?;
     let mut paths: BTreeSet<String> =
         listed.into_iter().map(|object| object.path).filter(|path| is_table_path(path)).collect();
+    // They say nothing that tables don't, so it does not matter whether they are whole.
+    let pages = page_paths(source).await;
+    paths.retain(|path| !pages.contains(path));
     paths.extend(log.tables.keys().cloned());
     let mut tables = Vec::new();
     for path in paths {
         let named = log.tables.get(&path);
         match read_table(source, &path, named.map(|(_, table)| table)).await {
-            Ok(rows) => tables.push(Found { path, seq: named.map(|(seq, _)| *seq), rows }),
+            Ok(Some(rows)) => tables.push(Found { path, seq: named.map(|(seq, _)| *seq), rows }),
+            Ok(None) => {}
             Err(EngineError::Vault(error @ VaultError::Damaged { .. })) => {
                 let lost = named.is_some() || !log.whole;
                 match lost {
@@ -379,7 +386,12 @@ async fn read_tables(
     Ok(tables)
 }
 
-async fn read_table(source: &SharedStore, path: &str, named: Option<&TableRef>) -> Result<Rows, EngineError> {
+/// `None`: a page of a checkpoint that was never finished, or can't be read.
+async fn read_table(
+    source: &SharedStore,
+    path: &str,
+    named: Option<&TableRef>,
+) -> Result<Option<Rows>, EngineError> {
     let bytes = match source.get(path, MAX_TABLE).await {
         Ok(bytes) => bytes,
         Err(error) => return Err(gone(path, error)?.into()),
@@ -387,7 +399,8 @@ async fn read_table(source: &SharedStore, path: &str, named: Option<&TableRef>) 
     if named.is_some_and(|table| sha256_hex(&bytes) != table.sha256) {
         return Err(VaultError::damaged(path, "its SHA-256 is not what its commit says".into()).into());
     }
-    Ok(Rows::decode(&Table::open(path, &bytes)?)?)
+    let table = Table::open(path, &bytes)?;
+    Ok(if is_page(&table)? { None } else { Some(Rows::decode(&table)?) })
 }
 
 /// Reads all footers. One that is damaged matters only where no table has the segment's rows.

@@ -66,6 +66,7 @@ pub async fn prepare(
     pin(&mut vault, &id, &entries, &mut report).await?;
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
+    report.notes.extend(vault.take_warnings());
     let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
     let mut plan = allowed_plan(&look, &state, options, &id).await?;

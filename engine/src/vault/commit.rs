@@ -55,7 +55,7 @@ impl TableRef {
 }
 
 /// A segment that a commit adds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SegmentRef {
     /// ULID.
     pub id: String,
@@ -89,7 +89,7 @@ pub fn is_table_path(path: &str) -> bool {
     path.strip_prefix("index/").and_then(|file| file.strip_suffix(".tbl")).is_some_and(is_ulid)
 }
 
-fn is_ulid(id: &str) -> bool {
+pub(super) fn is_ulid(id: &str) -> bool {
     ulid::Ulid::from_string(id).is_ok_and(|read| read.to_string() == id)
 }
 
@@ -142,25 +142,13 @@ pub struct Commit {
 impl Commit {
     /// The object's bytes and the commit's digest.
     pub fn encode(&self) -> Result<(Vec<u8>, String), VaultError> {
-        let mut bytes = serde_json::to_vec(self).map_err(|e| VaultError::Internal(e.to_string()))?;
-        let digest = sha256_hex(&bytes);
-        bytes.push(b'\n');
-        bytes.extend_from_slice(digest.as_bytes());
-        bytes.push(b'\n');
-        Ok((bytes, digest))
+        seal(self)
     }
 
     /// Reads the object at `path`, which must hold commit `seq`; also returns its digest.
     pub fn decode(path: &str, seq: u64, bytes: &[u8]) -> Result<(Self, String), VaultError> {
         let damaged = |what: String| VaultError::damaged(path, what);
-        let text = bytes.strip_suffix(b"\n").ok_or_else(|| damaged("the last line is cut".into()))?;
-        let at = text.iter().position(|byte| *byte == b'\n');
-        let (line, rest) =
-            at.and_then(|at| text.split_at_checked(at)).ok_or_else(|| damaged("one line only".into()))?;
-        let digest = sha256_hex(line);
-        if rest.get(1..) != Some(digest.as_bytes()) {
-            return Err(damaged("line 2 is not the SHA-256 of line 1".into()));
-        }
+        let (line, digest) = unseal(path, bytes)?;
         // What the program does not understand must not be taken for damage: the operation is looked at by itself.
         let head: CommitHead = serde_json::from_slice(line).map_err(|e| damaged(e.to_string()))?;
         if !["init", "append", "protocol"].contains(&head.op.as_str()) {
@@ -174,6 +162,29 @@ impl Commit {
             return Err(VaultError::Unsupported(format!("{path} removes objects")));
         }
         Ok((commit, digest))
+    }
+}
+
+/// An object of two lines, JSON and its SHA-256; and the latter.
+pub(super) fn seal(value: &impl Serialize) -> Result<(Vec<u8>, String), VaultError> {
+    let mut bytes = serde_json::to_vec(value).map_err(|e| VaultError::Internal(e.to_string()))?;
+    let digest = sha256_hex(&bytes);
+    bytes.push(b'\n');
+    bytes.extend_from_slice(digest.as_bytes());
+    bytes.push(b'\n');
+    Ok((bytes, digest))
+}
+
+/// Line 1 of the object at `path`, and its SHA-256, which line 2 must be.
+pub(super) fn unseal<'a>(path: &str, bytes: &'a [u8]) -> Result<(&'a [u8], String), VaultError> {
+    let damaged = |what: &str| VaultError::damaged(path, what.into());
+    let text = bytes.strip_suffix(b"\n").ok_or_else(|| damaged("the last line is cut"))?;
+    let at = text.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = at.and_then(|at| text.split_at_checked(at)).ok_or_else(|| damaged("one line only"))?;
+    let digest = sha256_hex(line);
+    match rest.get(1..) == Some(digest.as_bytes()) {
+        true => Ok((line, digest)),
+        false => Err(damaged("line 2 is not the SHA-256 of line 1")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log of commits: open, create, fold, append. The only place that moves a cursor.
+//! The log of commits: open, create, append. The only place that moves a cursor. (Reading it: `reading.rs`.)
 //!
 //! A commit is created by put-if-absent at the next number. Who loses the race reads what was committed since and either follows it
 //! (disjoint partitions) or stops (a shared one). While the fate of a PUT is unknown only the same bytes are sent again, and a
@@ -6,18 +6,18 @@
 
 use std::collections::HashMap;
 
-use bodley_io::store::{Put, SharedStore, StoreError, list_all};
+use bodley_io::store::{Put, SharedStore, list_after};
 use bytes::Bytes;
 
+use super::checkpoint::Checkpoints;
 use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
 use super::identity::{self, Identity};
+use super::reading::{Features, MAX_TABLE};
 use super::rows::Rows;
-use super::state::{PartKey, State};
-use super::table::Table;
+use super::state::PartKey;
+use super::table::TableWriter;
 use super::{VaultError, now_ms, random_hex, sha256_hex};
 
-/// Largest table that is read, bytes.
-pub(crate) const MAX_TABLE: u64 = 1 << 30;
 /// How often a commit is tried at the next number before we say that others are too fast.
 const MAX_RACES: usize = 100;
 
@@ -33,24 +33,24 @@ pub struct Addition {
 /// An open vault at its head.
 #[derive(Debug)]
 pub struct Vault {
-    store: SharedStore,
+    pub(super) store: SharedStore,
     identity: Identity,
-    identity_sha256: String,
+    pub(super) identity_sha256: String,
     writer: String,
-    head: Head,
+    pub(super) head: Head,
     /// Cursors as far as they are known: of all partitions after a fold, else of those that we moved.
-    cursors: HashMap<PartKey, i64>,
-    folded: bool,
+    pub(super) cursors: HashMap<PartKey, i64>,
+    pub(super) folded: bool,
     /// Partitions that others moved in commits that we followed, and who: our plans for them are void.
-    foreign: HashMap<PartKey, String>,
-    read_features: Vec<String>,
-    write_features: Vec<String>,
+    pub(super) foreign: HashMap<PartKey, String>,
+    pub(super) features: Features,
+    pub(super) checkpoints: Checkpoints,
 }
 
 #[derive(Debug, Clone)]
-struct Head {
-    receipt: Receipt,
-    time: i64,
+pub(super) struct Head {
+    pub(super) receipt: Receipt,
+    pub(super) time: i64,
 }
 
 impl Vault {
@@ -97,8 +97,8 @@ impl Vault {
             cursors: HashMap::new(),
             folded: false,
             foreign: HashMap::new(),
-            read_features: Vec::new(),
-            write_features: Vec::new(),
+            features: Features::default(),
+            checkpoints: Checkpoints::default(),
         })
     }
 
@@ -164,9 +164,13 @@ impl Vault {
         self.head.time
     }
 
-    async fn find_head(&self) -> Result<u64, VaultError> {
-        let listed = list_all(&*self.store, "log/").await?;
-        let mut seq = listed.iter().filter_map(|object| seq_of_path(&object.path)).max().unwrap_or(0);
+    /// The newest commit. What lies before the newest checkpoint is not looked at.
+    async fn find_head(&mut self) -> Result<u64, VaultError> {
+        self.checkpoints.list(&self.store).await;
+        let mut seq = self.checkpoints.newest_in_log(&self.store).await?;
+        let after = if seq > 0 { commit_path(seq) } else { String::new() };
+        let listed = list_after(&*self.store, "log/", &after).await?;
+        seq = listed.iter().filter_map(|object| seq_of_path(&object.path)).fold(seq, u64::max);
         // A listing may be short.
         while self.store.size(&commit_path(seq + 1)).await?.is_some() {
             seq += 1;
@@ -220,96 +224,15 @@ impl Vault {
         })
     }
 
-    /// Reads commit `seq`; also returns its digest.
-    pub async fn read_commit(&self, seq: u64) -> Result<(Commit, String), VaultError> {
-        let path = commit_path(seq);
-        let bytes = self.store.get(&path, MAX_COMMIT).await.map_err(|error| missing(&path, error))?;
-        Commit::decode(&path, seq, &bytes)
-    }
-
-    /// Reads a table that a commit names.
-    pub async fn read_table(&self, table: &TableRef) -> Result<Rows, VaultError> {
-        let path = table.path();
-        let bytes = self.store.get(&path, MAX_TABLE).await.map_err(|error| missing(&path, error))?;
-        if bytes.len() as u64 != table.bytes || sha256_hex(&bytes) != table.sha256 {
-            return Err(VaultError::damaged(&path, "its size or SHA-256 is not what its commit says".into()));
-        }
-        let read = Table::open(&path, &bytes)?;
-        if read.rows() != table.rows {
-            return Err(VaultError::damaged(&path, "its number of rows is not what its commit says".into()));
-        }
-        Rows::decode(&read)
-    }
-
-    /// Adds up all commits to the head. Stops at the first damage.
-    pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
-        let mut state = State::new(keep_ranges);
-        let mut prev = None;
-        for seq in 1..=self.head.receipt.seq {
-            let (commit, digest) = self.read_commit(seq).await?;
-            self.check_link(&commit, prev.as_ref())?;
-            self.features(&commit)?;
-            state.add_commit(&commit);
-            for table in &commit.tables {
-                state.add_rows(seq, self.read_table(table).await?);
-            }
-            prev = Some(digest);
-        }
-        if let Some(wrong) = state.inconsistencies.first() {
-            let part = wrong.part.map(|key| state.part_name(&key)).unwrap_or_default();
-            return Err(VaultError::damaged(&commit_path(wrong.seq), format!("{part}: {}", wrong.what)));
-        }
-        self.foreign.clear();
-        self.cursors = state.cursors();
-        self.folded = true;
-        Ok(state)
-    }
-
-    /// Checks that a commit follows the one whose digest is `prev`.
-    pub fn check_link(&self, commit: &Commit, prev: Option<&String>) -> Result<(), VaultError> {
-        let path = commit_path(commit.seq);
-        if commit.prev.as_ref() != prev {
-            return Err(VaultError::damaged(&path, "it does not follow the commit before it".into()));
-        }
-        let first = commit.seq == 1;
-        if first != (commit.op == Op::Init) {
-            return Err(VaultError::damaged(&path, "it has the operation of another commit".into()));
-        }
-        // The commit is proven by its own digest.
-        if first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256) {
-            return Err(VaultError::damaged(
-                identity::PATH,
-                "its SHA-256 is not what the first commit says".into(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Notes features and refuses those that this version does not know.
-    pub fn features(&mut self, commit: &Commit) -> Result<(), VaultError> {
-        if let Some(features) = &commit.read_features {
-            self.read_features.clone_from(features);
-        }
-        if let Some(features) = &commit.write_features {
-            self.write_features.clone_from(features);
-        }
-        match self.read_features.first() {
-            Some(feature) => Err(VaultError::Unsupported(format!("feature `{feature}`"))),
-            None => Ok(()),
-        }
-    }
-
     /// Commits `addition`, planned on our head. Returns the receipt of what now is the head.
     pub async fn append(&mut self, mut addition: Addition) -> Result<Receipt, VaultError> {
-        if let Some(feature) = self.write_features.first() {
-            return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
-        }
+        self.features.check_writing()?;
         let parts = moved(&addition.rows)?;
         self.check_foreign(&parts)?;
         self.check_from(&parts)?;
         let mut commit = self.blank(Op::Append)?;
         commit.segments = std::mem::take(&mut addition.segments);
-        commit.tables = vec![self.put_table(&mut addition.rows).await?];
+        commit.tables = vec![self.put_table(addition.rows.encode()?).await?];
         for _ in 0..MAX_RACES {
             let (bytes, digest) = commit.encode()?;
             let path = commit_path(commit.seq);
@@ -337,8 +260,8 @@ impl Vault {
         })
     }
 
-    async fn put_table(&self, rows: &mut Rows) -> Result<TableRef, VaultError> {
-        let table = rows.encode()?;
+    /// Makes a table durable.
+    pub(super) async fn put_table(&self, table: TableWriter) -> Result<TableRef, VaultError> {
         let count = table.rows();
         let bytes = table.finish()?;
         if bytes.len() as u64 > MAX_TABLE {
@@ -361,10 +284,8 @@ impl Vault {
 
     /// Takes note of what another writer committed since our plan.
     async fn follow(&mut self, theirs: &Commit) -> Result<(), VaultError> {
-        self.features(theirs)?;
-        if let Some(feature) = self.write_features.first() {
-            return Err(VaultError::Unsupported(format!("feature `{feature}` for writing")));
-        }
+        self.features.note(theirs)?;
+        self.features.check_writing()?;
         for table in &theirs.tables {
             for range in self.read_table(table).await?.ranges {
                 self.foreign.insert((range.topic, range.partition), theirs.writer.clone());
@@ -430,13 +351,4 @@ fn moved(rows: &Rows) -> Result<HashMap<PartKey, Moved>, VaultError> {
         all.insert(key, Moved { from: first.from, next: last.next });
     }
     Ok(all)
-}
-
-/// An object that a commit names and the store does not have is damage.
-fn missing(path: &str, error: StoreError) -> VaultError {
-    match error {
-        StoreError::NotFound { .. } => VaultError::damaged(path, "it is missing".into()),
-        StoreError::TooLarge { size, .. } => VaultError::damaged(path, format!("it has {size} bytes")),
-        error => error.into(),
-    }
 }

@@ -1,9 +1,14 @@
 //! The vault, format v1 (docs/format.md): immutable segments under an append-only log of commits.
 
 pub mod aborted;
+pub mod audit;
+pub mod checkpoint;
+mod checkpoint_writer;
 pub mod commit;
 pub mod identity;
 pub mod log;
+pub mod pages;
+pub mod reading;
 pub mod rows;
 pub mod segment;
 pub mod state;

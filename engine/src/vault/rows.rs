@@ -74,7 +74,7 @@ impl Kind {
 }
 
 /// One statement about offsets `[first, next)` of one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Range {
     /// Topic id.
     pub topic: TopicId,
@@ -217,7 +217,7 @@ pub struct GroupRow {
 }
 
 /// An aborted transaction in one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AbortedRow {
     /// Topic id.
     pub topic: TopicId,
@@ -249,6 +249,21 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// The sections and columns that this version writes. Whoever makes rows anew from rows may meet no others, as they would be lost.
+    #[rustfmt::skip]
+    pub const COLUMNS: [(&str, &[&str]); 5] = [
+        ("ranges", &[
+            "topic", "partition", "kind", "reason", "rewind", "first", "next", "last_epoch", "leader_epoch", "lso", "hw", "from",
+            "segment", "position", "stored", "plain", "codec", "records", "kept", "min_ts", "max_ts", "base_ts", "crc64",
+        ]),
+        ("topics", &["topic", "name", "state", "partitions", "replication", "internal", "synthetic", "incarnation"]),
+        ("configs", &["topic", "name", "value"]),
+        ("groups", &[
+            "group", "topic", "partition", "state", "type", "protocol_type", "unstable", "taken", "offset", "leader_epoch", "metadata",
+        ]),
+        ("aborted", &["topic", "partition", "rewind", "producer_id", "first", "marker"]),
+    ];
+
     /// Nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -260,12 +275,23 @@ impl Rows {
 
     /// Writes the sections that have rows. Sorts first.
     pub fn encode(&mut self) -> Result<TableWriter, VaultError> {
+        self.sort();
+        let mut table = TableWriter::default();
+        self.write(&mut table)?;
+        Ok(table)
+    }
+
+    /// Puts the rows of each section in order.
+    pub fn sort(&mut self) {
         self.ranges.sort_by_key(|r| (r.topic, r.partition, r.rewind, r.first, r.next));
         self.topics.sort_by_key(|r| r.topic);
         self.configs.sort_by(|a, b| (a.topic, &a.name).cmp(&(b.topic, &b.name)));
         self.groups.sort_by(|a, b| (&a.group, a.topic, a.partition).cmp(&(&b.group, b.topic, b.partition)));
         self.aborted.sort_by_key(|r| (r.topic, r.partition, r.rewind, r.producer_id, r.first));
-        let mut table = TableWriter::default();
+    }
+
+    /// Adds the sections that have rows, which are in order, to a table.
+    pub fn write(&self, table: &mut TableWriter) -> Result<(), VaultError> {
         if !self.ranges.is_empty() {
             write_ranges(&mut table.section("ranges", self.ranges.len()), &self.ranges)?;
         }
@@ -282,15 +308,9 @@ impl Rows {
             write_groups(&mut table.section("groups", self.groups.len()), &self.groups)?;
         }
         if !self.aborted.is_empty() {
-            let (mut section, rows) = (table.section("aborted", self.aborted.len()), &self.aborted);
-            section.fixed("topic", rows.iter().map(|r| r.topic))?;
-            section.fixed("partition", rows.iter().map(|r| r.partition))?;
-            section.fixed("rewind", rows.iter().map(|r| r.rewind))?;
-            section.fixed("producer_id", rows.iter().map(|r| r.producer_id))?;
-            section.fixed("first", rows.iter().map(|r| r.first))?;
-            section.fixed("marker", rows.iter().map(|r| if r.marker == i64::MAX { -1 } else { r.marker }))?;
+            write_aborted(&mut table.section("aborted", self.aborted.len()), &self.aborted)?;
         }
-        Ok(table)
+        Ok(())
     }
 
     /// Reads all sections of a table that are known.
@@ -453,6 +473,16 @@ fn read_groups(section: &Section<'_>) -> Result<Vec<GroupRow>, VaultError> {
         leader_epoch: section.fixed("leader_epoch", -1)?,
         metadata: section.text("metadata")?,
     }))
+}
+
+/// Writes the `aborted` section, which commits and pages of checkpoints share.
+pub fn write_aborted(section: &mut SectionWriter<'_>, rows: &[AbortedRow]) -> Result<(), VaultError> {
+    section.fixed("topic", rows.iter().map(|r| r.topic))?;
+    section.fixed("partition", rows.iter().map(|r| r.partition))?;
+    section.fixed("rewind", rows.iter().map(|r| r.rewind))?;
+    section.fixed("producer_id", rows.iter().map(|r| r.producer_id))?;
+    section.fixed("first", rows.iter().map(|r| r.first))?;
+    section.fixed("marker", rows.iter().map(|r| if r.marker == i64::MAX { -1 } else { r.marker }))
 }
 
 fn read_aborted(section: &Section<'_>) -> Result<Vec<AbortedRow>, VaultError> {

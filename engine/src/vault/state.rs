@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bodley_protocol::TopicId;
 
-use super::commit::{Commit, SegmentRef};
+use super::VaultError;
+use super::commit::{Commit, SegmentRef, commit_path};
+use super::pages::{CursorRow, Heads};
 use super::rows::{AbortedRow, ConfigRow, GroupRow, Kind, Range, Rows, TopicRow};
 
 /// A partition of a topic id.
@@ -24,20 +26,20 @@ pub struct Cursor {
 }
 
 /// A partition's history.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionState {
     /// `None` before the first row.
     pub cursor: Option<Cursor>,
     /// What is visible, in order, without holes. Empty when the state was folded without rows.
     pub ranges: Vec<Range>,
-    /// Aborted transactions of the current rewind epoch.
+    /// Aborted transactions of what is visible, by rewind epoch, first offset and producer. Without ranges only those whose marker has not been seen.
     pub aborted: Vec<AbortedRow>,
     /// The newest commit with rows of it, and the cursor before that commit (-1: none).
     base: Option<(u64, i64)>,
 }
 
 /// One (group, topic) pair: its header, and its offsets by partition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupTopic {
     /// The header row.
     pub header: GroupRow,
@@ -57,7 +59,7 @@ pub struct Inconsistency {
 }
 
 /// The fold of all commits up to one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// By topic id.
     pub topics: BTreeMap<TopicId, TopicRow>,
@@ -67,7 +69,7 @@ pub struct State {
     pub groups: BTreeMap<(String, TopicId), GroupTopic>,
     /// By topic id and partition.
     pub partitions: BTreeMap<PartKey, PartitionState>,
-    /// By ULID as text.
+    /// By ULID as text. Empty when the state was folded without rows.
     pub segments: HashMap<String, SegmentRef>,
     /// What does not add up. Empty in a healthy vault.
     pub inconsistencies: Vec<Inconsistency>,
@@ -82,8 +84,13 @@ impl State {
 
     /// Adds a commit's segments; its rows follow by [`State::add_rows`].
     pub fn add_commit(&mut self, commit: &Commit) {
-        for segment in &commit.segments {
-            self.segments.insert(segment.id.clone(), segment.clone());
+        commit.segments.iter().for_each(|segment| self.add_segment(segment.clone()));
+    }
+
+    /// Adds a segment.
+    pub fn add_segment(&mut self, segment: SegmentRef) {
+        if self.keep_ranges {
+            self.segments.insert(segment.id.clone(), segment);
         }
     }
 
@@ -98,14 +105,65 @@ impl State {
             self.add_range(seq, range);
         }
         for row in rows.aborted {
-            let known = &mut self.partitions.entry((row.topic, row.partition)).or_default().aborted;
-            let same = |k: &&mut AbortedRow| {
-                (k.rewind, k.producer_id, k.first) == (row.rewind, row.producer_id, row.first)
-            };
-            match known.iter_mut().find(same) {
-                Some(known) => known.marker = row.marker,
-                None => known.push(row),
+            self.add_aborted(row);
+        }
+    }
+
+    /// Takes the place of all commits up to one, but for ranges, closed transactions and segments. Only on a state without topics, settings and groups; with
+    /// ranges their cursors are there already.
+    pub fn add_heads(&mut self, heads: Heads) {
+        self.topics = heads.topics.into_iter().map(|row| (row.topic, row)).collect();
+        self.add_configs(heads.configs);
+        self.add_groups(heads.groups);
+        if self.keep_ranges {
+            return;
+        }
+        for row in heads.cursors {
+            let partition = self.partitions.entry((row.topic, row.partition)).or_default();
+            (partition.cursor, partition.base) = (Some(row.cursor), Some((row.seq, row.from)));
+        }
+        heads.aborted.into_iter().for_each(|row| self.add_aborted(row));
+    }
+
+    /// All but ranges, closed transactions and segments: what a fold without ranges goes on from.
+    pub fn heads(&self) -> Heads {
+        let mut heads = Heads { topics: self.topics.values().cloned().collect(), ..Heads::default() };
+        for (topic, configs) in &self.configs {
+            if configs.is_empty() {
+                heads.configs.push(ConfigRow { topic: *topic, name: String::new(), value: None });
             }
+            let rows = configs.iter().map(|(name, value)| (name.clone(), value.clone()));
+            heads.configs.extend(rows.map(|(name, value)| ConfigRow { topic: *topic, name, value }));
+        }
+        for pair in self.groups.values() {
+            heads.groups.push(pair.header.clone());
+            heads.groups.extend(pair.offsets.values().cloned());
+        }
+        for ((topic, partition), state) in &self.partitions {
+            let (topic, partition) = (*topic, *partition);
+            let at = state.cursor.zip(state.base);
+            heads.cursors.extend(at.map(|(cursor, (seq, from))| CursorRow {
+                topic,
+                partition,
+                seq,
+                from,
+                cursor,
+            }));
+            heads.aborted.extend(state.aborted.iter().filter(|row| row.marker == i64::MAX));
+        }
+        heads
+    }
+
+    /// A row replaces one of the same key.
+    pub fn add_aborted(&mut self, row: AbortedRow) {
+        let known = &mut self.partitions.entry((row.topic, row.partition)).or_default().aborted;
+        let key = |row: &AbortedRow| (row.rewind, row.first, row.producer_id);
+        let keep = self.keep_ranges || row.marker == i64::MAX;
+        match (known.binary_search_by_key(&key(&row), key), keep) {
+            (Ok(at), false) => drop(known.remove(at)),
+            (Ok(at), true) => known.splice(at..=at, [row]).for_each(drop),
+            (Err(at), true) => known.insert(at, row),
+            (Err(_), false) => {}
         }
     }
 
@@ -128,7 +186,8 @@ impl State {
         }
     }
 
-    fn add_range(&mut self, seq: u64, range: Range) {
+    /// Adds a row of commit `seq`. Rows of a partition come in the order of the log.
+    pub fn add_range(&mut self, seq: u64, range: Range) {
         let key = (range.topic, range.partition);
         let partition = self.partitions.entry(key).or_default();
         let expected = partition.cursor;
@@ -184,6 +243,13 @@ impl State {
         if self.keep_ranges {
             partition.ranges.push(range);
         }
+    }
+
+    /// Damage, if anything does not add up.
+    pub fn check(&self) -> Result<(), VaultError> {
+        let Some(wrong) = self.inconsistencies.first() else { return Ok(()) };
+        let part = wrong.part.map(|key| self.part_name(&key)).unwrap_or_default();
+        Err(VaultError::damaged(&commit_path(wrong.seq), format!("{part}: {}", wrong.what)))
     }
 
     /// The first offset of each partition that is not covered.

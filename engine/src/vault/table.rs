@@ -6,11 +6,12 @@ use std::io::Read;
 
 use bodley_protocol::checksum::crc64;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use zstd::bulk::Compressor;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::DCtx;
 
-use super::VaultError;
+use super::{VaultError, hex};
 
 const MAGIC: &[u8; 8] = b"BDLYTBL1";
 const VERSION: u16 = 1;
@@ -94,9 +95,21 @@ pub struct TableWriter {
     body: Vec<u8>,
     /// One for all columns: making it costs more than packing a short one.
     compressor: Option<Compressor<'static>>,
+    /// Columns go into this instead of the body.
+    digest: Option<Sha256>,
 }
 
 impl TableWriter {
+    /// Packs nothing: only calculates [`TableWriter::digest`].
+    pub fn digesting() -> Self {
+        Self { digest: Some(Sha256::default()), ..Self::default() }
+    }
+
+    /// SHA-256 of the plain forms of all columns, in hex: the same for tables of the same rows, whatever packed them.
+    pub fn digest(self) -> String {
+        self.digest.map_or_else(String::new, |digest| hex(&digest.finalize()))
+    }
+
     /// Begins a section. Each kind once.
     pub fn section(&mut self, kind: &str, rows: usize) -> SectionWriter<'_> {
         let at = self.sections.len();
@@ -165,6 +178,10 @@ impl SectionWriter<'_> {
     }
 
     fn column(&mut self, name: &str, kind: &str, plain: &[u8]) -> Result<(), VaultError> {
+        if let Some(digest) = &mut self.table.digest {
+            digest.update(plain);
+            return Ok(());
+        }
         let packed =
             self.table.pack(plain).map_err(|e| VaultError::Internal(format!("column {name}: {e}")))?;
         let entry = ColumnEntry {
@@ -248,6 +265,14 @@ impl<'a> Table<'a> {
             body: self.body,
             context: &self.context,
         }))
+    }
+
+    /// Whether all its sections with rows and their columns are among `known`.
+    pub fn has_only(&self, known: &[(&str, &[&str])]) -> bool {
+        self.directory.sections.iter().filter(|section| section.rows > 0).all(|section| {
+            let columns = known.iter().find(|(kind, _)| *kind == section.kind).map(|(_, columns)| columns);
+            columns.is_some_and(|known| section.columns.iter().all(|column| known.contains(&&*column.name)))
+        })
     }
 
     /// Rows of all sections, as the directory says.

@@ -5,6 +5,7 @@
 
 pub mod chaos;
 pub mod frozen;
+pub mod history;
 pub mod machine;
 pub mod model;
 pub mod sample;

@@ -182,9 +182,14 @@ pub const LIST_PAGE: usize = 1000;
 
 /// Lists everything below `prefix`; what a listing leaves out or says twice is left out or said twice.
 pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Object>, StoreError> {
+    list_after(store, prefix, "").await
+}
+
+/// As [`list_all`], of paths that sort after `after`; a listing may hold others all the same.
+pub async fn list_after(store: &dyn Store, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
     let mut all: Vec<Object> = Vec::new();
     loop {
-        let after = all.last().map(|object| object.path.clone()).unwrap_or_default();
+        let after = all.last().map_or_else(|| after.to_owned(), |object| object.path.clone());
         let page = store.list(prefix, &after).await?;
         // A store that gives the same page again must not keep us for ever.
         let goes_on = page.last().is_some_and(|object| object.path > after);

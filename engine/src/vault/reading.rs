@@ -1,0 +1,258 @@
+//! Reading the log: commits and their tables, some ahead, in order; and their fold, from the newest checkpoint on.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use bodley_io::store::StoreError;
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+
+use super::commit::{Commit, MAX_COMMIT, Op, TableRef, commit_path};
+use super::log::Vault;
+use super::rows::Rows;
+use super::state::State;
+use super::table::Table;
+use super::{VaultError, identity, sha256_hex};
+
+/// Largest table that is read, bytes.
+pub(crate) const MAX_TABLE: u64 = 1 << 30;
+/// Objects that are read at a time.
+const AHEAD: usize = 16;
+/// Bytes of tables that are read at a time, unless one is larger.
+const AHEAD_BYTES: u64 = 32 << 20;
+
+/// A commit as it was found, and its tables, not yet decoded.
+pub struct Entry {
+    /// Its number.
+    pub seq: u64,
+    /// The commit and its digest.
+    pub commit: Result<(Commit, String), VaultError>,
+    /// As the commit lists them; none where it can't be read.
+    pub tables: Vec<Result<Bytes, VaultError>>,
+}
+
+/// Reads commits and their tables, some ahead, and gives them in order.
+pub struct LogReader<'a> {
+    vault: &'a Vault,
+    seqs: RangeInclusive<u64>,
+    ready: VecDeque<Entry>,
+}
+
+impl<'a> LogReader<'a> {
+    /// Of the commits `seqs`.
+    pub fn new(vault: &'a Vault, seqs: RangeInclusive<u64>) -> Self {
+        Self { vault, seqs, ready: VecDeque::new() }
+    }
+
+    /// The next commit; `None` behind the last one.
+    pub async fn next(&mut self) -> Option<Entry> {
+        if self.ready.is_empty() {
+            self.fill().await;
+        }
+        self.ready.pop_front()
+    }
+
+    /// Goes on behind commit `seq`, which is not before the one that came last.
+    pub fn skip_to(&mut self, seq: u64) {
+        self.ready.retain(|entry| entry.seq > seq);
+        let (next, last) = (*self.seqs.start(), *self.seqs.end());
+        self.seqs = next.max(seq.saturating_add(1))..=last;
+    }
+
+    async fn fill(&mut self) {
+        let (first, last) = (*self.seqs.start(), *self.seqs.end());
+        if self.seqs.is_empty() {
+            return;
+        }
+        let until = last.min(first.saturating_add(AHEAD as u64 - 1));
+        self.seqs = until + 1..=last;
+        let commits: Vec<_> = self.vault.read_commits(first..=until).collect().await;
+        let of = |commit: &Result<(Commit, String), VaultError>| {
+            commit.as_ref().map_or_else(|_| Vec::new(), |(commit, _)| commit.tables.clone())
+        };
+        let tables: Vec<TableRef> = commits.iter().flat_map(of).collect();
+        let mut read = std::pin::pin!(self.vault.read_objects(&tables));
+        for (seq, commit) in (first..).zip(commits) {
+            let count = commit.as_ref().map_or(0, |(commit, _)| commit.tables.len());
+            let tables = read.as_mut().take(count).collect().await;
+            self.ready.push_back(Entry { seq, commit, tables });
+        }
+    }
+}
+
+/// The features that a vault is said to need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    /// For reading it.
+    pub read: Vec<String>,
+    /// For writing to it.
+    pub write: Vec<String>,
+}
+
+impl Features {
+    /// Notes what a commit says, and refuses what this version does not know.
+    pub fn note(&mut self, commit: &Commit) -> Result<(), VaultError> {
+        if let Some(features) = &commit.read_features {
+            self.read.clone_from(features);
+        }
+        if let Some(features) = &commit.write_features {
+            self.write.clone_from(features);
+        }
+        self.check_reading()
+    }
+
+    /// Refuses features that this version does not know.
+    pub fn check_reading(&self) -> Result<(), VaultError> {
+        match self.read.first() {
+            Some(feature) => Err(VaultError::Unsupported(format!("feature `{feature}`"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses features for writing that this version does not know.
+    pub fn check_writing(&self) -> Result<(), VaultError> {
+        match self.write.first() {
+            Some(feature) => Err(VaultError::Unsupported(format!("feature `{feature}` for writing"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a fold goes on from.
+#[derive(Default)]
+pub(super) struct Start {
+    /// The fold up to commit `seq`; 0: nothing.
+    pub(super) seq: u64,
+    pub(super) state: State,
+    /// Digest of commit `seq`.
+    pub(super) digest: Option<String>,
+    pub(super) features: Features,
+}
+
+impl Vault {
+    /// Reads commit `seq`; also returns its digest.
+    pub async fn read_commit(&self, seq: u64) -> Result<(Commit, String), VaultError> {
+        let path = commit_path(seq);
+        let bytes = self.store.get(&path, MAX_COMMIT).await.map_err(|error| missing(&path, error))?;
+        Commit::decode(&path, seq, &bytes)
+    }
+
+    /// Reads commits, some at a time, in order.
+    pub fn read_commits(
+        &self,
+        seqs: RangeInclusive<u64>,
+    ) -> impl Stream<Item = Result<(Commit, String), VaultError>> {
+        stream::iter(seqs).map(|seq| self.read_commit(seq)).buffered(AHEAD)
+    }
+
+    /// Reads a table that a commit names.
+    pub async fn read_table(&self, table: &TableRef) -> Result<Rows, VaultError> {
+        decode_table(table, &self.read_object(table).await?)
+    }
+
+    pub(super) async fn read_object(&self, table: &TableRef) -> Result<Bytes, VaultError> {
+        let path = table.path();
+        self.store.get(&path, MAX_TABLE).await.map_err(|error| missing(&path, error))
+    }
+
+    /// Reads the objects of tables, some at a time, in order.
+    pub(super) fn read_objects<'a>(
+        &'a self,
+        tables: &'a [TableRef],
+    ) -> impl Stream<Item = Result<Bytes, VaultError>> + 'a {
+        let largest = tables.iter().map(|table| table.bytes).max().unwrap_or(0).max(1);
+        let ahead = (AHEAD_BYTES / largest).clamp(1, AHEAD as u64) as usize;
+        stream::iter(tables).map(|table| self.read_object(table)).buffered(ahead)
+    }
+
+    /// Adds up all commits to the head, from the newest sound checkpoint on. Stops at the first damage.
+    pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
+        let start = self.start(keep_ranges).await;
+        let seq = start.seq;
+        let (state, features) = match self.fold_from(start).await {
+            // A checkpoint is never the reason why a vault is damaged: the whole log decides.
+            Err(VaultError::Damaged { .. }) if seq > 0 => {
+                let start = Start { state: State::new(keep_ranges), ..Start::default() };
+                let folded = self.fold_from(start).await?;
+                self.checkpoints.warn(format!(
+                    "the checkpoint of commit {seq} does not go with the commits behind it: the whole log was read"
+                ));
+                folded
+            }
+            folded => folded?,
+        };
+        self.features = features;
+        self.foreign.clear();
+        self.cursors = state.cursors();
+        self.folded = true;
+        Ok(state)
+    }
+
+    async fn fold_from(&self, start: Start) -> Result<(State, Features), VaultError> {
+        let Start { seq, mut state, digest: mut prev, mut features } = start;
+        let mut reader = LogReader::new(self, seq + 1..=self.head.receipt.seq);
+        while let Some(Entry { seq, commit, tables }) = reader.next().await {
+            let (commit, digest) = commit?;
+            self.check_link(&commit, prev.as_ref())?;
+            features.note(&commit)?;
+            state.add_commit(&commit);
+            for (table, bytes) in commit.tables.iter().zip(tables) {
+                state.add_rows(seq, decode_table(table, &bytes?)?);
+            }
+            prev = Some(digest);
+        }
+        state.check()?;
+        Ok((state, features))
+    }
+
+    /// Checks that a commit follows the one whose digest is `prev`.
+    pub fn check_link(&self, commit: &Commit, prev: Option<&String>) -> Result<(), VaultError> {
+        let path = commit_path(commit.seq);
+        if commit.prev.as_ref() != prev {
+            return Err(VaultError::damaged(&path, "it does not follow the commit before it".into()));
+        }
+        let first = commit.seq == 1;
+        if first != (commit.op == Op::Init) {
+            return Err(VaultError::damaged(&path, "it has the operation of another commit".into()));
+        }
+        // The commit is proven by its own digest.
+        if first && commit.vault_sha256.as_ref() != Some(&self.identity_sha256) {
+            return Err(VaultError::damaged(
+                identity::PATH,
+                "its SHA-256 is not what the first commit says".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a table, if its bytes are those that were committed.
+pub fn decode_table(table: &TableRef, bytes: &[u8]) -> Result<Rows, VaultError> {
+    let path = table.path();
+    Rows::decode(&open_table(&path, table, bytes)?)
+}
+
+/// Opens a table, if its bytes are those that were meant.
+pub(super) fn open_table<'a>(
+    path: &'a str,
+    table: &TableRef,
+    bytes: &'a [u8],
+) -> Result<Table<'a>, VaultError> {
+    if bytes.len() as u64 != table.bytes || sha256_hex(bytes) != table.sha256 {
+        return Err(VaultError::damaged(path, "its size or SHA-256 is not what its commit says".into()));
+    }
+    let read = Table::open(path, bytes)?;
+    if read.rows() != table.rows {
+        return Err(VaultError::damaged(path, "its number of rows is not what its commit says".into()));
+    }
+    Ok(read)
+}
+
+/// An object that a commit names and the store does not have is damage.
+pub(super) fn missing(path: &str, error: StoreError) -> VaultError {
+    match error {
+        StoreError::NotFound { .. } => VaultError::damaged(path, "it is missing".into()),
+        StoreError::TooLarge { size, .. } => VaultError::damaged(path, format!("it has {size} bytes")),
+        error => error.into(),
+    }
+}

@@ -67,7 +67,7 @@ impl Reader {
     pub async fn chunk(&self, candidate: &Candidate) -> Result<Result<Chunk, String>, EngineError> {
         let row = &candidate.row;
         Ok(match read_chunk(&self.source, &self.pool, &candidate.object, row).await? {
-            Ok(bytes) => batches(&bytes, row).map(|batches| Chunk { bytes, batches }),
+            Ok((bytes, _)) => batches(&bytes, row).map(|batches| Chunk { bytes, batches }),
             Err(ChunkFlaw::Missing | ChunkFlaw::Cut) => Err("it is cut or missing".into()),
             Err(ChunkFlaw::Checksum) => Err("the CRC-64 of a chunk does not match".into()),
         })

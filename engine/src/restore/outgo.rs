@@ -132,7 +132,7 @@ impl Preparer {
         let before = self.passed;
         let path = range.segment_path();
         let read = read_chunk(&self.source.store, &self.source.pool, &path, range).await?;
-        let chunk = read.map_err(|flaw| {
+        let (chunk, checked) = read.map_err(|flaw| {
             let what = match flaw {
                 ChunkFlaw::Missing => "the segment is missing",
                 ChunkFlaw::Cut => "the segment is cut",
@@ -140,7 +140,7 @@ impl Preparer {
             };
             self.damaged(&path, range, what)
         })?;
-        let mut tray = Tray::new(chunk, range.first..range.next, self.work.merge_up_to);
+        let mut tray = Tray::new((chunk, checked), range.first..range.next, self.work.merge_up_to);
         while !tray.is_at_end() {
             let number = self.passed;
             let has_worked = self.batch(&mut tray).map_err(|what| self.damaged(&path, range, &what))?;

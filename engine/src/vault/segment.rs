@@ -14,6 +14,7 @@ use super::VaultError;
 use super::commit::{SegmentRef, segment_path};
 use super::rows::{Range, Rows, TopicRow, write_ranges, write_topics};
 use super::table::{Table, TableWriter};
+use super::walk::Checked;
 
 const MAGIC: &[u8; 8] = b"BDLYSEG1";
 /// Length of a part buffer, bytes.
@@ -198,18 +199,23 @@ pub(crate) enum ChunkFlaw {
     Checksum,
 }
 
-/// Reads the chunk of `row` from the segment at `path`, and checks its CRC-64.
+/// Reads the chunk of `row` from the segment at `path`, and checks its CRC-64. Also returns how many bytes of it, from the start, are whole batches
+/// whose CRC-32C is good: both are looked at in one pass.
 pub(crate) async fn read_chunk(
     store: &SharedStore,
     pool: &Arc<BufferPool>,
     path: &str,
     row: &Range,
-) -> Result<Result<Filled, ChunkFlaw>, StoreError> {
+) -> Result<Result<(Filled, usize), ChunkFlaw>, StoreError> {
     let len = row.stored as usize;
     let buf = pool.get(len + SLACK).await?;
     Ok(match store.read(path, row.position, len, buf).await {
-        Ok(chunk) if crc64(&chunk) == row.crc64 => Ok(chunk),
-        Ok(_) => Err(ChunkFlaw::Checksum),
+        Ok(chunk) => {
+            let mut checked = Checked::default();
+            checked.advance(&chunk);
+            let good = checked.len();
+            if checked.crc64_of(&chunk) == row.crc64 { Ok((chunk, good)) } else { Err(ChunkFlaw::Checksum) }
+        }
         Err(StoreError::NotFound { .. }) => Err(ChunkFlaw::Missing),
         Err(StoreError::Short { .. }) => Err(ChunkFlaw::Cut),
         Err(error) => return Err(error),

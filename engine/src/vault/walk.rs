@@ -85,6 +85,17 @@ impl Checked {
         self.take(bytes, len);
     }
 
+    /// Bytes of these batches.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// CRC-64 of all of `bytes`, which are the same from the start.
+    pub fn crc64_of(mut self, bytes: &[u8]) -> u64 {
+        self.take(bytes, bytes.len());
+        self.crc.finish()
+    }
+
     fn take(&mut self, bytes: &[u8], len: usize) {
         self.crc.update(bytes.get(self.len..len).unwrap_or_default());
         self.len = len;

@@ -59,12 +59,13 @@ pub fn so_far(pid: i32) -> Result<f64> {
     Ok(ticks / TICKS)
 }
 
-/// The middle one, and the smallest and greatest; NaN of nothing.
+/// The median, and the smallest and greatest; NaN of nothing.
 pub fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let at = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
-    (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
+    let median = (at(values.len() / 2) + at(values.len().saturating_sub(1) / 2)) / 2.0;
+    (median, at(0), at(values.len().saturating_sub(1)))
 }
 
 #[cfg(test)]
@@ -84,7 +85,8 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_one() {
+    fn medians() {
+        assert_eq!(spread([4.0, 1.0]), (2.5, 1.0, 4.0));
         assert_eq!(spread([3.0, 1.0, 2.0]), (2.0, 1.0, 3.0));
         assert!(spread([]).0.is_nan());
     }

@@ -57,10 +57,11 @@ impl Site {
         }
     }
 
-    /// Makes a topic that keeps everything; its name.
+    /// Makes a topic that keeps everything, and waits until each of its partitions answers; its name.
     pub fn create(&self, name: &str, partitions: i32) -> Result<String> {
         let name = format!("{}-{name}", self.prefix);
         self.bench.create_topic(&name, partitions, &[("retention.ms", "-1"), ("retention.bytes", "-1")])?;
+        self.bench.describe(&name)?;
         Ok(name)
     }
 

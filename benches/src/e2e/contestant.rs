@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::peer::{self, Peer};
 use super::scenario::Scenario;
 use super::site::Site;
 use crate::reader::{PARTITION_BYTES, Tally};
@@ -33,6 +34,10 @@ pub enum Contestant {
     Restore,
     /// Kafka's own ProducerPerformance.
     ProducerPerf,
+    /// A backup by kafka-backup-core.
+    OsoBackup,
+    /// A restore by kafka-backup-core.
+    OsoRestore,
 }
 
 /// What all runs of a scenario share.
@@ -100,12 +105,22 @@ impl Contestant {
     pub fn needs_vault(self) -> bool {
         matches!(self, Self::Verify | Self::Restore)
     }
+
+    /// Takes part only if asked for.
+    pub fn peer(self) -> Option<Peer> {
+        matches!(self, Self::OsoBackup | Self::OsoRestore).then_some(Peer::Oso)
+    }
 }
 
 impl Ground<'_> {
     /// The vault that `verify` and `restore` read.
     pub fn standing_vault(&self) -> PathBuf {
         self.folder.join("standing")
+    }
+
+    /// The same of the peer's.
+    pub fn standing_peer(&self) -> PathBuf {
+        self.folder.join("standing-oso")
     }
 
     /// The lines that ProducerPerformance takes its records from.
@@ -118,6 +133,11 @@ impl Ground<'_> {
         let mut command = self.bodley_command("backup", vault);
         command.args(["--topic", &self.topic, "-b", self.site.bootstrap()]);
         command
+    }
+
+    /// The same by the peer.
+    pub fn peer_backup(&self, folder: &Path) -> Result<Command> {
+        peer::backup(self.site.bootstrap(), &self.topic, self.scenario.codec, folder)
     }
 
     /// Makes what a run of this round needs, none of which is measured.
@@ -139,7 +159,7 @@ impl Ground<'_> {
                 prepared.folder = Some(folder);
                 command
             }
-            Contestant::ConsumerPerf => self.consumer_perf()?,
+            Contestant::ConsumerPerf => self.consumer_perf(),
             Contestant::Kcat => {
                 let mut command = Command::new("kcat");
                 command.args([
@@ -168,7 +188,19 @@ impl Ground<'_> {
             }
             Contestant::ProducerPerf => {
                 let target = self.site.create(&format!("p{round}"), self.scenario.partitions)?;
-                let command = self.producer_perf(&target)?;
+                let command = self.producer_perf(&target);
+                prepared.topic = Some(target);
+                command
+            }
+            Contestant::OsoBackup => {
+                let command = self.peer_backup(&folder)?;
+                prepared.folder = Some(folder);
+                command
+            }
+            Contestant::OsoRestore => {
+                let target = format!("{}-o{round}", self.topic);
+                let names = (self.topic.as_str(), target.as_str());
+                let command = peer::restore(self.site.bootstrap(), names, &self.standing_peer())?;
                 prepared.topic = Some(target);
                 command
             }
@@ -201,12 +233,12 @@ impl Ground<'_> {
                 let read: i64 = read.context("no result of ConsumerPerformance")?.parse()?;
                 ensure!(read >= expected, "{read} records were read, {expected} are there");
             }
-            Contestant::ProducerPerf => {
+            Contestant::ProducerPerf | Contestant::OsoRestore => {
                 let topic = prepared.topic.as_deref().unwrap_or_default();
                 let written = self.site.records(topic)?;
                 ensure!(written == expected, "{written} records were written, not {expected}");
             }
-            Contestant::Kcat => {}
+            Contestant::Kcat | Contestant::OsoBackup => {}
         }
         if contestant == Contestant::Backup {
             told.objects = prepared.folder.as_deref().map(objects).transpose()?;
@@ -228,21 +260,21 @@ impl Ground<'_> {
         command
     }
 
-    fn consumer_perf(&self) -> Result<Command> {
+    fn consumer_perf(&self) -> Command {
         let mut java = self.java("org.apache.kafka.tools.ConsumerPerformance");
         java.args(["--bootstrap-server", self.site.bootstrap(), "--topic", &self.topic, "--hide-header"]);
         java.args(["--num-records", &self.filled.records.to_string()]);
         java.args(["--fetch-size", &PARTITION_BYTES.to_string()]);
-        Ok(java)
+        java
     }
 
-    fn producer_perf(&self, topic: &str) -> Result<Command> {
+    fn producer_perf(&self, topic: &str) -> Command {
         let mut java = self.java("org.apache.kafka.tools.ProducerPerformance");
         java.args(["--bootstrap-server", self.site.bootstrap(), "--topic", topic, "--throughput", "-1"]);
         java.args(["--num-records", &self.filled.records.to_string(), "--payload-file"]).arg(self.lines());
         let codec = format!("compression.type={}", self.scenario.codec.name());
         java.args(["--command-property", "acks=all", "batch.size=262144", "linger.ms=5", &codec]);
-        Ok(java)
+        java
     }
 
     fn java(&self, class: &str) -> Command {

@@ -1,6 +1,7 @@
 //! `cargo bench-e2e`: Bodley beside what else moves a topic, in turns, on the same topics of the same cluster.
 
 mod contestant;
+mod peer;
 mod scenario;
 mod site;
 mod table;
@@ -16,6 +17,7 @@ use crate::cost;
 use crate::payload;
 use crate::reader::Tally;
 use contestant::{Contestant, Ground, obstacle, ourselves};
+use peer::Peer;
 use scenario::{Choice, Scenario};
 use site::Site;
 use table::{Outcome, Run, Session};
@@ -31,6 +33,9 @@ pub struct Options {
     /// Only these contestants
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Contestant>,
+    /// Also measure another program for backups, built when first asked for
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    peer: Vec<Peer>,
     /// In which order contestants run in a round
     #[arg(long, value_enum, default_value_t = Order::Rotating)]
     order: Order,
@@ -95,6 +100,7 @@ impl Options {
     /// Who takes part, and who does not though asked for.
     fn contestants(&self, folder: &Path) -> Result<(Vec<Contestant>, Vec<String>)> {
         let all = Contestant::value_variants().iter().copied();
+        let all = all.filter(|one| one.peer().is_none_or(|peer| self.peer.contains(&peer)));
         let wanted = all.filter(|one| self.only.is_empty() || self.only.contains(one));
         let (mut taking_part, mut left_out) = (Vec::new(), Vec::new());
         for contestant in wanted {
@@ -111,6 +117,9 @@ impl Options {
             "there is no {}: run `cargo build --release --package bodley-cli`",
             self.bodley.display()
         );
+        if taking_part.iter().any(|one| one.peer().is_some()) {
+            peer::build()?;
+        }
         Ok((taking_part, left_out))
     }
 }
@@ -151,6 +160,9 @@ impl Meeting<'_> {
     fn lay_out(&self, ground: &Ground<'_>) -> Result<()> {
         if self.contestants.iter().any(|contestant| contestant.needs_vault()) {
             cost::of(&mut ground.backup(&ground.standing_vault()))?;
+        }
+        if self.contestants.contains(&Contestant::OsoRestore) {
+            cost::of(&mut ground.peer_backup(&ground.standing_peer())?)?;
         }
         if self.contestants.contains(&Contestant::ProducerPerf) {
             let mut lines = payload::values(ground.scenario.batches).join(&b'\n');

@@ -66,6 +66,20 @@ pub struct Prepared {
     pub folder: Option<PathBuf>,
 }
 
+impl Prepared {
+    fn of(command: Command) -> Self {
+        Self { command, topic: None, folder: None }
+    }
+
+    fn makes_topic(self, topic: String) -> Self {
+        Self { topic: Some(topic), ..self }
+    }
+
+    fn makes_folder(self, folder: PathBuf) -> Self {
+        Self { folder: Some(folder), ..self }
+    }
+}
+
 /// Numbers that only some can tell.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Told {
@@ -143,69 +157,38 @@ impl Ground<'_> {
     /// Makes what a run of this round needs, none of which is measured.
     pub fn prepare(&self, contestant: Contestant, round: usize) -> Result<Prepared> {
         let folder = self.folder.join(format!("{}-{round}", contestant.name()));
-        let mut prepared = Prepared { command: Command::new(""), topic: None, folder: None };
-        prepared.command = match contestant {
-            Contestant::Drain => self.plain_loop("drain")?,
-            Contestant::CopyCached | Contestant::CopyDirect => {
-                std::fs::create_dir(&folder)?;
-                let mut command = self.plain_loop("copy")?;
-                let how = if contestant == Contestant::CopyCached { "cached" } else { "direct" };
-                command.args(["--how", how, "--folder"]).arg(&folder);
-                prepared.folder = Some(folder);
-                command
-            }
-            Contestant::Backup => {
-                let command = self.backup(&folder);
-                prepared.folder = Some(folder);
-                command
-            }
-            Contestant::ConsumerPerf => self.consumer_perf(),
-            Contestant::Kcat => {
-                let mut command = Command::new("kcat");
-                command.args([
-                    "-b",
-                    self.site.bootstrap(),
-                    "-C",
-                    "-e",
-                    "-q",
-                    "-o",
-                    "beginning",
-                    "-f",
-                    "",
-                    "-t",
-                ]);
-                command.arg(&self.topic);
-                command
-            }
-            Contestant::Verify => self.bodley_command("verify", &self.standing_vault()),
-            Contestant::Restore => {
-                let target = format!("{}-r{round}", self.topic);
-                let mut command = self.bodley_command("restore", &self.standing_vault());
-                command.args(["-b", self.site.bootstrap(), "--topic", &self.topic]);
-                command.args(["--rename", &format!("{}={target}", self.topic)]);
-                prepared.topic = Some(target);
-                command
-            }
+        let target = format!("{}-{}-{round}", self.topic, contestant.name());
+        let peer = || peer::restore(self.site.bootstrap(), (&self.topic, &target), &self.standing_peer());
+        Ok(match contestant {
+            Contestant::Drain => Prepared::of(self.plain_loop("drain")?),
+            Contestant::CopyCached => self.copy("cached", folder)?,
+            Contestant::CopyDirect => self.copy("direct", folder)?,
+            Contestant::Backup => Prepared::of(self.backup(&folder)).makes_folder(folder),
+            Contestant::ConsumerPerf => Prepared::of(self.consumer_perf()),
+            Contestant::Kcat => Prepared::of(self.kcat()),
+            Contestant::Verify => Prepared::of(self.bodley_command("verify", &self.standing_vault())),
+            Contestant::Restore => Prepared::of(self.restore(&target)).makes_topic(target),
             Contestant::ProducerPerf => {
-                let target = self.site.create(&format!("p{round}"), self.scenario.partitions)?;
-                let command = self.producer_perf(&target);
-                prepared.topic = Some(target);
-                command
+                self.site.create(&target, self.scenario.partitions)?;
+                Prepared::of(self.producer_perf(&target)).makes_topic(target)
             }
-            Contestant::OsoBackup => {
-                let command = self.peer_backup(&folder)?;
-                prepared.folder = Some(folder);
-                command
-            }
-            Contestant::OsoRestore => {
-                let target = format!("{}-o{round}", self.topic);
-                let names = (self.topic.as_str(), target.as_str());
-                let command = peer::restore(self.site.bootstrap(), names, &self.standing_peer())?;
-                prepared.topic = Some(target);
-                command
-            }
-        };
-        Ok(prepared)
+            Contestant::OsoBackup => Prepared::of(self.peer_backup(&folder)?).makes_folder(folder),
+            Contestant::OsoRestore => Prepared::of(peer()?).makes_topic(target),
+        })
+    }
+
+    fn copy(&self, how: &str, folder: PathBuf) -> Result<Prepared> {
+        std::fs::create_dir(&folder)?;
+        let mut command = self.plain_loop("copy")?;
+        command.args(["--how", how, "--folder"]).arg(&folder);
+        Ok(Prepared::of(command).makes_folder(folder))
+    }
+
+    fn restore(&self, target: &str) -> Command {
+        let mut command = self.bodley_command("restore", &self.standing_vault());
+        command.args(["-b", self.site.bootstrap(), "--topic", &self.topic]);
+        command.args(["--rename", &format!("{}={target}", self.topic)]);
+        command
     }
 
     /// Whether the run did what it was to do, and what it tells of itself.
@@ -257,6 +240,13 @@ impl Ground<'_> {
         let mut command = Command::new(self.bodley);
         command.env_remove("BODLEY_LOG").env_remove("BODLEY_CONFIG");
         command.args([verb, "--quiet", "--output", "json", "--vault"]).arg(vault);
+        command
+    }
+
+    fn kcat(&self) -> Command {
+        let mut command = Command::new("kcat");
+        command.args(["-b", self.site.bootstrap(), "-C", "-e", "-q", "-o", "beginning", "-f", "", "-t"]);
+        command.arg(&self.topic);
         command
     }
 

@@ -135,9 +135,9 @@ struct Meeting<'a> {
 impl Meeting<'_> {
     fn hold(&mut self, scenario: Scenario, work: &Path) -> Result<Outcome> {
         let folder = tempfile::tempdir_in(work)?;
-        let form = scenario.batches.name();
-        let name = format!("{}-{}-{form}", scenario.partitions, scenario.codec.name());
-        let topic = self.site.create(&name, scenario.partitions)?;
+        let (codec, form) = (scenario.codec.name(), scenario.batches.name());
+        let topic = self.site.name(&format!("{}-{codec}-{form}", scenario.partitions));
+        self.site.create(&topic, scenario.partitions)?;
         let filled = fill(self.site, &topic, scenario)?;
         let (site, bodley) = (self.site, self.options.bodley.as_path());
         let ground = Ground { site, scenario, topic, filled, folder: folder.path(), bodley };

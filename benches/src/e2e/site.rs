@@ -57,12 +57,16 @@ impl Site {
         }
     }
 
-    /// Makes a topic that keeps everything, and waits until each of its partitions answers; its name.
-    pub fn create(&self, name: &str, partitions: i32) -> Result<String> {
-        let name = format!("{}-{name}", self.prefix);
-        self.bench.create_topic(&name, partitions, &[("retention.ms", "-1"), ("retention.bytes", "-1")])?;
-        self.bench.describe(&name)?;
-        Ok(name)
+    /// What a topic of ours is called: names of two sessions differ.
+    pub fn name(&self, topic: &str) -> String {
+        format!("{}-{topic}", self.prefix)
+    }
+
+    /// Makes a topic that keeps everything, and waits until each of its partitions answers.
+    pub fn create(&self, name: &str, partitions: i32) -> Result<()> {
+        self.bench.create_topic(name, partitions, &[("retention.ms", "-1"), ("retention.bytes", "-1")])?;
+        self.bench.describe(name)?;
+        Ok(())
     }
 
     /// Removes a topic.

@@ -1,7 +1,11 @@
-//! `cargo bench-tls`: what TLS costs a backup, beside a raw reader of the same bytes with the same library.
+//! `cargo bench-e2e`: Bodley beside what else moves a topic. `cargo bench-tls`: what TLS costs a backup, beside a raw reader of the same bytes.
 
 mod cost;
 mod drain;
+mod e2e;
+mod fill;
+mod payload;
+mod reader;
 mod tls;
 
 use std::path::PathBuf;
@@ -20,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Backup, verify and restore beside raw readers, plain copies, Kafka's own tools and kcat.
+    E2e(Box<e2e::Options>),
     /// A backup over TLS beside a raw rustls reader that throws the bytes away, and both in plain text.
     Tls {
         /// Size of the topic.
@@ -38,12 +44,21 @@ enum What {
     /// The raw reader, as a process of its own.
     #[command(hide = true)]
     Drain(drain::Drain),
+    /// The plain copy, likewise.
+    #[command(hide = true)]
+    Copy(drain::Copy),
+    /// What fills topics, likewise.
+    #[command(hide = true)]
+    Fill(fill::Fill),
 }
 
 fn main() -> Result<ExitCode> {
     match Cli::parse().what {
         What::Tls { mebibytes, runs, bodley, vaults } => tls::run(mebibytes, runs, &bodley, &vaults)?,
+        What::E2e(options) => e2e::run(&options)?,
         What::Drain(drain) => drain.run()?,
+        What::Copy(copy) => copy.run()?,
+        What::Fill(fill) => fill.run()?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -30,8 +30,7 @@ pub fn run(mebibytes: u64, runs: usize, bodley: &Path, vaults: &Path) -> Result<
     let (plain, secure) = (cluster.bootstrap(), cluster.door(Door::Ssl)?);
     let drain = |address: &str, tls: bool| {
         let mut command = Command::new(std::env::current_exe().unwrap_or_default());
-        command.args(["drain", "--topic", TOPIC, "--address", address]);
-        command.args(["--partitions", &PARTITIONS.to_string(), "--records", &records.to_string()]);
+        command.args(["drain", "--topic", TOPIC, "--address", address, "--records", &records.to_string()]);
         if tls {
             command.arg("--ca").arg(&ca);
         }
@@ -60,7 +59,7 @@ pub fn run(mebibytes: u64, runs: usize, bodley: &Path, vaults: &Path) -> Result<
                 1 => drain(&secure, true),
                 at => backup(at == 3),
             };
-            let cost = cost::of(&mut command)?;
+            let (cost, _) = cost::of(&mut command)?;
             if round > 0 {
                 costs.push(cost);
             }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memmap2::{MmapMut, MmapOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::latency::Stopwatch;
+
 const HUGE_PAGE: usize = 2 << 20;
 
 /// The process has no memory left for a buffer within the budget.
@@ -145,6 +147,7 @@ pub struct Filled {
     buf: PartBuf,
     start: usize,
     len: usize,
+    watch: Option<Stopwatch>,
 }
 
 impl Filled {
@@ -152,7 +155,14 @@ impl Filled {
     pub fn new(buf: PartBuf, start: usize, len: usize) -> Self {
         let start = start.min(buf.len());
         let len = len.min(buf.len() - start);
-        Self { buf, start, len }
+        Self { buf, start, len, watch: None }
+    }
+
+    /// Its life is measured: it ends when its bytes are where they are to go.
+    #[must_use]
+    pub fn measured(mut self, watch: Stopwatch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Bytes that count.

@@ -34,7 +34,7 @@ pub struct Common {
     /// What stdout gets: text for people, or exactly one JSON document (also on failure)
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     pub output: OutputFormat,
-    /// Say more on stderr; twice: everything
+    /// Say more on stderr, and at a run's end how long its requests took; twice: everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// No progress and no notes about settings on stderr

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bodley_engine::{Issue, Report};
+use bodley_io::latency::Summaries;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -125,6 +126,31 @@ pub fn print_report(report: &Report, summary: &str) {
     }
 }
 
+/// How long requests took, one line for each kind of them.
+pub fn print_latency(latency: &Summaries) {
+    let header = ["latency", "count", "p50", "p90", "p99", "p99.9", "max", "mean"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for (name, found) in latency.named() {
+        let times = [found.p50_us, found.p90_us, found.p99_us, found.p999_us, found.max_us];
+        let mut row = vec![name.to_owned(), found.count.to_string()];
+        row.extend(times.map(|time| micros(time as f64)));
+        row.push(micros(found.mean_us));
+        rows.push(row);
+    }
+    if rows.len() > 1 {
+        eprintln!("{}", table(&rows));
+    }
+}
+
+/// `850 µs`, `1.25 ms`, `12.50 s`.
+fn micros(micros: f64) -> String {
+    match micros {
+        less if less < 1e3 => format!("{less:.0} µs"),
+        less if less < 1e6 => format!("{:.2} ms", less / 1e3),
+        more => format!("{:.2} s", more / 1e6),
+    }
+}
+
 /// Says that a vault was made from the remains of another.
 pub fn print_rebuilt(from: Option<&str>) {
     if let Some(from) = from {
@@ -182,6 +208,8 @@ mod tests {
         assert_eq!(without_commands("{\n\"\u{9b}\u{7f}\u{e4}\"}".into()), "{\n\"\\u009b\\u007f\u{e4}\"}");
         assert_eq!(time(Some(1_767_323_045_123)), "2026-01-02T03:04:05Z");
         assert_eq!(time(None), "-");
+        let times = [0.0, 850.4, 1250.0, 12_500_000.0].map(micros);
+        assert_eq!(times, ["0 µs", "850 µs", "1.25 ms", "12.50 s"]);
         assert_eq!((plural(1, "topic"), plural(0, "topic")), ("1 topic".into(), "0 topics".into()));
     }
 }

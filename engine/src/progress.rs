@@ -1,6 +1,9 @@
 //! Counters of a run, for whoever draws them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bodley_io::latency::Latencies;
 
 /// Grows while a run goes on. What is counted in `work` depends on the run: offsets for a backup, bytes otherwise.
 #[derive(Debug, Default)]
@@ -10,6 +13,7 @@ pub struct Progress {
     work_total: AtomicU64,
     partitions_done: AtomicU64,
     partitions_total: AtomicU64,
+    latencies: Arc<Latencies>,
 }
 
 /// The counters at one moment.
@@ -43,6 +47,11 @@ impl Progress {
     /// A partition is finished.
     pub fn partition_done(&self) {
         self.partitions_done.fetch_add(1, Relaxed);
+    }
+
+    /// How long requests took so far.
+    pub fn latencies(&self) -> &Arc<Latencies> {
+        &self.latencies
     }
 
     /// The counters now.

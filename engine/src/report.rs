@@ -1,5 +1,6 @@
 //! What a run says when it is over: the same for people and, as JSON, for programs.
 
+use bodley_io::latency::Summaries;
 use serde::Serialize;
 
 use crate::error::{EngineError, Severity};
@@ -28,6 +29,8 @@ pub struct Report {
     pub objects: u64,
     /// Ended by a signal before everything was done.
     pub interrupted: bool,
+    /// How long requests took; for the caller to fill in, who also opened the store.
+    pub latency: Summaries,
     /// Of a restore: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore_id: Option<String>,

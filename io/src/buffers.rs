@@ -13,6 +13,8 @@ use std::time::Duration;
 use memmap2::{MmapMut, MmapOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::latency::Stopwatch;
+
 const HUGE_PAGE: usize = 2 << 20;
 /// So many buffers are mapped as they are asked for.
 const EAGER: usize = 8;
@@ -175,6 +177,7 @@ pub struct Filled {
     buf: PartBuf,
     start: usize,
     len: usize,
+    watch: Option<Stopwatch>,
 }
 
 impl Filled {
@@ -182,7 +185,14 @@ impl Filled {
     pub fn new(buf: PartBuf, start: usize, len: usize) -> Self {
         let start = start.min(buf.len());
         let len = len.min(buf.len() - start);
-        Self { buf, start, len }
+        Self { buf, start, len, watch: None }
+    }
+
+    /// Its life is measured: it ends when its bytes are where they are to go.
+    #[must_use]
+    pub fn measured(mut self, watch: Stopwatch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Bytes that count.

@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod buffers;
 pub mod kafka;
+pub mod latency;
 pub mod secret;
 pub mod store;
 pub mod throttle;

@@ -29,6 +29,9 @@ enum Command {
         /// Add listeners with TLS, SASL and tokens of an OpenID provider, and write a client.properties for each.
         #[arg(long)]
         secure: bool,
+        /// Create so many partitions in topics of up to 1,000, and write 1 KiB into each.
+        #[arg(long, value_name = "N")]
+        partitions: Option<u32>,
     },
     /// Write topics with every oddity that a legal log can have.
     Odd {
@@ -83,7 +86,9 @@ enum IsolationArg {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Up { nodes, version, secure } => commands::up(nodes, version, secure),
+        Command::Up { nodes, version, secure, partitions } => {
+            commands::up(commands::Up { nodes, version, secure, partitions })
+        }
         Command::Odd { bootstrap_server, prefix } => commands::odd(&bootstrap_server, &prefix),
         Command::Dump { bootstrap_server, topic, isolation, out } => {
             commands::dump(&bootstrap_server, &topic, isolation.into(), out)

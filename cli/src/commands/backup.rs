@@ -6,14 +6,15 @@ use std::time::Instant;
 use bodley_engine::backup::{BackupOptions, backup};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_cluster, open_store, selection, throttle, usage};
+use super::{Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
 use crate::args::{Backup, Common};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
 
 pub async fn run(flags: Backup, common: &Common) -> Outcome {
-    let store = open_store(&flags.vault.vault, None, flags.limit_write)?;
+    let progress = Arc::new(Progress::default());
+    let store = open_measured(&flags.vault.vault, None, flags.limit_write, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
@@ -23,14 +24,14 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
         limit_read: throttle(flags.limit_read),
         ..BackupOptions::default()
     };
-    let progress = Arc::new(Progress::default());
     let display = Display::start("backup", Arc::clone(&progress), common.quiet);
-    let result = backup(cluster, store, options, progress, signals.stop()).await;
+    let result = backup(cluster, store, options, Arc::clone(&progress), signals.stop()).await;
     drop(display);
     let mut report = result?;
+    report.latency = progress.latencies().summaries();
     report.notes.splice(..0, notes);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
-    finish(common.output, "backup", code, &report, &summary(&report, start));
+    finish(common, "backup", code, &report, &summary(&report, start));
     Ok(code)
 }
 

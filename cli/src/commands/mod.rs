@@ -12,13 +12,14 @@ mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodley_engine::Selection;
+use bodley_engine::{Report, Selection};
+use bodley_io::latency::Latencies;
 use bodley_io::store::SharedStore;
-use bodley_io::store::decorators::{Limit, Retry, Throttled};
+use bodley_io::store::decorators::{Limit, Measured, Retry, Throttled};
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, Command, OutputFormat, Rate, TopicArgs};
+use crate::args::{Args, Command, Common, OutputFormat, Rate, TopicArgs};
 use crate::ended::Ended;
 use crate::output;
 
@@ -85,8 +86,19 @@ fn folder(url: &str) -> Result<&str, Box<Ended>> {
 
 /// The store that a URL names, with its policies around it.
 fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<SharedStore, Box<Ended>> {
+    open_measured(url, read, write, &Arc::default())
+}
+
+/// The same; how long it takes to read and write is recorded, what limits and retries wait aside.
+fn open_measured(
+    url: &str,
+    read: Option<Rate>,
+    write: Option<Rate>,
+    latencies: &Arc<Latencies>,
+) -> Result<SharedStore, Box<Ended>> {
     let path = folder(url)?;
     let mut store: SharedStore = Arc::new(DiskStore::new(path, DirectIo::Auto));
+    store = Arc::new(Measured::new(store, Arc::clone(latencies)));
     if read.is_some() || write.is_some() {
         store = Arc::new(Throttled::new(store, throttle(read), throttle(write)));
     }
@@ -103,8 +115,11 @@ fn selection(arg: TopicArgs) -> Selection {
 }
 
 /// Prints a report in the form asked for.
-fn finish(format: OutputFormat, command: &str, code: u8, report: &bodley_engine::Report, summary: &str) {
-    match format {
+fn finish(common: &Common, command: &str, code: u8, report: &Report, summary: &str) {
+    if common.verbose > 0 {
+        output::print_latency(&report.latency);
+    }
+    match common.output {
         OutputFormat::Json => output::print_json(command, code, report),
         OutputFormat::Text => output::print_report(report, summary),
     }

@@ -6,25 +6,26 @@ use std::time::Instant;
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_store, usage};
+use super::{Outcome, finish, open_measured, usage};
 use crate::args::{Common, Rebuild};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
 
 pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
-    let source = open_store(&flags.vault.vault, flags.limit_read, None)?;
-    let target = open_store(&flags.to_vault, None, flags.limit_write)?;
+    let progress = Arc::new(Progress::default());
+    let source = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
+    let target = open_measured(&flags.to_vault, None, flags.limit_write, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let progress = Arc::new(Progress::default());
     let display = Display::start("rebuild", Arc::clone(&progress), common.quiet);
     let options = RebuildOptions { cluster_id: flags.cluster_id };
-    let result = rebuild(source, target, options, progress, signals.stop()).await;
+    let result = rebuild(source, target, options, Arc::clone(&progress), signals.stop()).await;
     drop(display);
-    let report = result?;
+    let mut report = result?;
+    report.latency = progress.latencies().summaries();
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
-    finish(common.output, "rebuild", code, &report, &summary(&report, start));
+    finish(common, "rebuild", code, &report, &summary(&report, start));
     Ok(code)
 }
 

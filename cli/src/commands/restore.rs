@@ -6,14 +6,15 @@ use std::time::Instant;
 use bodley_engine::restore::{GroupStrategy, RestoreOptions, restore};
 use bodley_engine::{Merged, Progress, Report};
 
-use super::{Outcome, finish, open_cluster, open_store, selection, throttle, usage};
+use super::{Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
 use crate::args::{Common, Groups, Restore};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
 
 pub async fn run(flags: Restore, common: &Common) -> Outcome {
-    let store = open_store(&flags.vault.vault, flags.limit_read, None)?;
+    let progress = Arc::new(Progress::default());
+    let store = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let options = RestoreOptions {
@@ -35,14 +36,14 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
         ..RestoreOptions::default()
     };
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
-    let progress = Arc::new(Progress::default());
     let display = Display::start("restore", Arc::clone(&progress), common.quiet);
-    let result = restore(cluster, store, options, progress, signals.stop()).await;
+    let result = restore(cluster, store, options, Arc::clone(&progress), signals.stop()).await;
     drop(display);
     let mut report = result?;
+    report.latency = progress.latencies().summaries();
     report.notes.splice(..0, notes);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
-    finish(common.output, "restore", code, &report, &summary(&report, start));
+    finish(common, "restore", code, &report, &summary(&report, start));
     Ok(code)
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bodley_engine::verify::{VerifyOptions, verify};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, folder, open_store, usage};
+use super::{Outcome, finish, folder, open_measured, usage};
 use crate::args::{Common, Verify};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -14,18 +14,19 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Verify, common: &Common) -> Outcome {
     let expect = flags.expect.as_deref().map(str::parse).transpose().map_err(usage)?;
-    let store = open_store(&flags.vault.vault, flags.limit_read, None)?;
+    let progress = Arc::new(Progress::default());
+    let store = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let progress = Arc::new(Progress::default());
     let display = Display::start("verify", Arc::clone(&progress), common.quiet);
     let options = VerifyOptions { quick: flags.quick, expect };
-    let result = verify(store, options, progress, signals.stop()).await;
+    let result = verify(store, options, Arc::clone(&progress), signals.stop()).await;
     drop(display);
     let mut report = result?;
+    report.latency = progress.latencies().summaries();
     report.notes.extend(unfinished(folder(&flags.vault.vault)?));
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
-    finish(common.output, "verify", code, &report, &summary(&report, flags.quick, start));
+    finish(common, "verify", code, &report, &summary(&report, flags.quick, start));
     Ok(code)
 }
 

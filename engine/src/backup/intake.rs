@@ -70,7 +70,8 @@ pub struct Intake {
     ids: HashMap<TopicId, TopicId>,
     store: SharedStore,
     pool: Arc<BufferPool>,
-    progress: Arc<Progress>,
+    /// Counters.
+    pub progress: Arc<Progress>,
 }
 
 impl Intake {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bodley_io::kafka::fetch::Answer;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::latency::Kind as Latency;
 use bodley_io::throttle::Throttle;
 use bodley_protocol::fetch::{Isolation, Limits, Partition};
 use bodley_protocol::{ErrorCode, RetryClass};
@@ -197,6 +198,7 @@ impl Worker {
             }
             Err(error) => return Err(error),
         };
+        self.intake.progress.latencies().record(Latency::Fetch, answer.took);
         if answer.error != ErrorCode::NONE {
             let code = answer.error;
             let subject = format!("broker {}", self.broker);

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bodley_io::kafka::produce::Ack;
+use bodley_io::kafka::produce::{Ack, Acks};
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::latency::Kind;
 use bodley_io::throttle::Throttle;
 use bodley_protocol::produce::Target;
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass};
@@ -316,7 +317,9 @@ impl Sender {
 
     async fn receive(&mut self) -> Result<(), EngineError> {
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        for ack in connection.receive_produce(self.version).await? {
+        let Acks { acks, took } = connection.receive_produce(self.version).await?;
+        self.shared.progress.latencies().record(Kind::Produce, took);
+        for ack in acks {
             self.acknowledge(&ack)?;
         }
         Ok(())

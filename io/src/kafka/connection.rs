@@ -94,7 +94,8 @@ pub struct Connection {
     options: Arc<ClientOptions>,
     versions: BrokerVersions,
     next_id: i32,
-    in_flight: VecDeque<i32>,
+    /// Correlation ids, and when the sending began.
+    in_flight: VecDeque<(i32, Instant)>,
     pub(super) dead: bool,
     /// The broker has answered a request that it answers only to those it lets in.
     welcome: bool,
@@ -191,6 +192,11 @@ impl Connection {
         self.in_flight.len()
     }
 
+    /// When the sending of the request began whose answer comes next.
+    pub(super) fn oldest_sent(&self) -> Option<Instant> {
+        self.in_flight.front().map(|(_, sent)| *sent)
+    }
+
     /// Sends `request` in the highest common version and waits for its answer. Nothing else may be in flight.
     pub async fn call<R: Request + Message>(&mut self, request: &R) -> Result<R::Response, KafkaError> {
         let version = self.version::<R>(i16::MAX)?;
@@ -265,6 +271,7 @@ impl Connection {
     /// Writes a frame that stands in pieces.
     pub(super) async fn send(&mut self, correlation_id: i32, pieces: &[&[u8]]) -> Result<(), KafkaError> {
         self.begin()?;
+        let sent = Instant::now();
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
@@ -277,7 +284,7 @@ impl Connection {
         }
         // TLS may still hold some of it.
         self.stream.flush().await.map_err(|e| KafkaError::io(&self.broker, e))?;
-        self.in_flight.push_back(correlation_id);
+        self.in_flight.push_back((correlation_id, sent));
         self.dead = false;
         Ok(())
     }
@@ -322,7 +329,7 @@ impl Connection {
 
     /// Answers come in the order of the requests.
     pub(super) fn expect(&mut self, correlation_id: i32) -> Result<(), KafkaError> {
-        match self.in_flight.pop_front() {
+        match self.in_flight.pop_front().map(|(id, _)| id) {
             Some(id) if id == correlation_id => Ok(()),
             expected => {
                 Err(self.malformed(format!("correlation id {correlation_id}, expected {expected:?}")))

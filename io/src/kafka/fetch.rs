@@ -60,6 +60,8 @@ pub struct Answer {
     pub error: ErrorCode,
     /// Bytes of the frame.
     pub bytes: usize,
+    /// From the sending of the request until all of this had been read, less the waits for [`FetchSink::room`].
+    pub took: Duration,
 }
 
 impl Connection {
@@ -106,6 +108,7 @@ impl Connection {
         }
         let (id, head) = self.next_head(version);
         let request = fetch::encode(head.as_head(), limits, self.rack(), partitions);
+        let sent = Instant::now();
         self.send(id, &[&request]).await?;
         let patience = self.options().request_timeout + Duration::from_millis(limits.max_wait_ms as u64);
         self.begin()?;
@@ -123,9 +126,10 @@ impl Connection {
         if length > MAX_ANSWER {
             return Err(self.malformed(format!("a frame of {length} bytes")).into());
         }
-        let answer = self.read_answer(version, length, sink).await?;
+        let mut waits = Waits { sink, waited: Duration::ZERO };
+        let answer = self.read_answer(version, length, &mut waits).await?;
         self.dead = false;
-        Ok(answer)
+        Ok(Answer { took: sent.elapsed().saturating_sub(waits.waited), ..answer })
     }
 
     async fn read_answer<S: FetchSink>(
@@ -181,7 +185,7 @@ impl Connection {
                 }
                 Step::End { throttle_ms, error } => {
                     self.staged = staged;
-                    return Ok(Answer { throttle_ms, error, bytes: length });
+                    return Ok(Answer { throttle_ms, error, bytes: length, took: Duration::ZERO });
                 }
             }
         }
@@ -247,6 +251,27 @@ impl Connection {
     fn stalled(&self) -> KafkaError {
         let after = self.options().request_timeout;
         KafkaError::Timeout { broker: self.broker.clone(), what: "go on with its answer".into(), after }
+    }
+}
+
+/// A sink, and how long its places were waited for.
+struct Waits<'a, S> {
+    sink: &'a mut S,
+    waited: Duration,
+}
+
+impl<S: FetchSink> FetchSink for Waits<'_, S> {
+    type Error = S::Error;
+
+    async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], Self::Error> {
+        let since = Instant::now();
+        let room = self.sink.room(head).await;
+        self.waited += since.elapsed();
+        room
+    }
+
+    fn partition(&mut self, head: &PartitionHead, diverging: Option<(i32, i64)>) -> Result<(), Self::Error> {
+        self.sink.partition(head, diverging)
     }
 }
 

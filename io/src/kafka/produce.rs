@@ -1,5 +1,7 @@
 //! Produce on a connection of the caller's own: batches are sent from where they lie, several requests may be in flight.
 
+use std::time::Duration;
+
 use bodley_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId};
 use bodley_protocol::produce::{self, Target};
 use bodley_protocol::versions::{PRODUCE, PRODUCE_TOPIC_ID};
@@ -28,6 +30,15 @@ pub struct Ack {
     pub base_offset: i64,
     /// The broker's words.
     pub message: Option<String>,
+}
+
+/// An answer to Produce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acks {
+    /// What became of each batch.
+    pub acks: Vec<Ack>,
+    /// From the sending of the request until all of this had been read.
+    pub took: Duration,
 }
 
 /// A producer id and epoch.
@@ -73,7 +84,8 @@ impl Connection {
     }
 
     /// The answer to the oldest Produce in flight.
-    pub async fn receive_produce(&mut self, version: i16) -> Result<Vec<Ack>, KafkaError> {
+    pub async fn receive_produce(&mut self, version: i16) -> Result<Acks, KafkaError> {
+        let sent = self.oldest_sent();
         // The broker itself waits for its replicas as long as the request allows.
         let after = self.options().request_timeout * 2;
         let answer = match tokio::time::timeout(after, self.receive(MAX_ANSWER)).await {
@@ -86,6 +98,7 @@ impl Connection {
                 });
             }
         };
+        let took = sent.map(|sent| sent.elapsed()).unwrap_or_default();
         let response = frame::decode::<ProduceRequest>(version, answer)
             .map_err(|e| KafkaError::frame(&self.broker, e))?;
         let mut acks = Vec::new();
@@ -101,7 +114,7 @@ impl Connection {
                 });
             }
         }
-        Ok(acks)
+        Ok(Acks { acks, took })
     }
 }
 

@@ -284,7 +284,7 @@ async fn write_denied(connection: &mut Connection, topics: &[Arc<str>]) -> Resul
     let target = |topic| Target { topic, topic_id: NO_TOPIC_ID, partition: 0, batch_len: nothing.len() };
     let targets: Vec<Target<'_>> = topics.iter().map(|topic| target(&**topic)).collect();
     connection.send_produce(version, &targets, &batches).await?;
-    let acks = connection.receive_produce(version).await?;
+    let acks = connection.receive_produce(version).await?.acks;
     Ok(acks.into_iter().filter(|ack| is_denied(ack.error.0)).map(|ack| ack.topic).collect())
 }
 

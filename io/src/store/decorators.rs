@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{Object, Put, SharedStore, Store, StoreError, Upload};
 use crate::backoff::Backoff;
 use crate::buffers::{Filled, PartBuf};
+use crate::latency::{Kind, Latencies, Stopwatch};
 use crate::throttle::Throttle;
 
 /// Repeats operations that failed for a passing reason. Uploads are not repeated: after a failed write or sync nobody knows
@@ -240,6 +241,81 @@ impl Upload for ThrottledUpload {
     }
 }
 
+/// Measures parts on their way in, and ranged reads. Small objects and the sync at an object's end are left out: they are few, and other than these.
+///
+/// A part counts from its handing over until the store lets go of its buffer: a store that writes some at a time makes the next one wait, and
+/// that counts.
+#[derive(Debug)]
+pub struct Measured {
+    inner: SharedStore,
+    latencies: Arc<Latencies>,
+}
+
+impl Measured {
+    /// Records in `latencies`.
+    pub fn new(inner: SharedStore, latencies: Arc<Latencies>) -> Self {
+        Self { inner, latencies }
+    }
+}
+
+#[async_trait]
+impl Store for Measured {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
+
+    async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
+        let inner = self.inner.create(path).await?;
+        Ok(Box::new(MeasuredUpload { inner, latencies: Arc::clone(&self.latencies) }))
+    }
+
+    async fn put_if_absent(&self, path: &str, body: Bytes) -> Result<Put, StoreError> {
+        self.inner.put_if_absent(path, body).await
+    }
+
+    async fn get(&self, path: &str, limit: u64) -> Result<Bytes, StoreError> {
+        self.inner.get(path, limit).await
+    }
+
+    async fn read(&self, path: &str, at: u64, len: usize, buf: PartBuf) -> Result<Filled, StoreError> {
+        let _watch = Stopwatch::start(&self.latencies, Kind::Read);
+        self.inner.read(path, at, len, buf).await
+    }
+
+    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        self.inner.size(path).await
+    }
+
+    async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
+        self.inner.list(prefix, after).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.inner.delete(path).await
+    }
+}
+
+struct MeasuredUpload {
+    inner: Box<dyn Upload>,
+    latencies: Arc<Latencies>,
+}
+
+#[async_trait]
+impl Upload for MeasuredUpload {
+    async fn write(&mut self, part: Filled) -> Result<(), StoreError> {
+        let watch = Stopwatch::start(&self.latencies, Kind::Store);
+        self.inner.write(part.measured(watch)).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        self.inner.finish().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +329,10 @@ mod tests {
         conformance(&Limit::new(Arc::new(MemoryStore::new()), 1)).await.unwrap();
         let throttle = Some(Arc::new(Throttle::new(1 << 34)));
         conformance(&Throttled::new(Arc::new(MemoryStore::new()), throttle.clone(), throttle)).await.unwrap();
+        let latencies = Arc::new(Latencies::default());
+        conformance(&Measured::new(Arc::new(MemoryStore::new()), Arc::clone(&latencies))).await.unwrap();
+        let measured: Vec<_> = latencies.summaries().named().map(|(name, _)| name).collect();
+        assert_eq!(measured, ["store", "read"]);
     }
 
     /// Fails every operation `failures` times for a passing reason, after its effect.

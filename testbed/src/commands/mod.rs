@@ -11,11 +11,25 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use bodley_testbed::workloads::Many;
 use bodley_testbed::{Cluster, ClusterOptions, Isolation, Workbench, paths, workloads};
 
-pub(crate) fn up(nodes: usize, version: String, secure: bool) -> Result<ExitCode> {
+/// What `up` starts.
+pub(crate) struct Up {
+    pub(crate) nodes: usize,
+    pub(crate) version: String,
+    pub(crate) secure: bool,
+    pub(crate) partitions: Option<u32>,
+}
+
+/// What the topics of `up --partitions` are called, and the size of the record in each partition.
+const MANY: (&str, u32) = ("many-", 1024);
+
+pub(crate) fn up(Up { nodes, version, secure, partitions }: Up) -> Result<ExitCode> {
     let started = Instant::now();
+    let many = partitions.map(|partitions| Many::new(MANY.0, partitions)).transpose()?;
     let options = ClusterOptions::new().nodes(nodes).version(&version);
+    let options = if many.is_some() { Many::fit(options) } else { options };
     let secured = secure.then(secure::Servers::start).transpose()?;
     let cluster = Cluster::start(secured.iter().fold(options, |options, servers| servers.secure(options)))?;
     println!(
@@ -26,12 +40,27 @@ pub(crate) fn up(nodes: usize, version: String, secure: bool) -> Result<ExitCode
     if let Some(servers) = &secured {
         servers.explain(&cluster)?;
     }
+    if let Some(many) = &many {
+        fill(&cluster, many)?;
+    }
     println!("Data and logs: {}", cluster.dir().display());
     println!("Press Ctrl-C to stop it and remove its data (set BODLEY_KEEP=1 to keep the data).");
     // Whatever ends this process ends the servers, too.
     loop {
         std::thread::park();
     }
+}
+
+fn fill(cluster: &Cluster, many: &Many) -> Result<()> {
+    let (started, bench) = (Instant::now(), cluster.workbench()?);
+    many.create(&bench)?;
+    println!("Topics after {:.1} s:", started.elapsed().as_secs_f64());
+    for (topic, partitions) in many.topics() {
+        println!("    {topic:<10} {partitions:>5} partitions");
+    }
+    many.write(&bench, MANY.1, 1)?;
+    println!("{} bytes in each partition after {:.1} s\n", MANY.1, started.elapsed().as_secs_f64());
+    Ok(())
 }
 
 pub(crate) fn odd(bootstrap: &str, prefix: &str) -> Result<ExitCode> {

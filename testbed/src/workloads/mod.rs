@@ -6,6 +6,7 @@
 
 mod bulk;
 mod compacted;
+mod many;
 mod plain;
 mod transactions;
 mod trimmed;
@@ -15,6 +16,7 @@ use anyhow::Result;
 use crate::workbench::Workbench;
 
 pub use bulk::{BulkOptions, bulk};
+pub use many::Many;
 
 /// What is odd about a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

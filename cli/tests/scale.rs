@@ -1,0 +1,107 @@
+//! Ten thousand partitions on one broker: what a run costs beyond the data itself stays small.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use bodley_testbed::workloads::Many;
+use bodley_testbed::{Cluster, ClusterOptions, Proxy};
+
+use common::site::Site;
+use common::vault::Vault;
+use common::{Ran, list, soak};
+
+const PARTITIONS: u32 = 10_000;
+/// Topics that are restored (the second number: in soak), into the same broker, which then has their partitions twice. Each partition is an
+/// open file there, of which some systems allow 20,000.
+const RESTORED: [usize; 2] = [1, 8];
+const VALUE: u32 = 1024;
+/// Of any process.
+const MEMORY: u64 = 256 << 20;
+/// Objects that a run adds beside a checkpoint.
+const OBJECTS: usize = 6;
+/// Requests of a run that finds nothing new, beside one for the broker and one for each thousand partitions.
+const REQUESTS: u32 = 5;
+
+/// How the requests of a run are spread over Kafka's APIs, by number.
+fn by_api(apis: &[i16]) -> BTreeMap<i16, usize> {
+    let mut counts = BTreeMap::new();
+    apis.iter().for_each(|api| *counts.entry(*api).or_default() += 1);
+    counts
+}
+
+/// A run that ends well and in its memory, and the requests that it made.
+#[track_caller]
+fn costs(name: &str, proxy: &Proxy, run: impl FnOnce() -> Ran) -> (Ran, usize) {
+    let steps = proxy.count_requests();
+    let ran = run().exits(0);
+    let apis = steps.apis();
+    eprintln!(
+        "{name}: {:.1?}, {} MiB, {} requests {:?}",
+        ran.took,
+        ran.peak >> 20,
+        apis.len(),
+        by_api(&apis)
+    );
+    assert!(ran.peak <= MEMORY, "{name}: {} MiB of memory: {ran}", ran.peak >> 20);
+    (ran, apis.len())
+}
+
+#[track_caller]
+fn has_records(ran: &Ran, records: u32) {
+    let report = ran.json();
+    assert_eq!(report["records"], records, "{:#}", report["records"]);
+    assert!(list(&report, "errors").is_empty() && list(&report, "gaps").is_empty());
+}
+
+#[test]
+fn ten_thousand_partitions() {
+    let many = Many::new("many-", PARTITIONS).unwrap();
+    let cluster = Cluster::start(Many::fit(ClusterOptions::new().proxied())).unwrap();
+    // A site is for clusters that live as long as the test binary.
+    let site = Site::at(Box::leak(Box::new(cluster)));
+    let proxy = site.cluster.proxy(0).unwrap();
+    many.create(&site.bench).unwrap();
+    many.write(&site.bench, VALUE, 1).unwrap();
+    let vault = Vault::new();
+
+    let (first, _) = costs("first", proxy, || site.backup(&vault, &[]));
+    has_records(&first, PARTITIONS);
+    let of_first = objects(&vault);
+    // The vault's own comes on top.
+    assert!(of_first <= OBJECTS + 1, "{of_first} objects of the first run: {:?}", vault.objects());
+
+    let (idle, requests) = costs("nothing new", proxy, || site.backup(&vault, &[]));
+    has_records(&idle, 0);
+    let allowed = REQUESTS + 1 + PARTITIONS / 1000;
+    assert!(requests <= allowed as usize, "{requests} requests for nothing new, {allowed} are enough");
+
+    many.write(&site.bench, VALUE, 2).unwrap();
+    let before = objects(&vault);
+    let (more, _) = costs("1 KiB in each", proxy, || site.backup(&vault, &[]));
+    has_records(&more, PARTITIONS);
+    let of_more = objects(&vault) - before;
+    assert!(of_more <= OBJECTS, "{of_more} objects for 1 KiB in each partition: {:?}", vault.objects());
+
+    let (verified, _) = costs("verify", proxy, || vault.bodley("verify", &[]));
+    has_records(&verified, 2 * PARTITIONS);
+
+    let [some, more] = RESTORED;
+    let topics = many.topics().into_iter().take(if soak() { more } else { some });
+    let topics: Vec<String> = topics.map(|(topic, _)| topic).collect();
+    let chosen = topics.iter().flat_map(|topic| ["--topic", topic]);
+    let flags: Vec<&str> = chosen.chain(["--rename", "*=r-*"]).collect();
+    let (restored, _) = costs("restore", proxy, || site.restore(&vault, &flags));
+    let ends: Vec<Vec<i64>> = topics.iter().map(|topic| site.ends(topic)).collect();
+    has_records(&restored, ends.iter().flatten().sum::<i64>() as u32);
+    for (topic, ends) in topics.iter().zip(ends) {
+        assert_eq!(site.ends(&format!("r-{topic}")), ends, "{topic}");
+    }
+}
+
+/// How many there are, checkpoints left out.
+fn objects(vault: &Vault) -> usize {
+    vault.objects().keys().filter(|path| !path.starts_with("checkpoint/")).count()
+}

@@ -100,13 +100,13 @@ impl Lane {
         for round in rounds {
             for (n, some) in partitions.chunks((REQUEST_BYTES / largest).max(1)).enumerate() {
                 if self.connection.in_flight() >= IN_FLIGHT {
-                    check(self.connection.receive_produce(version).await?)?;
+                    check(self.connection.receive_produce(version).await?.acks)?;
                 }
                 self.send(version, some, round + n).await?;
             }
         }
         while self.connection.in_flight() > 0 {
-            check(self.connection.receive_produce(version).await?)?;
+            check(self.connection.receive_produce(version).await?.acks)?;
         }
         Ok(self.tally)
     }

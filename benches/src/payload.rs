@@ -143,7 +143,7 @@ pub fn batches(codec: Codec, form: Form) -> Result<Vec<Batch>> {
             body.put_varlong(value.len() as i64);
             body.extend_from_slice(value);
             body.put_varlong(0); // no headers
-            batch.push(now, &body);
+            batch.push(now, 0, &body);
         }
         let records = batch.count();
         all.push(Batch { bytes: batch.finish()?, records });

@@ -126,24 +126,25 @@ impl Connection {
         if length > MAX_ANSWER {
             return Err(self.malformed(format!("a frame of {length} bytes")).into());
         }
-        let mut waits = Waits { sink, waited: Duration::ZERO };
-        let answer = self.read_answer(version, length, &mut waits).await?;
+        let (answer, waited) = self.read_answer(version, length, sink).await?;
         self.dead = false;
-        Ok(Answer { took: sent.elapsed().saturating_sub(waits.waited), ..answer })
+        Ok(Answer { took: sent.elapsed().saturating_sub(waited), ..answer })
     }
 
+    /// The answer, and how long the sink's places were waited for.
     async fn read_answer<S: FetchSink>(
         &mut self,
         version: i16,
         length: usize,
         sink: &mut S,
-    ) -> Result<Answer, S::Error> {
+    ) -> Result<(Answer, Duration), S::Error> {
         let mut parser = ResponseParser::new(version, length);
         let mut unread = length;
         let mut pace = Pace::new(self.options().request_timeout);
         let mut staged = std::mem::take(&mut self.staged);
         staged.clear();
         let mut used = 0;
+        let mut waited = Duration::ZERO;
         let mut checked_id = false;
         let mut current: Option<PartitionHead> = None;
         loop {
@@ -162,7 +163,9 @@ impl Connection {
                 }
                 Step::Records(head) if head.records_len == 0 => current = Some(head),
                 Step::Records(head) => {
+                    let since = Instant::now();
                     sink.make_room(&head).await?;
+                    waited += since.elapsed();
                     let ready = staged.get(used..).unwrap_or_default();
                     let copied = ready.len().min(head.records_len);
                     match (sink.room().get_mut(..copied), ready.get(..copied)) {
@@ -185,7 +188,8 @@ impl Connection {
                 }
                 Step::End { throttle_ms, error } => {
                     self.staged = staged;
-                    return Ok(Answer { throttle_ms, error, bytes: length, took: Duration::ZERO });
+                    let answer = Answer { throttle_ms, error, bytes: length, took: Duration::ZERO };
+                    return Ok((answer, waited));
                 }
             }
         }
@@ -251,27 +255,6 @@ impl Connection {
     fn stalled(&self) -> KafkaError {
         let after = self.options().request_timeout;
         KafkaError::Timeout { broker: self.broker.clone(), what: "go on with its answer".into(), after }
-    }
-}
-
-/// A sink, and how long its places were waited for.
-struct Waits<'a, S> {
-    sink: &'a mut S,
-    waited: Duration,
-}
-
-impl<S: FetchSink> FetchSink for Waits<'_, S> {
-    type Error = S::Error;
-
-    async fn room(&mut self, head: &PartitionHead) -> Result<&mut [u8], Self::Error> {
-        let since = Instant::now();
-        let room = self.sink.room(head).await;
-        self.waited += since.elapsed();
-        room
-    }
-
-    fn partition(&mut self, head: &PartitionHead, diverging: Option<(i32, i64)>) -> Result<(), Self::Error> {
-        self.sink.partition(head, diverging)
     }
 }
 

@@ -10,6 +10,9 @@ use crate::batch::{HEADER_LEN, Header};
 use crate::codecs::{Codec, CodecError, Unpacker};
 use crate::records::{Builder, Records, Sealed};
 
+/// A packed batch takes part if it unpacks to this share of a merged one: fewer than four in one would not be worth it.
+const SHARE: usize = 4;
+
 /// Gathers the records of adjacent batches.
 pub struct Merge {
     limit: usize,
@@ -46,7 +49,7 @@ impl Merge {
         let plain = if codec == Codec::None {
             packed
         } else {
-            self.unpacker.unpack(codec, packed, self.limit, &mut self.unpacked).ok()?;
+            self.unpacker.unpack(codec, packed, self.limit / SHARE, &mut self.unpacked).ok()?;
             &self.unpacked
         };
         let before = self.builder.count();

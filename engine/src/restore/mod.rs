@@ -158,6 +158,7 @@ pub async fn restore(
     let mut author = Author { producer, ledger };
     let means = run::Means { source, options, progress, stop };
     let result = carry_out(&cluster, &mut plan, &means, &mut author, &mut report).await;
+    report.notes.append(&mut plan.notes);
     if let Err(error) = &result {
         report.errors.push(Issue::from(error));
         report.errors.push(left_over(&plan, Some(error)));
@@ -219,16 +220,8 @@ async fn carry_out(
     // What would be refused at the end is better known now.
     topics::check(cluster.alter_configs(&plan.changes(Settings::end), true).await)?;
     let mut stop = means.stop.clone();
-    let ready = async {
-        let stands = begin(cluster, plan, author).await?;
-        topics::settle(cluster, plan).await?;
-        if means.options.merge {
-            topics::allow_merging(cluster, plan).await?;
-        }
-        Ok::<_, EngineError>(stands)
-    };
     let stands = tokio::select! {
-        ready = ready => ready?,
+        ready = make_ready(cluster, plan, author, means.options.merge) => ready?,
         _ = stop.wait_for(|stop| *stop) => {
             report.interrupted = true;
             return Ok(());
@@ -270,6 +263,21 @@ async fn carry_out(
         }
     }
     Ok(())
+}
+
+/// All up to the first batch: where each partition stands.
+async fn make_ready(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    author: &mut Author,
+    merge: bool,
+) -> Result<HashMap<TopicPartition, Stand>, EngineError> {
+    let stands = begin(cluster, plan, author).await?;
+    topics::settle(cluster, plan).await?;
+    if merge {
+        topics::allow_merging(cluster, plan).await?;
+    }
+    Ok(stands)
 }
 
 /// Writes the state, makes the settings temporary, and finds where each partition stands.

@@ -42,8 +42,8 @@ pub type Bare = (i64, Vec<u8>);
 pub struct Outcome {
     /// Records in all.
     pub records: i64,
-    /// Those of the last stored batch: with them ends the last batch at the target, of which they may be a part.
-    pub last: Vec<Bare>,
+    /// Those of the last stored batch: with them ends the last batch at the target, of which they may be a part. `None`: they can't be read.
+    pub last: Option<Vec<Bare>>,
 }
 
 /// What a complete restore of a partition ends with. Reads as few chunks as it can.
@@ -60,7 +60,7 @@ pub async fn outcome(source: &Source, tp: &TopicPartition, work: &Work) -> Resul
         if let Handed::Chunk(batches, _) = preparer.chunk(range, exact).await? {
             outcome.records += batches.iter().map(|batch| i64::from(batch.records)).sum::<i64>();
             if let Some(batch) = batches.last() {
-                outcome.last = bare(batch.bytes()).unwrap_or_default();
+                outcome.last = bare(batch.bytes()).filter(|records| !records.is_empty());
             }
         }
     }

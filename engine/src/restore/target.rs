@@ -137,7 +137,9 @@ async fn is_restored(look: &Look<'_>, topic: &TopicPlan, counted: bool) -> Resul
             };
             records.insert(partition.tp.clone(), outcome.records);
             if outcome.records > 0 {
-                expected.insert(partition.tp.clone(), outcome.last);
+                // Without anything to compare it cannot be said.
+                let Some(last) = outcome.last else { return Ok(false) };
+                expected.insert(partition.tp.clone(), last);
             }
         }
         let ends = some.iter().map(|partition| (partition.tp.clone(), partition.base));

@@ -100,7 +100,14 @@ pub async fn hold(cluster: &Arc<Cluster>, plan: &mut Plan, hold: Duration) -> Re
 /// Lets runs of small batches be merged, up to what each topic takes. Where that can't be found out, batches stay as they are.
 pub async fn allow_merging(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<(), EngineError> {
     let Some(any) = plan.open_topics().next().map(|topic| Arc::clone(&topic.target)) else { return Ok(()) };
-    let inherited = cluster.inherited_configs(&any).await?;
+    let inherited = match cluster.inherited_configs(&any).await {
+        Err(error) if error.retry_class() == RetryClass::Never => {
+            plan.notes
+                .push(format!("small batches are not merged: how large one may be is not known ({error})"));
+            return Ok(());
+        }
+        inherited => inherited?,
+    };
     for topic in &mut plan.topics {
         let largest = topic.settings.largest_batch(&inherited);
         for partition in &mut topic.partitions {

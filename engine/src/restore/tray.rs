@@ -29,6 +29,12 @@ const SMALL: usize = 64 << 10;
 /// requests cost.
 const SMALL_PACKED: usize = 8 << 10;
 
+/// After so many gathered bytes others get a turn.
+const MUCH_WORK: usize = 64 << 10;
+
+/// Where so many packed batches of a chunk turned out to be too large, the others are likely to be, and are not unpacked to see.
+const MANY_MISSES: u32 = 8;
+
 /// A batch ready to be produced.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -66,7 +72,7 @@ impl Outgoing {
 pub struct Taken {
     /// Records of it that leave.
     pub records: i32,
-    /// A run of batches was merged.
+    /// It was the last of many bytes that were looked into: others are to have a turn.
     pub has_worked: bool,
 }
 
@@ -80,6 +86,10 @@ pub struct Tray {
     checked: usize,
     free: usize,
     merge: Option<Merge>,
+    /// So many packed batches were unpacked in vain.
+    misses: u32,
+    /// Bytes looked into since others had a turn.
+    work: usize,
     /// Batches that are gathered in `merge`.
     run: Vec<Source>,
     ready: Vec<Piece>,
@@ -119,7 +129,8 @@ impl Tray {
     /// `merge_up_to` bytes.
     pub fn new((chunk, checked): (Filled, usize), offsets: Range<i64>, merge_up_to: Option<usize>) -> Self {
         let merge = merge_up_to.map(Merge::new);
-        Self { chunk, offsets, at: 0, checked, free: 0, merge, run: Vec::new(), ready: Vec::new() }
+        let (run, ready) = (Vec::new(), Vec::new());
+        Self { chunk, offsets, at: 0, checked, free: 0, merge, misses: 0, work: 0, run, ready }
     }
 
     /// All is dealt with.
@@ -173,9 +184,8 @@ impl Tray {
         let size = header.size;
         let mut source = Source { at: self.at, size, is_to_be_rewritten, records: 0, number, producer };
         let mut gathered = self.gather(header);
-        let mut has_worked = false;
         if gathered.is_none() && !self.run.is_empty() {
-            has_worked = self.close()?;
+            self.close()?;
             source.at = self.at;
             gathered = self.gather(header);
         }
@@ -188,18 +198,26 @@ impl Tray {
             }
             None => self.leave_alone(source)?,
         };
+        let has_worked = self.work >= MUCH_WORK;
+        self.work = if has_worked { 0 } else { self.work };
         Ok(Taken { records, has_worked })
     }
 
     /// Adds the next batch to those to be merged, if it is small and fits: its records that are wanted.
     fn gather(&mut self, header: &Header) -> Option<i32> {
-        let small = if header.codec() as i16 == Codec::None.number() { SMALL } else { SMALL_PACKED };
-        let merge = self.merge.as_mut().filter(|_| header.size < small)?;
-        merge.take(header, self.chunk.get(self.at..self.at + header.size)?, &self.offsets)
+        let is_packed = header.codec() as i16 != Codec::None.number();
+        let small = if is_packed { SMALL_PACKED } else { SMALL };
+        let is_wanted = header.size < small && !(is_packed && self.misses >= MANY_MISSES);
+        let merge = self.merge.as_mut().filter(|_| is_wanted)?;
+        let taken = merge.take(header, self.chunk.get(self.at..self.at + header.size)?, &self.offsets);
+        // What was unpacked in vain is not known; some such size it was.
+        self.work += if is_packed { MUCH_WORK / 4 } else { header.size };
+        self.misses += u32::from(is_packed && taken.is_none() && self.run.is_empty());
+        taken
     }
 
-    /// Ends a run of gathered batches. Returns whether they were merged.
-    fn close(&mut self) -> Result<bool, String> {
+    /// Ends a run of gathered batches.
+    fn close(&mut self) -> Result<(), String> {
         let run = std::mem::take(&mut self.run);
         let merged = match run.as_slice() {
             [] => false,
@@ -214,7 +232,7 @@ impl Tray {
                 self.leave_alone(*source)?;
             }
         }
-        Ok(merged)
+        Ok(())
     }
 
     /// Puts the merged batch where the batches of `run` lie, the first of which is `first`. `false`: there is no room for it; nothing has changed.
@@ -361,7 +379,7 @@ mod tests {
         let stand = Stand::fresh(1000, Writer::NOBODY);
         let mut checked = crate::vault::walk::Checked::default();
         checked.advance(bytes);
-        let mut tray = Tray::new((filled(bytes, room).await, checked.len()), offsets.clone(), merge);
+        let mut tray = Tray::new((filled(bytes, room).await, checked.bytes()), offsets.clone(), merge);
         let mut number = 0;
         while !tray.is_at_end() {
             let header = tray.head()?;

@@ -213,7 +213,7 @@ pub(crate) async fn read_chunk(
         Ok(chunk) => {
             let mut checked = Checked::default();
             checked.advance(&chunk);
-            let good = checked.len();
+            let good = checked.bytes();
             if checked.crc64_of(&chunk) == row.crc64 { Ok((chunk, good)) } else { Err(ChunkFlaw::Checksum) }
         }
         Err(StoreError::NotFound { .. }) => Err(ChunkFlaw::Missing),

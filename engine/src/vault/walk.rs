@@ -70,14 +70,21 @@ pub struct Checked {
     len: usize,
     /// Of these bytes.
     crc: Crc64,
+    /// The next batch is bad.
+    is_stopped: bool,
 }
 
 impl Checked {
     /// Goes on with batches that have arrived since; `bytes` are all from the start. Stops at the first that is not good or not there in full.
     pub fn advance(&mut self, bytes: &[u8]) {
         let mut len = self.len;
-        while let Ok(Some(header)) = batch::view_checked(bytes.get(len..).unwrap_or_default()) {
-            len += header.size;
+        while !self.is_stopped {
+            match batch::view_checked(bytes.get(len..).unwrap_or_default()) {
+                Ok(Some(header)) => len += header.size,
+                Ok(None) => break,
+                // Not summed up again with each piece that arrives.
+                Err(_) => self.is_stopped = true,
+            }
             if len - self.len >= WARM {
                 self.take(bytes, len);
             }
@@ -86,7 +93,7 @@ impl Checked {
     }
 
     /// Bytes of these batches.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.len
     }
 

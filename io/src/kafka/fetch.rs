@@ -60,7 +60,7 @@ pub struct Answer {
     pub error: ErrorCode,
     /// Bytes of the frame.
     pub bytes: usize,
-    /// From the sending of the request until all of this had been read, less the waits for [`FetchSink::room`].
+    /// From the sending of the request until all of this had been read, less the waits for [`FetchSink::make_room`].
     pub took: Duration,
 }
 
@@ -167,15 +167,8 @@ impl Connection {
                     sink.make_room(&head).await?;
                     waited += since.elapsed();
                     let ready = staged.get(used..).unwrap_or_default();
-                    let copied = ready.len().min(head.records_len);
-                    match (sink.room().get_mut(..copied), ready.get(..copied)) {
-                        (Some(place), Some(ready)) => place.copy_from_slice(ready),
-                        _ => {
-                            return Err(self
-                                .malformed(format!("no room for {} bytes", head.records_len))
-                                .into());
-                        }
-                    }
+                    let copied = take_ready(sink.room(), ready, &head)
+                        .ok_or_else(|| self.malformed(NO_ROOM.into()))?;
                     used += copied;
                     unread = unread.saturating_sub(head.records_len - copied);
                     self.read_records(copied..head.records_len, sink, &mut pace).await?;
@@ -232,7 +225,7 @@ impl Connection {
         sink.arrived(done);
         while done < len {
             let Some(rest) = sink.room().get_mut(done..len) else {
-                return Err(self.malformed(format!("no room for {len} bytes")));
+                return Err(self.malformed(NO_ROOM.into()));
             };
             let most = rest.len().min(WARM);
             // The timeout is for silence, not for the whole: a large answer over a slow line takes its time.
@@ -262,6 +255,15 @@ enum Waited<T> {
     Done(T),
     Silence,
     Stopped,
+}
+
+const NO_ROOM: &str = "an answer for which there is no room";
+
+/// Copies what came along with the headers to its place; the number of bytes.
+fn take_ready(room: &mut [u8], ready: &[u8], head: &PartitionHead) -> Option<usize> {
+    let copied = ready.len().min(head.records_len);
+    room.get_mut(..copied)?.copy_from_slice(ready.get(..copied)?);
+    Some(copied)
 }
 
 /// How long the broker may still be waited for, until it has brought enough again.

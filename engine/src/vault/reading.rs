@@ -9,6 +9,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 
 use super::commit::{Commit, MAX_COMMIT, Op, TableRef, commit_path};
 use super::log::Vault;
+use super::pages::segment_key;
 use super::rows::Rows;
 use super::state::State;
 use super::table::Table;
@@ -189,20 +190,20 @@ impl Vault {
 
     /// Adds up all commits to the head, from the newest sound checkpoint on. Stops at the first damage.
     pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
-        let start = self.start(keep_ranges).await;
-        let seq = start.seq;
-        let (state, features) = match self.fold_from(start).await {
+        let (checkpoint, start) = self.start(keep_ranges).await;
+        let folded = match (self.fold_from(start, false).await, checkpoint) {
             // A checkpoint is never the reason why a vault is damaged: the whole log decides.
-            Err(VaultError::Damaged { .. }) if seq > 0 => {
+            (Err(VaultError::Damaged { .. }), Some(path)) => {
                 let start = Start { state: State::new(keep_ranges), ..Start::default() };
-                let folded = self.fold_from(start).await?;
-                self.checkpoints.warn(format!(
-                    "the checkpoint of commit {seq} does not go with the commits behind it: the whole log was read"
-                ));
+                let folded = self.fold_from(start, false).await?;
+                self.checkpoints
+                    .warn(format!("{path} does not go with the commits behind it: the whole log was read"));
+                self.checkpoints.distrust(path);
                 folded
             }
-            folded => folded?,
+            (folded, _) => folded?,
         };
+        let Start { state, features, .. } = folded;
         self.features = features;
         self.foreign.clear();
         self.cursors = state.cursors();
@@ -210,21 +211,31 @@ impl Vault {
         Ok(state)
     }
 
-    async fn fold_from(&self, start: Start) -> Result<(State, Features), VaultError> {
+    /// Goes on from `start` to the head. `strict`: refuses what the pages of a checkpoint could not say.
+    pub(super) async fn fold_from(&self, start: Start, strict: bool) -> Result<Start, VaultError> {
         let Start { seq, mut state, digest: mut prev, mut features } = start;
-        let mut reader = LogReader::new(self, seq + 1..=self.head.receipt.seq);
+        let head = self.head.receipt.seq;
+        let mut reader = LogReader::new(self, seq + 1..=head);
         while let Some(Entry { seq, commit, tables }) = reader.next().await {
             let (commit, digest) = commit?;
             self.check_link(&commit, prev.as_ref())?;
             features.note(&commit)?;
+            if strict {
+                check_known(&commit, &digest)?;
+            }
             state.add_commit(&commit);
             for (table, bytes) in commit.tables.iter().zip(tables) {
-                state.add_rows(seq, decode_table(table, &bytes?)?);
+                let (path, bytes) = (table.path(), bytes?);
+                let table = open_table(&path, table, &bytes)?;
+                if strict && !table.has_only(&Rows::COLUMNS) {
+                    return Err(unknown(&path));
+                }
+                state.add_rows(seq, Rows::decode(&table)?);
             }
             prev = Some(digest);
         }
         state.check()?;
-        Ok((state, features))
+        Ok(Start { seq: head, state, digest: prev, features })
     }
 
     /// Checks that a commit follows the one whose digest is `prev`.
@@ -246,6 +257,19 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+/// Whether a commit can be said in pages.
+fn check_known(commit: &Commit, digest: &String) -> Result<(), VaultError> {
+    if commit.encode()?.1 != *digest {
+        return Err(unknown(&commit_path(commit.seq)));
+    }
+    commit.segments.iter().try_for_each(|segment| segment_key(segment).map(drop))
+}
+
+/// Pages are made anew from what is understood: what is not would be lost to those who do.
+fn unknown(object: &str) -> VaultError {
+    VaultError::Unsupported(format!("{object} holds what this version does not know"))
 }
 
 /// The rows of a table, if its bytes are those that were committed.

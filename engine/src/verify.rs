@@ -134,7 +134,7 @@ struct Log {
 async fn read_log(vault: &Vault, report: &mut Report) -> Result<Log, EngineError> {
     let state = State::new(true);
     let mut log = Log { state, by_segment: BySegment::new(), whole: true, named: HashSet::new() };
-    let mut audit = Audit::begin(vault).await;
+    let mut audit = Audit::begin(vault).await?;
     let mut features = Features::default();
     let mut prev = None;
     let mut reader = LogReader::new(vault, 1..=vault.receipt().seq);
@@ -183,7 +183,7 @@ async fn read_log(vault: &Vault, report: &mut Report) -> Result<Log, EngineError
         report.errors.extend(log.state.inconsistencies.iter().map(|wrong| not_covered(&log.state, wrong)));
     }
     log.named.extend(audit.pages());
-    report.notes.extend(audit.finish(vault).await);
+    report.notes.extend(audit.finish(vault).await?);
     Ok(log)
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
+use bodley_engine::vault::commit::commit_path;
 use bodley_engine::vault::log::Vault;
 use bodley_engine::{Progress, Report};
 use bodley_io::store::SharedStore;
@@ -77,6 +78,18 @@ async fn pages_are_no_orphans() {
     let memory = vault().await;
     let report = sample::verified(&shared(&memory), None).await;
     assert_eq!((report.exit_code(), &report.notes), (0, &Vec::new()));
+    // Where the end of the log is cut off, the tables of commits 6 and 7 are orphans, not the pages of the checkpoint that tells of it.
+    let objects = memory.objects().clone();
+    memory.objects().remove(&commit_path(6));
+    memory.objects().remove(&commit_path(7));
+    let report = sample::verified(&shared(&memory), None).await;
+    assert!(
+        report.notes.iter().any(|note| note.contains("commit 6 is not in the log")),
+        "{:?}",
+        report.notes
+    );
+    assert!(report.notes.iter().any(|note| note.starts_with("2 tables, ")), "{:?}", report.notes);
+    memory.objects().clone_from(&objects);
     // Without the checkpoints they are: those of the second are its own and the one before.
     memory.objects().retain(|path, _| !path.starts_with("checkpoint/"));
     let report = sample::verified(&shared(&memory), None).await;

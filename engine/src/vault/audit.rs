@@ -1,7 +1,7 @@
 //! What `verify` does about checkpoints, which it does not use: holds them against its own fold of the log.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use futures_util::stream::StreamExt;
 
@@ -18,6 +18,9 @@ use super::state::State;
 #[derive(Debug, Default)]
 pub struct Audit {
     checkpoints: Vec<Candidate>,
+    /// Paths of the pages of all checkpoints, also of those that are no use.
+    pages: HashSet<String>,
+    sums: Sums,
     /// Of all that history pages must hold by now.
     sum: u64,
     notes: Vec<String>,
@@ -31,37 +34,63 @@ struct Candidate {
     log: Option<(String, String, u64)>,
 }
 
-/// Rows of different commits come in pages in another order: their sum is the same.
-fn sum(seq: u64, row: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (seq, row).hash(&mut hasher);
-    hasher.finish()
+/// Rows of different commits come in pages in another order: their sum is the same. The key is of this run, so that nobody can look for other rows of that sum.
+#[derive(Debug, Default)]
+struct Sums(RandomState);
+
+impl Sums {
+    fn of(&self, seq: u64, row: &impl Hash) -> u64 {
+        self.0.hash_one((seq, row))
+    }
+
+    fn of_page(&self, page: &History) -> u64 {
+        let segments = page.segments.iter().map(|(seq, row)| self.of(*seq, row));
+        let ranges = page.ranges.iter().map(|(seq, row)| self.of(*seq, row));
+        let aborted = page.aborted.iter().map(|(seq, row)| self.of(*seq, row));
+        segments.chain(ranges).chain(aborted).fold(0, u64::wrapping_add)
+    }
 }
 
 impl Audit {
-    /// Reads the checkpoint objects of a vault.
-    pub async fn begin(vault: &Vault) -> Self {
+    /// Reads the checkpoint objects of a vault. What is wrong with them is noted; errors are those of the store.
+    pub async fn begin(vault: &Vault) -> Result<Self, VaultError> {
         let mut audit = Self::default();
-        for path in vault.checkpoints.up_to(vault.receipt().seq) {
-            match vault.read_checkpoint(&path).await {
-                Ok((checkpoint, _)) => {
-                    audit.checkpoints.push(Candidate { path, checkpoint, log: None });
-                }
-                Err(error) => audit.notes.push(format!("{path} is no use: {error}")),
+        for path in vault.checkpoints.up_to(u64::MAX) {
+            match Checkpoint::read(&vault.store, &path).await {
+                Ok((checkpoint, _)) => audit.add_checkpoint(vault, path, checkpoint),
+                Err(error) => audit.note(&path, error)?,
             }
         }
-        audit
+        Ok(audit)
     }
 
-    /// Paths of the pages, which are no orphans.
+    fn add_checkpoint(&mut self, vault: &Vault, path: String, checkpoint: Checkpoint) {
+        self.pages.extend(checkpoint.tables().map(TableRef::path));
+        if let Err(error) = checkpoint.check_identity(&path, &vault.identity_sha256) {
+            self.notes.push(no_use(&path, &error));
+        } else if checkpoint.seq <= vault.receipt().seq {
+            self.checkpoints.push(Candidate { path, checkpoint, log: None });
+        }
+    }
+
+    /// Something wrong with a checkpoint is a note; anything else ends the run.
+    fn note(&mut self, path: &str, error: VaultError) -> Result<(), VaultError> {
+        match error {
+            VaultError::Damaged { .. } | VaultError::Unsupported(_) => self.notes.push(no_use(path, &error)),
+            error => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Paths of the pages of all checkpoints, which are no orphans.
     pub fn pages(&self) -> impl Iterator<Item = String> {
-        self.checkpoints.iter().flat_map(|candidate| candidate.checkpoint.tables()).map(TableRef::path)
+        self.pages.iter().cloned()
     }
 
     /// Counts a commit's segments in; its tables follow.
     pub fn add_commit(&mut self, commit: &Commit) {
         for segment in &commit.segments {
-            self.sum = self.sum.wrapping_add(sum(commit.seq, segment));
+            self.sum = self.sum.wrapping_add(self.sums.of(commit.seq, segment));
         }
     }
 
@@ -70,8 +99,8 @@ impl Audit {
         if self.checkpoints.is_empty() {
             return;
         }
-        let ranges = rows.ranges.iter().map(|row| sum(seq, row));
-        let all = ranges.chain(rows.aborted.iter().map(|row| sum(seq, row)));
+        let ranges = rows.ranges.iter().map(|row| self.sums.of(seq, row));
+        let all = ranges.chain(rows.aborted.iter().map(|row| self.sums.of(seq, row)));
         self.sum = all.fold(self.sum, u64::wrapping_add);
     }
 
@@ -84,22 +113,30 @@ impl Audit {
         Ok(())
     }
 
-    /// Reads the pages of all checkpoints and says what is wrong with them.
-    pub async fn finish(mut self, vault: &Vault) -> Vec<String> {
-        let mut seen = HashMap::new();
-        for Candidate { path, checkpoint, log } in &self.checkpoints {
+    /// Reads the pages of all checkpoints and says what is wrong with them; errors are those of the store.
+    pub async fn finish(mut self, vault: &Vault) -> Result<Vec<String>, VaultError> {
+        let mut seen = Seen { sums: std::mem::take(&mut self.sums), pages: HashMap::new() };
+        for Candidate { path, checkpoint, log } in std::mem::take(&mut self.checkpoints) {
             // Where the log is damaged nothing can be said.
             let Some(log) = log else { continue };
-            if let Err(error) = check(vault, checkpoint, log, &mut seen).await {
-                self.notes.push(format!("{path} is no use: {error}"));
+            if let Err(error) = check(vault, &checkpoint, &log, &mut seen).await {
+                self.note(&path, error)?;
             }
         }
-        self.notes
+        Ok(self.notes)
     }
 }
 
-/// By SHA-256, the sums of history pages that were read, so that each is read once.
-type Seen = HashMap<String, u64>;
+fn no_use(path: &str, error: &VaultError) -> String {
+    format!("{path} is no use: {error}")
+}
+
+/// What history pages came to, so that each is read once.
+struct Seen {
+    sums: Sums,
+    /// By SHA-256.
+    pages: HashMap<String, u64>,
+}
 
 async fn check(
     vault: &Vault,
@@ -120,21 +157,16 @@ async fn check(
     if heads.digest()? != *state {
         return Err(wrong("its heads page is not the state of the log"));
     }
-    let known: HashSet<String> = seen.keys().cloned().collect();
-    let new = checkpoint.pages.iter().filter(|page| !known.contains(&page.sha256));
+    let new = checkpoint.pages.iter().filter(|page| !seen.pages.contains_key(&page.sha256));
     let new: Vec<TableRef> = new.cloned().collect();
     let mut read = std::pin::pin!(vault.read_objects(&new));
     for page in &new {
         let Some(bytes) = read.next().await else { break };
         let (object, bytes) = (page.path(), bytes?);
         let history = History::decode(&open_table(&object, page, &bytes)?)?;
-        let segments = history.segments.iter().map(|(seq, row)| sum(*seq, row));
-        let ranges = history.ranges.iter().map(|(seq, row)| sum(*seq, row));
-        let aborted = history.aborted.iter().map(|(seq, row)| sum(*seq, row));
-        let all = segments.chain(ranges).chain(aborted);
-        seen.insert(page.sha256.clone(), all.fold(0, u64::wrapping_add));
+        seen.pages.insert(page.sha256.clone(), seen.sums.of_page(&history));
     }
-    let sums = checkpoint.pages.iter().filter_map(|page| seen.get(&page.sha256).copied());
+    let sums = checkpoint.pages.iter().filter_map(|page| seen.pages.get(&page.sha256).copied());
     match sums.fold(0, u64::wrapping_add) == *expected {
         true => Ok(()),
         false => Err(wrong("its history pages hold other rows than the log")),

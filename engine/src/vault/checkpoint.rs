@@ -9,11 +9,12 @@ use futures_util::stream::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::VaultError;
-use super::commit::{TableRef, commit_path, is_ulid, seal, unseal};
+use super::commit::{LAST_SEQ, TableRef, commit_path, is_ulid, seal, unseal};
 use super::log::Vault;
 use super::pages::{Heads, History};
-use super::reading::{Features, Start, open_table};
+use super::reading::{Features, Start, missing, open_table};
 use super::state::State;
+use super::table::Table;
 
 /// Largest checkpoint object that is read, bytes.
 const MAX_CHECKPOINT: u64 = 64 << 20;
@@ -66,6 +67,20 @@ impl Checkpoint {
         Ok((checkpoint, understood))
     }
 
+    /// Reads the object at `path` of `store`, see [`Checkpoint::decode`]. One that is gone or too large is damaged.
+    pub(super) async fn read(store: &SharedStore, path: &str) -> Result<(Self, bool), VaultError> {
+        let bytes = store.get(path, MAX_CHECKPOINT).await.map_err(|error| missing(path, error))?;
+        Self::decode(path, &bytes)
+    }
+
+    /// Whether it is of the vault whose vault.json has this SHA-256.
+    pub(super) fn check_identity(&self, path: &str, identity_sha256: &str) -> Result<(), VaultError> {
+        match self.vault_sha256 == identity_sha256 {
+            true => Ok(()),
+            false => Err(VaultError::damaged(path, "it is of another vault.json".into())),
+        }
+    }
+
     /// All pages.
     pub fn tables(&self) -> impl Iterator<Item = &TableRef> {
         std::iter::once(&self.heads).chain(&self.pages)
@@ -81,7 +96,7 @@ pub fn new_path(seq: u64) -> String {
 pub fn seq_of_path(path: &str) -> Option<u64> {
     let (seq, id) = path.strip_prefix(FOLDER)?.strip_suffix(".json")?.split_once('-')?;
     let digits = seq.len() == 20 && seq.bytes().all(|byte| byte.is_ascii_digit());
-    seq.parse().ok().filter(|seq| digits && *seq > 0 && is_ulid(id))
+    seq.parse().ok().filter(|seq| digits && (1..=LAST_SEQ).contains(seq) && is_ulid(id))
 }
 
 /// The checkpoints of an open vault.
@@ -89,6 +104,8 @@ pub fn seq_of_path(path: &str) -> Option<u64> {
 pub struct Checkpoints {
     /// Their paths, which sort by commit.
     paths: Vec<String>,
+    /// Those that do not go with the log, whatever they say.
+    distrusted: HashSet<String>,
     /// The newest one that was found sound, or one that could not be made: the next is due so many commits later.
     pub(super) newest: u64,
     pub(super) every: u64,
@@ -97,7 +114,8 @@ pub struct Checkpoints {
 
 impl Default for Checkpoints {
     fn default() -> Self {
-        Self { paths: Vec::new(), newest: 0, every: EVERY, warnings: Vec::new() }
+        let (paths, distrusted, warnings) = Default::default();
+        Self { paths, distrusted, newest: 0, every: EVERY, warnings }
     }
 }
 
@@ -108,22 +126,21 @@ impl Checkpoints {
             Ok(listed) => self.paths = listed.into_iter().map(|object| object.path).collect(),
             Err(error) => self.warn(format!("checkpoints can't be listed: {error}")),
         }
-        self.paths.retain(|path| seq_of_path(path).is_some());
+        self.paths.retain(|path| seq_of_path(path).is_some() && !self.distrusted.contains(path));
         self.paths.sort_unstable();
         self.paths.dedup();
     }
 
     /// The newest one's commit that is in the log; 0: none.
     pub(super) async fn newest_in_log(&mut self, store: &SharedStore) -> Result<u64, VaultError> {
-        while let Some(path) = self.paths.last() {
-            let seq = seq_of_path(path).unwrap_or(0);
+        for path in self.up_to(u64::MAX) {
+            let seq = seq_of_path(&path).unwrap_or(0);
             if store.size(&commit_path(seq)).await?.is_some() {
                 return Ok(seq);
             }
             self.warn(format!(
                 "{path} is passed over: commit {seq} is not in the log, whose end may be cut off"
             ));
-            self.paths.pop();
         }
         Ok(0)
     }
@@ -132,6 +149,13 @@ impl Checkpoints {
     pub(super) fn up_to(&self, seq: u64) -> Vec<String> {
         let known = |path: &&String| seq_of_path(path).is_some_and(|of| of <= seq);
         self.paths.iter().rev().filter(known).cloned().collect()
+    }
+
+    /// Never again goes on from the one at `path`: the next one is due at once.
+    pub(super) fn distrust(&mut self, path: String) {
+        self.paths.retain(|known| *known != path);
+        self.distrusted.insert(path);
+        self.newest = 0;
     }
 
     pub(super) fn add(&mut self, path: String) {
@@ -153,12 +177,14 @@ pub async fn page_paths(store: &SharedStore) -> HashSet<String> {
     checkpoints.list(store).await;
     let mut pages = HashSet::new();
     for path in &checkpoints.paths {
-        let Ok(bytes) = store.get(path, MAX_CHECKPOINT).await else { continue };
-        let Ok((checkpoint, _)) = Checkpoint::decode(path, &bytes) else { continue };
+        let Ok((checkpoint, _)) = Checkpoint::read(store, path).await else { continue };
         pages.extend(checkpoint.tables().map(TableRef::path));
     }
     pages
 }
+
+/// Ids of history pages that could not be read or used: checkpoints take pages over from one another.
+pub(super) type BadPages = HashSet<String>;
 
 impl Vault {
     /// A checkpoint is made when so many commits have none, at least 1.
@@ -171,38 +197,35 @@ impl Vault {
         std::mem::take(&mut self.checkpoints.warnings)
     }
 
-    /// The newest sound checkpoint that does not reach beyond the head, or the beginning.
-    pub(super) async fn start(&mut self, keep_ranges: bool) -> Start {
+    /// The newest sound checkpoint that does not reach beyond the head, and its path; or the beginning.
+    pub(super) async fn start(&mut self, keep_ranges: bool) -> (Option<String>, Start) {
+        let mut bad = BadPages::default();
         for path in self.checkpoints.up_to(self.head.receipt.seq) {
-            match self.load(&path, keep_ranges).await {
+            match self.load(&path, keep_ranges, &mut bad).await {
                 Ok((_, start)) => {
                     self.checkpoints.newest = start.seq;
-                    return start;
+                    return (Some(path), start);
                 }
                 Err(error) => self.checkpoints.warn(format!("{path} is passed over: {error}")),
             }
         }
         self.checkpoints.newest = 0;
-        Start { state: State::new(keep_ranges), ..Start::default() }
-    }
-
-    /// Reads the checkpoint at `path`.
-    pub(super) async fn read_checkpoint(&self, path: &str) -> Result<(Checkpoint, bool), VaultError> {
-        let bytes = self.store.get(path, MAX_CHECKPOINT).await?;
-        let (checkpoint, understood) = Checkpoint::decode(path, &bytes)?;
-        if checkpoint.vault_sha256 != self.identity_sha256 {
-            return Err(VaultError::damaged(path, "it is of another vault.json".into()));
-        }
-        Ok((checkpoint, understood))
+        (None, Start { state: State::new(keep_ranges), ..Start::default() })
     }
 
     /// The fold up to the commit of the checkpoint at `path`, with the checkpoint when this version knows all that is in it and its heads page.
+    /// Without ranges its history pages are not read.
     pub(super) async fn load(
         &self,
         path: &str,
         keep_ranges: bool,
+        bad: &mut BadPages,
     ) -> Result<(Option<Checkpoint>, Start), VaultError> {
-        let (checkpoint, mut understood) = self.read_checkpoint(path).await?;
+        let (checkpoint, mut understood) = Checkpoint::read(&self.store, path).await?;
+        checkpoint.check_identity(path, &self.identity_sha256)?;
+        if let Some(page) = checkpoint.pages.iter().find(|page| bad.contains(&page.id)) {
+            return Err(VaultError::damaged(path, format!("it names {} as well", page.path())));
+        }
         let head = &self.head.receipt;
         let digest = match checkpoint.seq == head.seq && !head.digest.is_empty() {
             true => head.digest.clone(),
@@ -217,7 +240,11 @@ impl Vault {
         features.check_reading()?;
         let mut state = State::new(keep_ranges);
         if keep_ranges {
-            self.load_history(&checkpoint, &mut state).await?;
+            let add = |page: &Table<'_>| {
+                History::decode(page)?.add_to(&mut state);
+                Ok(())
+            };
+            self.each_page(&checkpoint, bad, add).await?;
         }
         let (table, object) = (&checkpoint.heads, checkpoint.heads.path());
         let bytes = self.read_object(table).await?;
@@ -232,12 +259,22 @@ impl Vault {
         Ok((understood.then_some(checkpoint), start))
     }
 
-    async fn load_history(&self, checkpoint: &Checkpoint, state: &mut State) -> Result<(), VaultError> {
+    /// Reads the history pages one after another; one that can't be used is noted in `bad`.
+    pub(super) async fn each_page(
+        &self,
+        checkpoint: &Checkpoint,
+        bad: &mut BadPages,
+        mut use_page: impl FnMut(&Table<'_>) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
         let mut read = std::pin::pin!(self.read_objects(&checkpoint.pages));
-        for table in &checkpoint.pages {
+        for page in &checkpoint.pages {
             let Some(bytes) = read.next().await else { break };
-            let (object, bytes) = (table.path(), bytes?);
-            History::decode(&open_table(&object, table, &bytes)?)?.add_to(state);
+            let object = page.path();
+            let used = bytes.and_then(|bytes| use_page(&open_table(&object, page, &bytes)?));
+            if used.is_err() {
+                bad.insert(page.id.clone());
+                return used;
+            }
         }
         Ok(())
     }
@@ -257,6 +294,7 @@ mod tests {
             path.replace("checkpoint/0", "checkpoint/"),
             path.replace("checkpoint/0", "checkpoint/+"),
             new_path(0),
+            new_path(u64::MAX),
             format!("{path}.tmp"),
         ] {
             assert_eq!(seq_of_path(&bad), None, "{bad}");

@@ -1,11 +1,11 @@
 //! Makes checkpoints: what the commits since the last one added goes into new pages, pages that are there stay as they are.
 
 use super::VaultError;
-use super::checkpoint::{Checkpoint, new_path};
-use super::commit::{Commit, TableRef};
+use super::checkpoint::{BadPages, Checkpoint, new_path};
+use super::commit::TableRef;
 use super::log::Vault;
 use super::pages::History;
-use super::reading::{Entry, LogReader, Start, open_table};
+use super::reading::{Entry, LogReader, Start, decode_table};
 use super::rows::Rows;
 use super::state::State;
 
@@ -49,10 +49,12 @@ impl Vault {
         since >= self.checkpoints.every && self.features.check_writing().is_ok()
     }
 
-    /// What the new checkpoint goes on from, and the pages that it takes over; none when a newer version has written them.
+    /// What the new checkpoint goes on from, and the pages that it takes over, which are read: a rotten one must not be handed on. None when a newer
+    /// version has written them.
     async fn base(&mut self) -> (Option<Vec<TableRef>>, Start) {
+        let mut bad = BadPages::default();
         for path in self.checkpoints.up_to(self.head.receipt.seq) {
-            match self.load(&path, false).await {
+            match self.load_sound(&path, &mut bad).await {
                 Ok((checkpoint, start)) => return (checkpoint.map(|checkpoint| checkpoint.pages), start),
                 Err(error) => self.checkpoints.warn(format!("{path} is passed over: {error}")),
             }
@@ -60,86 +62,87 @@ impl Vault {
         (Some(Vec::new()), Start { state: State::new(false), ..Start::default() })
     }
 
-    async fn build(&self, pages: Vec<TableRef>, start: Start) -> Result<Checkpoint, VaultError> {
-        let Start { seq, state, digest: mut prev, mut features } = start;
+    async fn load_sound(
+        &self,
+        path: &str,
+        bad: &mut BadPages,
+    ) -> Result<(Option<Checkpoint>, Start), VaultError> {
+        let (checkpoint, start) = self.load(path, false, bad).await?;
+        if let Some(checkpoint) = &checkpoint {
+            self.each_page(checkpoint, bad, |_| Ok(())).await?;
+        }
+        Ok((checkpoint, start))
+    }
+
+    async fn build(&self, mut pages: Vec<TableRef>, start: Start) -> Result<Checkpoint, VaultError> {
         let head = self.head.receipt.clone();
-        let mut builder = Builder { vault: self, state, history: History::default(), pages };
-        let mut reader = LogReader::new(self, seq + 1..=head.seq);
-        while let Some(Entry { commit, tables, .. }) = reader.next().await {
-            let (commit, digest) = commit?;
-            self.check_link(&commit, prev.as_ref())?;
-            features.note(&commit)?;
-            if commit.encode()?.1 != digest {
-                return Err(unknown(&format!("commit {}", commit.seq)));
-            }
-            builder.add_commit(&commit).await?;
-            for (table, bytes) in commit.tables.iter().zip(tables) {
-                builder.add_table(commit.seq, table, &bytes?).await?;
-            }
-            prev = Some(digest);
-        }
+        let (since, digest) = (start.seq, start.digest.clone());
+        // All is read and understood before the first page is put: what makes a checkpoint impossible must not leave orphans at each run.
+        let Start { state, digest: found, features, .. } = self.fold_from(start, true).await?;
         features.check_writing()?;
-        if prev.as_ref() != Some(&head.digest) {
-            return Err(VaultError::Internal(format!("commit {} has changed", head.seq)));
-        }
-        builder.flush().await?;
-        builder.state.check()?;
-        let heads = builder.state.heads();
+        self.check_head(found.as_ref())?;
+        pages.extend(self.put_pages(since, digest).await?);
+        let heads = state.heads();
         Ok(Checkpoint {
             seq: head.seq,
             digest: head.digest,
             state: heads.clone().digest()?,
             heads: self.put_table(heads.encode(head.seq)?).await?,
-            pages: builder.pages,
+            pages,
             read_features: features.read,
             write_features: features.write,
             vault_sha256: self.identity_sha256.clone(),
             tool: concat!("bodley ", env!("CARGO_PKG_VERSION")).into(),
         })
     }
+
+    /// Makes pages of the commits behind `since`, whose digest is `prev`: of the very ones that were understood, which the chain of digests says.
+    async fn put_pages(&self, since: u64, mut prev: Option<String>) -> Result<Vec<TableRef>, VaultError> {
+        let mut writer = PageWriter { vault: self, history: History::default(), pages: Vec::new() };
+        let mut reader = LogReader::new(self, since + 1..=self.head.receipt.seq);
+        while let Some(Entry { seq, commit, tables }) = reader.next().await {
+            let (commit, digest) = commit?;
+            self.check_link(&commit, prev.as_ref())?;
+            for segment in &commit.segments {
+                writer.history.segments.push((seq, segment.clone()));
+                writer.flush_if_full().await?;
+            }
+            for (table, bytes) in commit.tables.iter().zip(tables) {
+                writer.add_rows(seq, decode_table(table, &bytes?)?).await?;
+            }
+            prev = Some(digest);
+        }
+        self.check_head(prev.as_ref())?;
+        writer.flush().await?;
+        Ok(writer.pages)
+    }
+
+    fn check_head(&self, digest: Option<&String>) -> Result<(), VaultError> {
+        let head = &self.head.receipt;
+        match digest == Some(&head.digest) {
+            true => Ok(()),
+            false => Err(VaultError::Internal(format!("commit {} has changed", head.seq))),
+        }
+    }
 }
 
-/// Pages are made anew from what is understood: what is not would be lost to those who do.
-fn unknown(object: &str) -> VaultError {
-    VaultError::Unsupported(format!("{object} holds what this version does not know"))
-}
-
-struct Builder<'a> {
+struct PageWriter<'a> {
     vault: &'a Vault,
-    /// Without ranges.
-    state: State,
     /// For the next page.
     history: History,
     pages: Vec<TableRef>,
 }
 
-impl Builder<'_> {
-    async fn add_commit(&mut self, commit: &Commit) -> Result<(), VaultError> {
-        for segment in &commit.segments {
-            self.history.segments.push((commit.seq, segment.clone()));
+impl PageWriter<'_> {
+    async fn add_rows(&mut self, seq: u64, rows: Rows) -> Result<(), VaultError> {
+        for range in rows.ranges {
+            self.history.ranges.push((seq, range));
             self.flush_if_full().await?;
         }
-        Ok(())
-    }
-
-    async fn add_table(&mut self, seq: u64, table: &TableRef, bytes: &[u8]) -> Result<(), VaultError> {
-        let path = table.path();
-        let rows = {
-            let read = open_table(&path, table, bytes)?;
-            match read.has_only(&Rows::COLUMNS) {
-                true => Rows::decode(&read)?,
-                false => return Err(unknown(&path)),
-            }
-        };
-        for range in &rows.ranges {
-            self.history.ranges.push((seq, range.clone()));
+        for row in rows.aborted {
+            self.history.aborted.push((seq, row));
             self.flush_if_full().await?;
         }
-        for row in &rows.aborted {
-            self.history.aborted.push((seq, *row));
-            self.flush_if_full().await?;
-        }
-        self.state.add_rows(seq, rows);
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use super::{VaultError, sha256_hex};
 
 /// Commits per folder of the log.
 const PER_FOLDER: u64 = 10_000;
+/// The largest number of a commit: one more is a number, too.
+pub(super) const LAST_SEQ: u64 = u64::MAX - 1;
 /// Largest commit object that is read, bytes.
 pub const MAX_COMMIT: u64 = 64 << 20;
 
@@ -203,7 +205,7 @@ pub fn seq_of_path(path: &str) -> Option<u64> {
     let (folder, file) = path.strip_prefix("log/")?.split_once('/')?;
     let low: u64 = file.strip_suffix(".json")?.parse().ok()?;
     let seq = folder.parse::<u64>().ok()?.checked_mul(PER_FOLDER)?.checked_add(low)?;
-    (commit_path(seq) == path).then_some(seq)
+    (seq <= LAST_SEQ && commit_path(seq) == path).then_some(seq)
 }
 
 /// Names a commit for good: `seq:sha256`.
@@ -289,9 +291,15 @@ mod tests {
     fn paths_and_receipts() {
         assert_eq!(commit_path(12_345), "log/0000000000000001/2345.json");
         assert_eq!(seq_of_path("log/0000000000000001/2345.json"), Some(12_345));
-        for bad in
-            ["log/1/2345.json", "log/0000000000000001/2345.json.tmp", "log/0000000000000001/99999.json", "x"]
-        {
+        assert_eq!(seq_of_path(&commit_path(LAST_SEQ)), Some(LAST_SEQ));
+        for bad in [
+            "log/1/2345.json",
+            "log/0000000000000001/2345.json.tmp",
+            "log/0000000000000001/99999.json",
+            "log/1844674407370955/1615.json",
+            "log/1844674407370955/1616.json",
+            "x",
+        ] {
             assert_eq!(seq_of_path(bad), None, "{bad}");
         }
         let receipt: Receipt = format!("7:{}", "0a".repeat(32)).parse().unwrap();

@@ -10,7 +10,9 @@ use bodley_io::store::{Put, SharedStore, list_after};
 use bytes::Bytes;
 
 use super::checkpoint::Checkpoints;
-use super::commit::{Commit, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path};
+use super::commit::{
+    Commit, LAST_SEQ, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path,
+};
 use super::identity::{self, Identity};
 use super::reading::{Features, MAX_TABLE};
 use super::rows::Rows;
@@ -172,7 +174,7 @@ impl Vault {
         let listed = list_after(&*self.store, "log/", &after).await?;
         seq = listed.iter().filter_map(|object| seq_of_path(&object.path)).fold(seq, u64::max);
         // A listing may be short.
-        while self.store.size(&commit_path(seq + 1)).await?.is_some() {
+        while seq < LAST_SEQ && self.store.size(&commit_path(seq + 1)).await?.is_some() {
             seq += 1;
         }
         Ok(seq)

@@ -197,16 +197,24 @@ impl History {
     }
 }
 
+/// Id and CRC-64 of a segment, if its commit writes them in the one way that a page can give back.
+pub(super) fn segment_key(row: &SegmentRef) -> Result<([u8; 16], u64), VaultError> {
+    let id = ulid::Ulid::from_string(&row.id).ok().filter(|id| id.to_string() == row.id);
+    let crc = u64::from_str_radix(&row.crc64, 16).ok().filter(|crc| format!("{crc:016x}") == row.crc64);
+    match (id, crc) {
+        (Some(id), Some(crc)) => Ok((id.to_bytes(), crc)),
+        _ => {
+            let what = format!("a commit writes the name or CRC-64 of segment {} in another way", row.id);
+            Err(VaultError::Unsupported(what))
+        }
+    }
+}
+
 fn write_segments(table: &mut TableWriter, rows: &[(u64, SegmentRef)]) -> Result<(), VaultError> {
     let (mut ids, mut crcs) = (Vec::new(), Vec::new());
     for (_, row) in rows {
-        let id = ulid::Ulid::from_string(&row.id).ok().filter(|id| id.to_string() == row.id);
-        let crc = u64::from_str_radix(&row.crc64, 16).ok().filter(|crc| format!("{crc:016x}") == row.crc64);
-        let (Some(id), Some(crc)) = (id, crc) else {
-            let what = format!("a commit writes the name or CRC-64 of segment {} in another way", row.id);
-            return Err(VaultError::Unsupported(what));
-        };
-        ids.push(id.to_bytes());
+        let (id, crc) = segment_key(row)?;
+        ids.push(id);
         crcs.push(crc);
     }
     let mut section = table.section("segments", rows.len());

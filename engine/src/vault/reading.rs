@@ -9,6 +9,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 
 use super::commit::{Commit, MAX_COMMIT, Op, TableRef, commit_path};
 use super::log::Vault;
+use super::pages::segment_key;
 use super::rows::Rows;
 use super::state::State;
 use super::table::Table;
@@ -18,7 +19,7 @@ use super::{VaultError, identity, sha256_hex};
 pub(crate) const MAX_TABLE: u64 = 1 << 30;
 /// Objects that are read at a time.
 const AHEAD: usize = 16;
-/// Bytes of tables that are read at a time, unless one is larger.
+/// Bytes of tables that are read and kept at a time, unless those of one commit are more.
 const AHEAD_BYTES: u64 = 32 << 20;
 
 /// A commit as it was found, and its tables, not yet decoded.
@@ -34,14 +35,25 @@ pub struct Entry {
 /// Reads commits and their tables, some ahead, and gives them in order.
 pub struct LogReader<'a> {
     vault: &'a Vault,
-    seqs: RangeInclusive<u64>,
+    /// The first commit that has not been read; `None` behind the largest number there is.
+    next: Option<u64>,
+    last: u64,
+    /// Read, without their tables.
+    commits: VecDeque<(u64, Read)>,
     ready: VecDeque<Entry>,
+}
+
+type Read = Result<(Commit, String), VaultError>;
+
+fn tables_of(commit: &Read) -> &[TableRef] {
+    commit.as_ref().map_or(&[], |(commit, _)| &commit.tables)
 }
 
 impl<'a> LogReader<'a> {
     /// Of the commits `seqs`.
     pub fn new(vault: &'a Vault, seqs: RangeInclusive<u64>) -> Self {
-        Self { vault, seqs, ready: VecDeque::new() }
+        let (next, last) = seqs.into_inner();
+        Self { vault, next: Some(next), last, commits: VecDeque::new(), ready: VecDeque::new() }
     }
 
     /// The next commit; `None` behind the last one.
@@ -55,28 +67,38 @@ impl<'a> LogReader<'a> {
     /// Goes on behind commit `seq`, which is not before the one that came last.
     pub fn skip_to(&mut self, seq: u64) {
         self.ready.retain(|entry| entry.seq > seq);
-        let (next, last) = (*self.seqs.start(), *self.seqs.end());
-        self.seqs = next.max(seq.saturating_add(1))..=last;
+        self.commits.retain(|(of, _)| *of > seq);
+        self.next = self.next.and_then(|next| Some(next.max(seq.checked_add(1)?)));
     }
 
     async fn fill(&mut self) {
-        let (first, last) = (*self.seqs.start(), *self.seqs.end());
-        if self.seqs.is_empty() {
-            return;
+        if self.commits.is_empty() {
+            self.read_commits().await;
         }
-        let until = last.min(first.saturating_add(AHEAD as u64 - 1));
-        self.seqs = until + 1..=last;
-        let commits: Vec<_> = self.vault.read_commits(first..=until).collect().await;
-        let of = |commit: &Result<(Commit, String), VaultError>| {
-            commit.as_ref().map_or_else(|_| Vec::new(), |(commit, _)| commit.tables.clone())
-        };
-        let tables: Vec<TableRef> = commits.iter().flat_map(of).collect();
+        let mut batch = Vec::new();
+        let mut bytes = 0u64;
+        while let Some((seq, commit)) = self.commits.pop_front() {
+            bytes = tables_of(&commit).iter().fold(bytes, |sum, table| sum.saturating_add(table.bytes));
+            if bytes > AHEAD_BYTES && !batch.is_empty() {
+                self.commits.push_front((seq, commit));
+                break;
+            }
+            batch.push((seq, commit));
+        }
+        let tables: Vec<TableRef> = batch.iter().flat_map(|(_, commit)| tables_of(commit)).cloned().collect();
         let mut read = std::pin::pin!(self.vault.read_objects(&tables));
-        for (seq, commit) in (first..).zip(commits) {
-            let count = commit.as_ref().map_or(0, |(commit, _)| commit.tables.len());
-            let tables = read.as_mut().take(count).collect().await;
+        for (seq, commit) in batch {
+            let tables = read.as_mut().take(tables_of(&commit).len()).collect().await;
             self.ready.push_back(Entry { seq, commit, tables });
         }
+    }
+
+    async fn read_commits(&mut self) {
+        let Some(first) = self.next.filter(|next| *next <= self.last) else { return };
+        let until = self.last.min(first.saturating_add(AHEAD as u64 - 1));
+        self.next = until.checked_add(1);
+        let read: Vec<_> = self.vault.read_commits(first..=until).collect().await;
+        self.commits.extend((first..=until).zip(read));
     }
 }
 
@@ -152,7 +174,8 @@ impl Vault {
 
     pub(super) async fn read_object(&self, table: &TableRef) -> Result<Bytes, VaultError> {
         let path = table.path();
-        self.store.get(&path, MAX_TABLE).await.map_err(|error| missing(&path, error))
+        let limit = table.bytes.min(MAX_TABLE);
+        self.store.get(&path, limit).await.map_err(|error| missing(&path, error))
     }
 
     /// Reads the objects of tables, some at a time, in order.
@@ -167,20 +190,20 @@ impl Vault {
 
     /// Adds up all commits to the head, from the newest sound checkpoint on. Stops at the first damage.
     pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
-        let start = self.start(keep_ranges).await;
-        let seq = start.seq;
-        let (state, features) = match self.fold_from(start).await {
+        let (checkpoint, start) = self.start(keep_ranges).await;
+        let folded = match (self.fold_from(start, false).await, checkpoint) {
             // A checkpoint is never the reason why a vault is damaged: the whole log decides.
-            Err(VaultError::Damaged { .. }) if seq > 0 => {
+            (Err(VaultError::Damaged { .. }), Some(path)) => {
                 let start = Start { state: State::new(keep_ranges), ..Start::default() };
-                let folded = self.fold_from(start).await?;
-                self.checkpoints.warn(format!(
-                    "the checkpoint of commit {seq} does not go with the commits behind it: the whole log was read"
-                ));
+                let folded = self.fold_from(start, false).await?;
+                self.checkpoints
+                    .warn(format!("{path} does not go with the commits behind it: the whole log was read"));
+                self.checkpoints.distrust(path);
                 folded
             }
-            folded => folded?,
+            (folded, _) => folded?,
         };
+        let Start { state, features, .. } = folded;
         self.features = features;
         self.foreign.clear();
         self.cursors = state.cursors();
@@ -188,21 +211,31 @@ impl Vault {
         Ok(state)
     }
 
-    async fn fold_from(&self, start: Start) -> Result<(State, Features), VaultError> {
+    /// Goes on from `start` to the head. `strict`: refuses what the pages of a checkpoint could not say.
+    pub(super) async fn fold_from(&self, start: Start, strict: bool) -> Result<Start, VaultError> {
         let Start { seq, mut state, digest: mut prev, mut features } = start;
-        let mut reader = LogReader::new(self, seq + 1..=self.head.receipt.seq);
+        let head = self.head.receipt.seq;
+        let mut reader = LogReader::new(self, seq + 1..=head);
         while let Some(Entry { seq, commit, tables }) = reader.next().await {
             let (commit, digest) = commit?;
             self.check_link(&commit, prev.as_ref())?;
             features.note(&commit)?;
+            if strict {
+                check_known(&commit, &digest)?;
+            }
             state.add_commit(&commit);
             for (table, bytes) in commit.tables.iter().zip(tables) {
-                state.add_rows(seq, decode_table(table, &bytes?)?);
+                let (path, bytes) = (table.path(), bytes?);
+                let table = open_table(&path, table, &bytes)?;
+                if strict && !table.has_only(&Rows::COLUMNS) {
+                    return Err(unknown(&path));
+                }
+                state.add_rows(seq, Rows::decode(&table)?);
             }
             prev = Some(digest);
         }
         state.check()?;
-        Ok((state, features))
+        Ok(Start { seq: head, state, digest: prev, features })
     }
 
     /// Checks that a commit follows the one whose digest is `prev`.
@@ -224,6 +257,19 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+/// Whether a commit can be said in pages.
+fn check_known(commit: &Commit, digest: &String) -> Result<(), VaultError> {
+    if commit.encode()?.1 != *digest {
+        return Err(unknown(&commit_path(commit.seq)));
+    }
+    commit.segments.iter().try_for_each(|segment| segment_key(segment).map(drop))
+}
+
+/// Pages are made anew from what is understood: what is not would be lost to those who do.
+fn unknown(object: &str) -> VaultError {
+    VaultError::Unsupported(format!("{object} holds what this version does not know"))
 }
 
 /// The rows of a table, if its bytes are those that were committed.

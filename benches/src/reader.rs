@@ -292,8 +292,8 @@ mod tests {
     #[test]
     fn a_cut_batch_is_left() {
         let mut builder = Builder::new(Codec::None);
-        builder.push(1, &[1, 1, 0]);
-        builder.push(1, &[1, 1, 0]);
+        builder.push(1, 0, &[1, 1, 0]);
+        builder.push(1, 0, &[1, 1, 0]);
         let batch = builder.finish().unwrap();
         let cut = [batch.clone(), batch.get(..70).unwrap().to_vec()].concat();
         assert_eq!(walk(&cut, 0).unwrap(), (2, batch.len()));

@@ -260,7 +260,7 @@ impl Vault {
 }
 
 /// Whether a commit can be said in pages.
-fn check_known(commit: &Commit, digest: &String) -> Result<(), VaultError> {
+fn check_known(commit: &Commit, digest: &str) -> Result<(), VaultError> {
     if commit.encode()?.1 != *digest {
         return Err(unknown(&commit_path(commit.seq)));
     }

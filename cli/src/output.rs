@@ -73,13 +73,17 @@ pub fn print_failure(format: OutputFormat, command: &str, ended: &Ended) {
     }
 }
 
-/// One line, and one more with advice.
+/// One line, or one for each of several reasons, and one more with advice.
 fn print_issue(issue: &Issue) {
-    eprintln!("bodley: {}", plain(&issue.message));
+    let reasons: Vec<Cow<'_, str>> = issue.message.split(REASON).map(plain).collect();
+    eprintln!("bodley: {}", reasons.join(REASON));
     if let Some(hint) = &issue.hint {
         eprintln!("        {}", plain(hint));
     }
 }
+
+/// What stands between several reasons in a message.
+const REASON: &str = "\n  ";
 
 /// Text from brokers and vaults as a terminal may see it: control characters, which could be commands to it, are escaped.
 pub fn plain(text: &str) -> Cow<'_, str> {

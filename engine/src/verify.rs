@@ -135,6 +135,7 @@ async fn read_log(vault: &Vault, report: &mut Report) -> Result<Log, EngineError
     let state = State::new(true);
     let mut log = Log { state, by_segment: BySegment::new(), whole: true, named: HashSet::new() };
     let mut audit = Audit::begin(vault).await?;
+    report.errors.extend(audit.beyond_log().map(|(path, seq)| cut_off(path, vault.receipt().seq, *seq)));
     let mut features = Features::default();
     let mut prev = None;
     let mut reader = LogReader::new(vault, 1..=vault.receipt().seq);
@@ -276,6 +277,15 @@ async fn check_segments(
     }
     report.bytes = checker.progress.snapshot().bytes;
     Ok(())
+}
+
+/// A checkpoint tells of commits that the log does not have.
+fn cut_off(path: &str, head: u64, seq: u64) -> Issue {
+    let message =
+        format!("the log's end was cut off: it ends at commit {head}, and {path} was made at commit {seq}");
+    Issue::new("log_cut", Severity::Missing, message)
+        .object(path)
+        .hint("bring the missing objects of log/ back from a copy, or see `bodley help rebuild`, before anything else is backed up into this vault")
 }
 
 impl Checker {

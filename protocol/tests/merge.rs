@@ -182,27 +182,28 @@ fn another_codec_begins_another_batch() {
 #[test]
 fn the_limit_holds_to_the_byte() {
     for codec in ALL {
-        let (one, two) = (ten(codec, 0, 0), ten(codec, 10, 0));
-        let mut merge = Merge::new(1 << 20);
-        take(&mut merge, &one).unwrap();
-        take(&mut merge, &two).unwrap();
-        let mut plain = Merge::new(1 << 20);
-        take(&mut plain, &ten(Codec::None, 0, 0)).unwrap();
-        take(&mut plain, &ten(Codec::None, 10, 0)).unwrap();
-        let size = sealed(&merge).len().max(sealed(&plain).len());
+        let all = |codec| (0..8).map(move |n| ten(codec, 10 * n, 0));
+        let size = |codec| {
+            let mut merge = Merge::new(1 << 20);
+            all(codec).for_each(|batch| _ = take(&mut merge, &batch).unwrap());
+            sealed(&merge).len()
+        };
+        let size = size(codec).max(size(Codec::None));
         for (limit, fits) in [(size, true), (size - 1, false)] {
             let mut merge = Merge::new(limit);
-            take(&mut merge, &one).unwrap();
-            assert_eq!(take(&mut merge, &two).is_some(), fits, "{codec:?}");
+            let taken: Vec<bool> = all(codec).map(|batch| take(&mut merge, &batch).is_some()).collect();
+            assert_eq!(taken, [true, true, true, true, true, true, true, fits], "{codec:?}");
             assert!(sealed(&merge).len() <= limit);
         }
     }
     // Packing may make it larger.
-    let noise: Vec<u8> = (0..500u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let noise = batch_of(Codec::Gzip, 0, 0, &[(0, None, Some(noise), Vec::new())]);
-    let plain = 500 + HEADER_LEN + 10;
+    let plain = 4 * (500 + 10) + HEADER_LEN;
     let mut merge = Merge::new(plain);
-    assert_eq!(take(&mut merge, &noise), Some(1));
+    for n in 0..4 {
+        let noise = (n * 500..(n + 1) * 500).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8);
+        let noise = batch_of(Codec::Gzip, n.into(), 0, &[(0, None, Some(noise.collect()), Vec::new())]);
+        assert_eq!(take(&mut merge, &noise), Some(1));
+    }
     assert!(merge.seal().unwrap().is_none_or(|sealed| sealed.size() <= plain));
 }
 

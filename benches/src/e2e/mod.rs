@@ -99,6 +99,10 @@ pub fn run(options: &Options) -> Result<()> {
 impl Options {
     /// Who takes part, and who does not though asked for.
     fn contestants(&self, folder: &Path) -> Result<(Vec<Contestant>, Vec<String>)> {
+        let is_missing = |one: &&Contestant| one.peer().is_some_and(|peer| !self.peer.contains(&peer));
+        if self.only.iter().any(|one| is_missing(&one)) {
+            anyhow::bail!("--only names a peer that --peer does not: add --peer oso");
+        }
         let all = Contestant::value_variants().iter().copied();
         let all = all.filter(|one| one.peer().is_none_or(|peer| self.peer.contains(&peer)));
         let wanted = all.filter(|one| self.only.is_empty() || self.only.contains(one));

@@ -32,10 +32,10 @@ pub struct Choice {
     #[arg(long, value_name = "FORM", value_delimiter = ',')]
     batches: Vec<Form>,
     /// Size of the topic: bytes of batches, compressed as they are; each partition has one batch at least
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
     mebibytes: u64,
     /// The same for batches of one record, unless `--mebibytes` is less
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     one_mebibytes: u64,
     /// Every number of partitions (1, 4, 100, 1000) with every compression and every form; takes hours
     #[arg(long, conflicts_with_all = ["partitions", "codec", "batches"])]

@@ -20,6 +20,8 @@ pub struct Audit {
     checkpoints: Vec<Candidate>,
     /// Paths of the pages of all checkpoints, also of those that are no use.
     pages: HashSet<String>,
+    /// The newest sound one of a commit that the log does not reach, and that commit.
+    beyond: Option<(String, u64)>,
     sums: Sums,
     /// Of all that history pages must hold by now.
     sum: u64,
@@ -70,7 +72,15 @@ impl Audit {
             self.notes.push(no_use(&path, &error));
         } else if checkpoint.seq <= vault.receipt().seq {
             self.checkpoints.push(Candidate { path, checkpoint, log: None });
+        } else if self.beyond.is_none() {
+            self.beyond = Some((path, checkpoint.seq));
         }
+    }
+
+    /// The checkpoint, and its commit, that proves that the log's end was cut off: it was listed before the end of the log was looked for, so its commit was
+    /// there.
+    pub fn beyond_log(&self) -> Option<&(String, u64)> {
+        self.beyond.as_ref()
     }
 
     /// Something wrong with a checkpoint is a note; anything else ends the run.

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +65,12 @@ impl DiskStore {
     }
 }
 
+/// Bytes of a regular file. Anything else could go on for ever, or keep us waiting.
+fn regular_size(file: &Path) -> io::Result<u64> {
+    let found = std::fs::metadata(file)?;
+    if found.is_file() { Ok(found.len()) } else { Err(io::Error::other("it is no regular file")) }
+}
+
 /// Runs blocking file work on a thread for it.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -109,11 +115,18 @@ impl Store for DiskStore {
         let (file, path) = (self.file(path), path.to_owned());
         blocking(move || {
             let error = |e| StoreError::io("read", &path, e);
-            let size = std::fs::metadata(&file).map_err(error)?.len();
-            if size > limit {
-                return Err(StoreError::TooLarge { object: path, size, limit });
+            let size = regular_size(&file).map_err(error)?;
+            let mut bytes = Vec::new();
+            if size <= limit {
+                let file = File::open(&file).map_err(error)?;
+                file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(error)?;
             }
-            Ok(std::fs::read(&file).map_err(error)?.into())
+            let size = size.max(bytes.len() as u64);
+            if size > limit {
+                Err(StoreError::TooLarge { object: path, size, limit })
+            } else {
+                Ok(bytes.into())
+            }
         })
         .await
     }
@@ -158,6 +171,7 @@ impl DiskStore {
         let error = |e| StoreError::io("read", path, e);
         let wanted = at.saturating_add(len as u64);
         let wish = self.direct == DirectIo::Auto;
+        regular_size(&self.file(path)).map_err(error)?;
         let (mut file, mut direct) =
             open(&self.file(path), OpenOptions::new().read(true), wish).map_err(error)?;
         let lead = (at % BLOCK as u64) as usize;
@@ -438,6 +452,21 @@ mod tests {
                 left.push(entry.unwrap().file_name().into_string().unwrap());
             }
             assert!(!left.iter().any(|name| name.starts_with(TEMP_PREFIX)), "{left:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("zeros")).unwrap();
+        let store = DiskStore::new(folder.path(), DirectIo::Auto);
+        let pool = crate::BufferPool::new(1 << 20, 1 << 20);
+        let errors = [
+            store.get("zeros", 1 << 20).await.unwrap_err(),
+            store.read("zeros", 0, 100, pool.get(1).await.unwrap()).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.to_string(), "cannot read zeros: it is no regular file");
         }
     }
 

@@ -83,6 +83,9 @@ async fn pages_are_no_orphans() {
     memory.objects().remove(&commit_path(6));
     memory.objects().remove(&commit_path(7));
     let report = sample::verified(&shared(&memory), None).await;
+    let cut: Vec<_> = report.errors.iter().filter(|issue| issue.code == "log_cut").collect();
+    assert!(matches!(cut.as_slice(), [cut] if cut.message.contains("ends at commit 5")), "{cut:?}");
+    assert_eq!(report.exit_code(), 3);
     assert!(
         report.notes.iter().any(|note| note.contains("commit 6 is not in the log")),
         "{:?}",

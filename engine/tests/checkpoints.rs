@@ -17,26 +17,8 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::memory::MemoryStore;
 use common::frozen::{Frozen, Stop};
 use common::history::Histories;
+use common::memory::{copy, paths, sha256, shared, with_checkpoints};
 use common::sample;
-use sha2::Digest;
-
-fn shared(memory: &MemoryStore) -> SharedStore {
-    Arc::new(memory.clone())
-}
-
-fn copy(memory: &MemoryStore) -> MemoryStore {
-    let copy = MemoryStore::new();
-    copy.objects().clone_from(&memory.objects());
-    copy
-}
-
-fn paths(memory: &MemoryStore, prefix: &str) -> Vec<String> {
-    memory.objects().keys().filter(|path| path.starts_with(prefix)).cloned().collect()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// Both folds, with and without ranges, and what was said.
 async fn folds(memory: &MemoryStore, seq: Option<u64>) -> Result<([State; 2], Vec<String>), VaultError> {
@@ -93,20 +75,6 @@ async fn a_fold_through_a_checkpoint_is_the_fold_of_the_log() {
         assert_eq!(notes_of_verify(&memory).await, [""; 0], "seed {seed}");
     }
     assert!(made > soak as usize, "{made} checkpoints only");
-}
-
-/// A history with checkpoints of commits 8 and 16, and two commits behind them.
-async fn with_checkpoints() -> MemoryStore {
-    let memory = MemoryStore::new();
-    let mut histories = Histories::new(&shared(&memory), 5).await;
-    for _ in 1..18 {
-        let vault = histories.commit().await;
-        vault.checkpoint_every(8);
-        vault.checkpoint().await.unwrap();
-    }
-    let seqs: Vec<_> = paths(&memory, "checkpoint/").iter().map(|path| path[11..31].to_owned()).collect();
-    assert_eq!(seqs, [format!("{:020}", 8), format!("{:020}", 16)]);
-    memory
 }
 
 fn read(memory: &MemoryStore, path: &str) -> Checkpoint {

@@ -15,12 +15,9 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::memory::MemoryStore;
 use bodley_testbed::vault_reader;
 use common::history::Histories;
+use common::memory::shared;
 use common::sample;
 use tokio::sync::watch;
-
-fn shared(memory: &MemoryStore) -> SharedStore {
-    Arc::new(memory.clone())
-}
 
 /// What the reader says when it has added up a vault and is asked for a topic that there is not.
 fn reads(root: &Path, memory: &MemoryStore, args: &[&str]) -> (Option<i32>, String) {

@@ -19,22 +19,9 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::store::memory::MemoryStore;
 use common::frozen::Frozen;
-use common::history::Histories;
+use common::memory::{paths, sha256, shared, with_checkpoints};
 use common::sample;
-use sha2::Digest;
 use tokio::sync::watch;
-
-fn shared(memory: &MemoryStore) -> SharedStore {
-    Arc::new(memory.clone())
-}
-
-fn paths(memory: &MemoryStore, prefix: &str) -> Vec<String> {
-    memory.objects().keys().filter(|path| path.starts_with(prefix)).cloned().collect()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 fn read(memory: &MemoryStore, path: &str) -> Checkpoint {
     Checkpoint::decode(path, &memory.objects()[path]).unwrap().0
@@ -57,19 +44,6 @@ async fn log_alone(memory: &MemoryStore) -> State {
     copy.objects().clone_from(&memory.objects());
     copy.objects().retain(|path, _| !path.starts_with("checkpoint/"));
     fold(&copy, true).await.0
-}
-
-/// A history with checkpoints of commits 8 and 16, and two commits behind them.
-async fn with_checkpoints() -> MemoryStore {
-    let memory = MemoryStore::new();
-    let mut histories = Histories::new(&shared(&memory), 5).await;
-    for _ in 1..18 {
-        let vault = histories.commit().await;
-        vault.checkpoint_every(8);
-        vault.checkpoint().await.unwrap();
-    }
-    assert_eq!(paths(&memory, "checkpoint/").len(), 2);
-    memory
 }
 
 /// As the next backup does.

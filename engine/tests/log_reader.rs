@@ -11,14 +11,10 @@ use bodley_engine::vault::commit::{Commit, commit_path};
 use bodley_engine::vault::log::{Addition, Vault};
 use bodley_engine::vault::reading::LogReader;
 use bodley_engine::vault::rows::Rows;
-use bodley_io::store::SharedStore;
 use bodley_io::store::memory::MemoryStore;
 use common::frozen::Frozen;
+use common::memory::shared;
 use common::sample;
-
-fn shared(memory: &MemoryStore) -> SharedStore {
-    Arc::new(memory.clone())
-}
 
 /// Commits 2 to 11 with a table each.
 async fn vault() -> MemoryStore {

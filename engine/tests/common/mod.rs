@@ -7,5 +7,6 @@ pub mod chaos;
 pub mod frozen;
 pub mod history;
 pub mod machine;
+pub mod memory;
 pub mod model;
 pub mod sample;

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod doctor;
 pub mod error;
 pub mod inventory;
+pub mod moment;
 pub mod progress;
 pub mod rebuild;
 pub mod report;
@@ -15,6 +16,7 @@ pub mod vault;
 pub mod verify;
 
 pub use error::EngineError;
+pub use moment::{At, Moment};
 pub use progress::Progress;
 pub use report::{Gap, Issue, Merged, Report, TopicReport};
-pub use select::Selection;
+pub use select::{Pick, Selection};

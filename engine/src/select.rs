@@ -80,6 +80,44 @@ impl Selection {
     }
 }
 
+/// Which of some things with names, such as consumer groups: patterns as given on the command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pick {
+    /// Names or globs; none: all.
+    pub include: Vec<String>,
+    /// Names or globs to leave out.
+    pub exclude: Vec<String>,
+}
+
+impl Pick {
+    /// Whether one of this name is meant.
+    pub fn covers(&self, name: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, name));
+        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+    }
+
+    /// The chosen ones of those that are there. A name that does not exist, or a glob that matches nothing, is refused; `what` they are, and `place`
+    /// where they were looked for, are for the message.
+    pub fn choose<'a>(
+        &self,
+        there: impl Iterator<Item = &'a str> + Clone,
+        what: &str,
+        place: &str,
+    ) -> Result<BTreeSet<String>, EngineError> {
+        for pattern in &self.include {
+            if !there.clone().any(|name| matches(pattern, name)) {
+                let none = if is_glob(pattern) {
+                    format!("no {what} matches")
+                } else {
+                    format!("there is no {what}")
+                };
+                return Err(EngineError::Refused(format!("{none} `{pattern}` {place}")));
+            }
+        }
+        Ok(there.filter(|name| self.covers(name)).map(str::to_owned).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +153,19 @@ mod tests {
         assert_eq!(choose(&["orders", "orders*"], &[], false).unwrap(), ["orders", "orders.eu"]);
         // A dot is a dot, a bracket a bracket.
         assert!(choose(&["orders[.]eu"], &[], false).is_err());
+    }
+
+    #[test]
+    fn picks() {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        let choose = |include: &[&str], exclude: &[&str]| {
+            let pick = Pick { include: own(include), exclude: own(exclude) };
+            let chosen = pick.choose(["billing", "audit", "audit-2"].into_iter(), "group", "in the vault");
+            chosen.map(|chosen| chosen.into_iter().collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        assert_eq!(choose(&[], &["audit*"]).unwrap(), ["billing"]);
+        assert_eq!(choose(&["audit*"], &["audit"]).unwrap(), ["audit-2"]);
+        assert_eq!(choose(&["bill"], &[]).unwrap_err(), "there is no group `bill` in the vault");
+        assert_eq!(choose(&["x*"], &[]).unwrap_err(), "no group matches `x*` in the vault");
     }
 }

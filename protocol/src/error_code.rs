@@ -52,10 +52,13 @@ impl ErrorCode {
     pub const OPERATION_NOT_ATTEMPTED: Self = Self(55);
     pub const KAFKA_STORAGE_ERROR: Self = Self(56);
     pub const UNKNOWN_PRODUCER_ID: Self = Self(59);
+    pub const NON_EMPTY_GROUP: Self = Self(68);
+    pub const GROUP_ID_NOT_FOUND: Self = Self(69);
     pub const FENCED_LEADER_EPOCH: Self = Self(74);
     pub const UNKNOWN_LEADER_EPOCH: Self = Self(75);
     pub const OFFSET_NOT_AVAILABLE: Self = Self(78);
     pub const UNSTABLE_OFFSET_COMMIT: Self = Self(88);
+    pub const GROUP_SUBSCRIBED_TO_TOPIC: Self = Self(86);
     pub const INVALID_RECORD: Self = Self(87);
     pub const THROTTLING_QUOTA_EXCEEDED: Self = Self(89);
     pub const PRODUCER_FENCED: Self = Self(90);

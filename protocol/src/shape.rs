@@ -247,6 +247,7 @@ const fn of(api_key: i16) -> Option<&'static Shape> {
         32 => &DESCRIBE_CONFIGS,
         36 => &SASL_AUTHENTICATE,
         44 => &INCREMENTAL_ALTER_CONFIGS,
+        47 => &OFFSET_DELETE,
         55 => &DESCRIBE_QUORUM,
         _ => return None,
     })
@@ -479,6 +480,18 @@ static SASL_AUTHENTICATE: Shape =
 static INCREMENTAL_ALTER_CONFIGS: Shape = Shape {
     flexible: 1,
     fields: &[all(FOUR), all(Kind::Array(&Kind::Struct(&[all(TWO), all(TEXT), all(ONE), all(TEXT)])))],
+};
+
+static OFFSET_DELETE: Shape = Shape {
+    flexible: i16::MAX,
+    fields: &[
+        all(TWO),
+        all(FOUR),
+        all(Kind::Array(&Kind::Struct(&[
+            all(TEXT),
+            all(Kind::Array(&Kind::Struct(&[all(FOUR), all(TWO)]))),
+        ]))),
+    ],
 };
 
 const QUORUM_REPLICAS: Kind =

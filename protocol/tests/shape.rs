@@ -69,6 +69,7 @@ fn every(each: &mut impl Each) {
     versions::<DescribeConfigsRequest>(each);
     versions::<SaslAuthenticateRequest>(each);
     versions::<IncrementalAlterConfigsRequest>(each);
+    versions::<OffsetDeleteRequest>(each);
     versions::<DescribeQuorumRequest>(each);
 }
 

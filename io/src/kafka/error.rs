@@ -161,6 +161,33 @@ impl KafkaError {
         code.check().map_err(|code| Self::Refused { api, subject: subject(), code, message: None })
     }
 
+    /// The same for another thing that it kept from being done, as far as its retry class goes.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Tls { broker, what, passing } => {
+                Self::Tls { broker: broker.clone(), what: what.clone(), passing: *passing }
+            }
+            Self::Auth { broker, mechanism, what, passing } => {
+                let (broker, what) = (broker.clone(), what.clone());
+                Self::Auth { broker, mechanism, what, passing: *passing }
+            }
+            Self::Token { broker, mechanism, source } => {
+                let (broker, what) = (broker.clone(), format!("no token: {source}"));
+                Self::Auth { broker, mechanism, what, passing: source.passing }
+            }
+            Self::Version { broker, source } => {
+                Self::Version { broker: broker.clone(), source: source.clone() }
+            }
+            Self::Refused { api, subject, code, message } => {
+                let (subject, message) = (subject.clone(), message.clone());
+                Self::Refused { api, subject, code: *code, message }
+            }
+            Self::GaveUp { after, last } => Self::GaveUp { after: *after, last: Box::new(last.again()) },
+            Self::Stopped => Self::Stopped,
+            other => Self::NoRoute(other.to_string()),
+        }
+    }
+
     /// An answer that says nothing of something that was asked for.
     pub(crate) fn left_out(api: &str, what: impl std::fmt::Display) -> Self {
         Self::NoRoute(format!("the answer to {api} says nothing of {what}"))

@@ -7,12 +7,14 @@ pub mod connection;
 pub mod error;
 pub mod fetch;
 pub mod groups;
+mod many;
 pub mod offsets;
 pub mod produce;
 pub mod rights;
 pub mod security;
 pub mod stream;
 pub mod tail;
+pub mod times;
 pub mod topics;
 pub mod transactions;
 

@@ -105,7 +105,8 @@ enum Question {
     EpochEnd(i32),
 }
 
-type Part = (TopicPartition, Result<Found, ErrorCode>);
+/// What an answer says of one partition.
+pub(super) type Part = (TopicPartition, Result<Found, ErrorCode>);
 
 impl Cluster {
     /// The offsets of one end of each partition.
@@ -207,14 +208,14 @@ impl Cluster {
             match question {
                 Question::End(end) => {
                     asked = Some(end);
-                    ends.push((tp, leader_epoch));
+                    ends.push(Ask { tp, leader_epoch, timestamp: end.timestamp() });
                 }
                 Question::EpochEnd(epoch) => epochs.push((tp, leader_epoch, epoch)),
             }
         }
         let mut parts = Vec::new();
         if let Some(end) = asked {
-            let request = list_offsets_request(end, &ends);
+            let request = list_offsets_request(end.replica(), end.isolation(), &ends);
             parts.extend(list_offsets_parts(self.call_once(To::Broker(leader), i16::MAX, &request).await?));
         }
         if !epochs.is_empty() {
@@ -238,28 +239,36 @@ fn topic_name(name: &Arc<str>) -> TopicName {
     TopicName(StrBytes::from_string(name.to_string()))
 }
 
-fn list_offsets_request(end: End, of: &[(TopicPartition, i32)]) -> ListOffsetsRequest {
-    let topics = of.chunk_by(|a, b| a.0.topic == b.0.topic).filter_map(|group| {
-        let (first, _) = group.first()?;
-        let partitions = group.iter().map(|(tp, leader_epoch)| {
+/// A question about one partition.
+pub(super) struct Ask {
+    pub(super) tp: TopicPartition,
+    pub(super) leader_epoch: i32,
+    /// Milliseconds since 1970, or one of Kafka's numbers below 0.
+    pub(super) timestamp: i64,
+}
+
+/// `of` is sorted by partition.
+pub(super) fn list_offsets_request(replica: i32, isolation: i8, of: &[Ask]) -> ListOffsetsRequest {
+    let topics = of.chunk_by(|a, b| a.tp.topic == b.tp.topic).filter_map(|of_topic| {
+        let partitions = of_topic.iter().map(|ask| {
             ListOffsetsPartition::default()
-                .with_partition_index(tp.partition)
-                .with_current_leader_epoch(*leader_epoch)
-                .with_timestamp(end.timestamp())
+                .with_partition_index(ask.tp.partition)
+                .with_current_leader_epoch(ask.leader_epoch)
+                .with_timestamp(ask.timestamp)
         });
         Some(
             ListOffsetsTopic::default()
-                .with_name(topic_name(&first.topic))
+                .with_name(topic_name(&of_topic.first()?.tp.topic))
                 .with_partitions(partitions.collect()),
         )
     });
     ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(end.replica()))
-        .with_isolation_level(end.isolation())
+        .with_replica_id(BrokerId(replica))
+        .with_isolation_level(isolation)
         .with_topics(topics.collect())
 }
 
-fn list_offsets_parts(response: ListOffsetsResponse) -> Vec<Part> {
+pub(super) fn list_offsets_parts(response: ListOffsetsResponse) -> Vec<Part> {
     let mut parts = Vec::new();
     for topic in response.topics {
         let name: Arc<str> = Arc::from(topic.name.as_str());

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     let [api, version, frame @ ..] = input else { return };
     let (version, frame) = (i16::from(version % 16), frame.to_vec().into());
-    match api % 16 {
+    match api % 17 {
         0 => drop(decode::<ProduceRequest>(version, frame)),
         1 => drop(decode::<ListOffsetsRequest>(version, frame)),
         2 => drop(decode::<MetadataRequest>(version, frame)),
@@ -26,6 +26,7 @@ fuzz_target!(|input: &[u8]| {
         12 => drop(decode::<EndTxnRequest>(version, frame)),
         13 => drop(decode::<DescribeConfigsRequest>(version, frame)),
         14 => drop(decode::<SaslAuthenticateRequest>(version, frame)),
+        15 => drop(decode::<OffsetDeleteRequest>(version, frame)),
         _ => drop(decode::<IncrementalAlterConfigsRequest>(version, frame)),
     }
 });

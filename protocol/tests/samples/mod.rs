@@ -178,6 +178,20 @@ impl Sample for OffsetFetchResponse {
     }
 }
 
+impl Sample for OffsetDeleteResponse {
+    fn sample(_: i16) -> Self {
+        use offset_delete_response::*;
+        let partition = |index, code| {
+            OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(code)
+        };
+        let of = OffsetDeleteResponseTopic::default()
+            .with_name(topic("orders"))
+            .with_partitions(vec![partition(0, 0), partition(3, 86)]);
+        let topics = vec![of, OffsetDeleteResponseTopic::default()];
+        OffsetDeleteResponse::default().with_error_code(69).with_throttle_time_ms(2).with_topics(topics)
+    }
+}
+
 impl Sample for FindCoordinatorResponse {
     fn sample(v: i16) -> Self {
         use find_coordinator_response::Coordinator;

@@ -1,4 +1,10 @@
-//! Consumer groups: ListGroups on every broker, OffsetFetch and OffsetCommit at each group's coordinator.
+//! Consumer groups: ListGroups on every broker, OffsetFetch and OffsetCommit at each group's coordinator. Many groups at once: `bulk.rs`.
+
+mod bulk;
+mod coordinators;
+mod live;
+
+pub use coordinators::ByGroup;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +14,8 @@ use bodley_protocol::messages::offset_commit_request::{
 };
 use bodley_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use bodley_protocol::messages::{
-    FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest, TopicName,
+    FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, TopicName,
 };
 use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
@@ -36,6 +43,8 @@ pub struct Listed {
     pub protocol_type: String,
     /// `classic`, `consumer`, …; empty before ListGroups v5.
     pub kind: String,
+    /// `Stable`, `Empty`, …; empty before ListGroups v4.
+    pub state: String,
 }
 
 /// A committed offset, as the broker gave it.
@@ -91,6 +100,7 @@ impl Cluster {
             group: group.group_id.to_string(),
             protocol_type: group.protocol_type.to_string(),
             kind: group.group_type.to_string(),
+            state: group.group_state.to_string(),
         });
         Ok(listed.collect())
     }
@@ -135,61 +145,15 @@ impl Cluster {
         group: &str,
         require_stable: bool,
     ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
-        let id = GroupId(StrBytes::from_string(group.to_owned()));
-        let listed = OffsetFetchRequestGroup::default().with_group_id(id.clone()).with_topics(None);
-        // One request serves both forms: fields that a version lacks must be at their defaults.
-        let many =
-            OffsetFetchRequest::default().with_groups(vec![listed]).with_require_stable(require_stable);
-        let response = match self.call_min(coordinator, MANY_GROUPS, &many).await? {
-            Some(response) => response,
-            None => {
-                let one = OffsetFetchRequest::default().with_group_id(id).with_topics(None);
-                self.call_once(To::Broker(coordinator), MANY_GROUPS - 1, &one).await?
-            }
-        };
-        KafkaError::check("OffsetFetch", || group.to_owned(), response.error_code)?;
-        let mut offsets = BTreeMap::new();
-        let mut add = |topic: &str, partition: i32, error: i16, committed: Committed| {
-            let tp = TopicPartition::new(&Arc::from(topic), partition);
-            KafkaError::check("OffsetFetch", || format!("{group}, {tp}"), error)?;
-            if committed.offset >= 0 {
-                offsets.insert(tp, committed);
-            }
-            Ok(())
-        };
-        for answered in &response.groups {
-            KafkaError::check("OffsetFetch", || group.to_owned(), answered.error_code)?;
-            for topic in &answered.topics {
-                for p in &topic.partitions {
-                    let metadata = p.metadata.as_ref().map(|m| m.to_string());
-                    let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
-                    let committed = Committed { offset, leader_epoch, metadata };
-                    add(&topic.name, p.partition_index, p.error_code, committed)?;
-                }
-            }
+        let broker = To::Broker(coordinator);
+        if self.version::<OffsetFetchRequest>(broker, LAST_WITH_NAMES).await? < MANY_GROUPS {
+            let response = self.call_once(broker, MANY_GROUPS - 1, &of_group(group)).await?;
+            return read_group(&response, group);
         }
-        for topic in &response.topics {
-            for p in &topic.partitions {
-                let metadata = p.metadata.as_ref().map(|m| m.to_string());
-                let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
-                let committed = Committed { offset, leader_epoch, metadata };
-                add(&topic.name, p.partition_index, p.error_code, committed)?;
-            }
-        }
-        Ok(offsets)
-    }
-
-    /// As `call_capped` with [`LAST_WITH_NAMES`]; `None` when the broker's version is below `min`.
-    async fn call_min(
-        &self,
-        broker: i32,
-        min: i16,
-        request: &OffsetFetchRequest,
-    ) -> Result<Option<bodley_protocol::messages::OffsetFetchResponse>, KafkaError> {
-        if self.version::<OffsetFetchRequest>(To::Broker(broker), LAST_WITH_NAMES).await? < min {
-            return Ok(None);
-        }
-        self.call_once(To::Broker(broker), LAST_WITH_NAMES, request).await.map(Some)
+        let request = of_groups(&[group], require_stable);
+        let mut read =
+            read_groups(self.call_once(broker, LAST_WITH_NAMES, &request).await?, &[group]).into_iter();
+        read.next().map_or_else(|| Err(KafkaError::left_out("OffsetFetch", group)), |(_, read)| read)
     }
 
     /// The broker that keeps a group's offsets.
@@ -232,13 +196,7 @@ impl Cluster {
         sorted.sort_by(|a, b| a.tp.cmp(&b.tp));
         let mut rest = sorted.as_slice();
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |new: &&&NewOffset| {
-                bytes +=
-                    new.metadata.as_ref().map_or(0, String::len) + new.tp.topic.len() + group.len() + 100;
-                bytes <= COMMIT_BYTES
-            };
-            let (some, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let (some, behind) = rest.split_at(fitting(group, rest));
             self.commit_some(group, some).await?;
             rest = behind;
         }
@@ -246,39 +204,133 @@ impl Cluster {
     }
 
     async fn commit_some(&self, group: &str, offsets: &[&NewOffset]) -> Result<(), KafkaError> {
-        let topic = |of_topic: &[&NewOffset]| {
-            let name = TopicName(StrBytes::from_string(of_topic.first()?.tp.topic.to_string()));
-            let partitions = of_topic.iter().map(|new| committed_partition(new)).collect();
-            Some(OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions))
-        };
-        let topics: Vec<OffsetCommitRequestTopic> =
-            offsets.chunk_by(|a, b| a.tp.topic == b.tp.topic).filter_map(topic).collect();
-        let request = OffsetCommitRequest::default()
-            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-            .with_generation_id_or_member_epoch(-1)
-            .with_topics(topics);
+        let request = commit_request(group, offsets);
         self.retrying(|| async {
             let coordinator = self.coordinator(group).await?;
             let response = self.call_once(To::Broker(coordinator), LAST_COMMIT_WITH_NAMES, &request).await?;
-            let answers = response.topics.iter().flat_map(|topic| {
-                topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
-            });
-            let answered: BTreeSet<(&str, i32)> = answers.collect();
-            let is_answered = |new: &&&NewOffset| answered.contains(&(&*new.tp.topic, new.tp.partition));
-            if let Some(new) = offsets.iter().find(|new| !is_answered(new)) {
-                return Err(KafkaError::left_out("OffsetCommit", &new.tp));
-            }
-            for topic in response.topics {
-                for partition in topic.partitions {
-                    let subject =
-                        || format!("group {group}, {}-{}", topic.name.as_str(), partition.partition_index);
-                    KafkaError::check("OffsetCommit", subject, partition.error_code)?;
-                }
-            }
-            Ok(())
+            check_committed(group, offsets, &response)
         })
         .await
     }
+}
+
+/// How many of `rest` one request commits, at least one.
+fn fitting(group: &str, rest: &[&NewOffset]) -> usize {
+    let mut bytes = 0;
+    let fits = |new: &&&NewOffset| {
+        bytes += new.metadata.as_ref().map_or(0, String::len) + new.tp.topic.len() + group.len() + 100;
+        bytes <= COMMIT_BYTES
+    };
+    rest.iter().take_while(fits).count().max(1)
+}
+
+/// Asks for all offsets of several groups, in a version that takes several.
+fn of_groups(groups: &[&str], require_stable: bool) -> OffsetFetchRequest {
+    let listed = groups.iter().map(|group| {
+        let id = GroupId(StrBytes::from_string((*group).to_owned()));
+        OffsetFetchRequestGroup::default().with_group_id(id).with_topics(None)
+    });
+    OffsetFetchRequest::default().with_groups(listed.collect()).with_require_stable(require_stable)
+}
+
+/// The same of one group, in an older version. Fields that a version lacks must be at their defaults.
+fn of_group(group: &str) -> OffsetFetchRequest {
+    let id = GroupId(StrBytes::from_string(group.to_owned()));
+    OffsetFetchRequest::default().with_group_id(id).with_topics(None)
+}
+
+type Read = Result<BTreeMap<TopicPartition, Committed>, KafkaError>;
+
+/// What an answer to several groups says of those that were asked for; of some it may say nothing.
+fn read_groups(response: OffsetFetchResponse, asked: &[&str]) -> Vec<(String, Read)> {
+    let answered = response.groups.iter().filter(|answer| asked.contains(&answer.group_id.as_str()));
+    let read = answered.map(|answer| {
+        let group = answer.group_id.as_str();
+        let parts = answer.topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|p| Part {
+                topic: &topic.name,
+                partition: p.partition_index,
+                error: p.error_code,
+                committed: committed(p.committed_offset, p.committed_leader_epoch, p.metadata.as_ref()),
+            })
+        });
+        (group.to_owned(), collect(group, answer.error_code, parts))
+    });
+    read.collect()
+}
+
+/// What an answer in an older version says of its group.
+fn read_group(response: &OffsetFetchResponse, group: &str) -> Read {
+    let parts = response.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|p| Part {
+            topic: &topic.name,
+            partition: p.partition_index,
+            error: p.error_code,
+            committed: committed(p.committed_offset, p.committed_leader_epoch, p.metadata.as_ref()),
+        })
+    });
+    collect(group, response.error_code, parts)
+}
+
+struct Part<'a> {
+    topic: &'a str,
+    partition: i32,
+    error: i16,
+    committed: Committed,
+}
+
+fn committed(offset: i64, leader_epoch: i32, metadata: Option<&StrBytes>) -> Committed {
+    Committed { offset, leader_epoch, metadata: metadata.map(ToString::to_string) }
+}
+
+fn collect<'a>(group: &str, error: i16, parts: impl Iterator<Item = Part<'a>>) -> Read {
+    KafkaError::check("OffsetFetch", || group.to_owned(), error)?;
+    let mut offsets = BTreeMap::new();
+    for part in parts {
+        let tp = TopicPartition::new(&Arc::from(part.topic), part.partition);
+        KafkaError::check("OffsetFetch", || format!("{group}, {tp}"), part.error)?;
+        if part.committed.offset >= 0 {
+            offsets.insert(tp, part.committed);
+        }
+    }
+    Ok(offsets)
+}
+
+/// Commits offsets, sorted by partition, as an admin client does.
+fn commit_request(group: &str, offsets: &[&NewOffset]) -> OffsetCommitRequest {
+    let topic = |of_topic: &[&NewOffset]| {
+        let name = TopicName(StrBytes::from_string(of_topic.first()?.tp.topic.to_string()));
+        let partitions = of_topic.iter().map(|new| committed_partition(new)).collect();
+        Some(OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions))
+    };
+    let topics = offsets.chunk_by(|a, b| a.tp.topic == b.tp.topic).filter_map(topic).collect();
+    OffsetCommitRequest::default()
+        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(topics)
+}
+
+/// The answer names all of the offsets, and none is refused.
+fn check_committed(
+    group: &str,
+    offsets: &[&NewOffset],
+    response: &OffsetCommitResponse,
+) -> Result<(), KafkaError> {
+    let answers = response.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+    });
+    let answered: BTreeSet<(&str, i32)> = answers.collect();
+    let is_answered = |new: &&&NewOffset| answered.contains(&(&*new.tp.topic, new.tp.partition));
+    if let Some(new) = offsets.iter().find(|new| !is_answered(new)) {
+        return Err(KafkaError::left_out("OffsetCommit", &new.tp));
+    }
+    for topic in &response.topics {
+        for partition in &topic.partitions {
+            let subject = || format!("group {group}, {}-{}", topic.name.as_str(), partition.partition_index);
+            KafkaError::check("OffsetCommit", subject, partition.error_code)?;
+        }
+    }
+    Ok(())
 }
 
 fn committed_partition(new: &NewOffset) -> OffsetCommitRequestPartition {

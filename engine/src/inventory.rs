@@ -294,7 +294,7 @@ fn detail(partition: u32, state: &PartitionState) -> PartitionDetail {
         next: state.cursor.map_or(0, |cursor| cursor.next),
         records: data().map(kept).sum(),
         bytes: data().map(|range| u64::from(range.stored)).sum(),
-        min_timestamp: data().filter_map(|range| known_time(range.base_ts)).min(),
+        min_timestamp: data().filter_map(Range::oldest).min(),
         max_timestamp: data().filter_map(|range| known_time(range.max_ts)).max(),
         gaps: ranges.iter().filter(|range| matches!(range.kind, Kind::Gap(_))).count() as u64,
     }

@@ -204,6 +204,9 @@ pub struct Backup {
     /// Write at most so many bytes per second to the vault
     #[arg(long, value_name = "BYTES/S")]
     pub limit_write: Option<Rate>,
+    /// Unpack compressed batches to note their oldest record, so that restores of a window of time read less; costs CPU
+    #[arg(long)]
+    pub exact_times: bool,
 }
 
 /// `bodley verify`

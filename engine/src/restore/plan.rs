@@ -83,6 +83,8 @@ pub struct Position {
     pub tp: TopicPartition,
     /// At the source.
     pub offset: i64,
+    /// Time of the record that it would have read next, ms, if that has been looked up and there is one.
+    pub time: Option<i64>,
     /// The client's own words.
     pub metadata: Option<String>,
 }

@@ -15,7 +15,7 @@ use crate::args::OutputFormat;
 use crate::ended::Ended;
 
 /// Changes when a field changes its meaning or goes away.
-const SCHEMA: &str = "bodley.report.v1";
+pub const SCHEMA: &str = "bodley.report.v1";
 
 #[derive(Serialize)]
 struct Document<'a, T> {

@@ -148,7 +148,8 @@ impl<'a> Places<'a> {
             GroupStrategy::Map => self.mapped.get(&position.tp)?.get(&position.offset).copied(),
             GroupStrategy::Earliest | GroupStrategy::Latest => end(),
             GroupStrategy::Timestamp => {
-                let of_time = |time: i64| self.by_time.get(&(position.tp.clone(), time.max(0))).copied().flatten();
+                let of_time =
+                    |time: i64| self.by_time.get(&(position.tp.clone(), time.max(0))).copied().flatten();
                 position.time.and_then(of_time).or_else(end)
             }
             GroupStrategy::None => None,
@@ -161,7 +162,8 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: Wanted, mapped: &Positions, 
     let places = match Places::look_up(cluster, &wanted, mapped).await {
         Ok(places) => places,
         Err(error) => {
-            let message = format!("no group's offsets were restored: where they lie can't be looked up: {error}");
+            let message =
+                format!("no group's offsets were restored: where they lie can't be looked up: {error}");
             let issue = Issue::new("group_refused", Severity::Failed, message);
             return report.errors.push(issue.hint("run the same command again: it goes on with the groups"));
         }
@@ -206,7 +208,8 @@ async fn leave_readers(
         match there {
             Ok(there) => {
                 let before = offsets.len();
-                let stays = |new: &NewOffset| in_use.contains(&new.tp.topic) && there.offsets.contains_key(&new.tp);
+                let stays =
+                    |new: &NewOffset| in_use.contains(&new.tp.topic) && there.offsets.contains_key(&new.tp);
                 offsets.retain(|new| !stays(new));
                 if offsets.len() < before {
                     report.notes.push(format!(

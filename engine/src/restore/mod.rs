@@ -34,6 +34,8 @@ mod sender;
 mod settings;
 mod stand;
 mod target;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod trail;
 mod tray;

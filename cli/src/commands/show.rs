@@ -9,13 +9,13 @@ use crate::output::{self, bytes, time};
 pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
     let store = open_store(&flags.vault.vault, None, None)?;
     if let Some(topic) = &flags.topic {
-        let shown = inventory::show_topic(store, topic).await?;
+        let shown = inventory::show_topic(store, topic, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), topic_rows);
     } else if flags.commits {
         let shown = inventory::show_commits(store).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), commit_rows);
     } else {
-        let shown = inventory::show_groups(store).await?;
+        let shown = inventory::show_groups(store, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), group_rows);
     }
     Ok(0)

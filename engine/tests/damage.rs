@@ -45,10 +45,10 @@ fn tells(issue: &Issue, row: &Range) -> bool {
 async fn look(sample: &Sample, what: &str) {
     let store = || std::sync::Arc::clone(&sample.store);
     let errors = [
-        inventory::list(store()).await.err(),
-        inventory::show_topic(store(), "orders").await.err(),
+        inventory::list(store(), None).await.err(),
+        inventory::show_topic(store(), "orders", None).await.err(),
         inventory::show_commits(store()).await.err(),
-        inventory::show_groups(store()).await.err(),
+        inventory::show_groups(store(), None).await.err(),
     ];
     for error in errors.into_iter().flatten() {
         let issue = Issue::from(&error);

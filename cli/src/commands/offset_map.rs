@@ -82,7 +82,9 @@ fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
     let report: Report =
         serde_json::from_slice(&bytes).map_err(|e| bad(format!("it is no report of a restore ({e})")))?;
     if report.command != "restore" || report.schema != output::SCHEMA {
-        return Err(bad("it is no report of a restore (make one with `bodley restore --report FILE`)".to_owned()));
+        return Err(bad(
+            "it is no report of a restore (make one with `bodley restore --report FILE`)".to_owned()
+        ));
     }
     Ok(report.offset_map)
 }
@@ -91,7 +93,14 @@ fn print_places(maps: &[&OffsetMap], source_offset: i64, format: OutputFormat) {
     let place = |map: &&'_ OffsetMap| -> Place<'_> {
         let (target_offset, exact) = map.find(source_offset);
         let map: &OffsetMap = map;
-        Place { topic: &map.topic, target: &map.target, partition: map.partition, source_offset, target_offset, exact }
+        Place {
+            topic: &map.topic,
+            target: &map.target,
+            partition: map.partition,
+            source_offset,
+            target_offset,
+            exact,
+        }
     };
     let places: Vec<Place<'_>> = maps.iter().map(place).collect();
     if format == OutputFormat::Json {

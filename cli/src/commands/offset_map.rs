@@ -46,6 +46,14 @@ struct Place<'a> {
     exact: bool,
 }
 
+impl<'a> Place<'a> {
+    fn of(map: &'a OffsetMap, source_offset: i64) -> Self {
+        let (target_offset, exact) = map.find(source_offset);
+        let OffsetMap { topic, target, partition, .. } = map;
+        Self { topic, target, partition: *partition, source_offset, target_offset, exact }
+    }
+}
+
 #[derive(Serialize)]
 struct Maps<'a> {
     offset_map: Vec<&'a OffsetMap>,
@@ -90,19 +98,7 @@ fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
 }
 
 fn print_places(maps: &[&OffsetMap], source_offset: i64, format: OutputFormat) {
-    let place = |map: &&'_ OffsetMap| -> Place<'_> {
-        let (target_offset, exact) = map.find(source_offset);
-        let map: &OffsetMap = map;
-        Place {
-            topic: &map.topic,
-            target: &map.target,
-            partition: map.partition,
-            source_offset,
-            target_offset,
-            exact,
-        }
-    };
-    let places: Vec<Place<'_>> = maps.iter().map(place).collect();
+    let places: Vec<Place<'_>> = maps.iter().map(|map| Place::of(map, source_offset)).collect();
     if format == OutputFormat::Json {
         return output::print_json("show", 0, &Places { places });
     }

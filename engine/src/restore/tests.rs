@@ -15,24 +15,18 @@ use super::scan;
 use super::stand::{Stand, Writer};
 use super::window::Window;
 use super::work::Work;
-use odd_log::{Made, OddLog, TIMES};
+use common::odd_log::{Bytes, Made, OddLog, TIMES};
 
-#[path = "../../tests/common/memory.rs"]
+#[path = "../../tests/common/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
-mod memory;
-#[path = "../../tests/common/odd_log.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod odd_log;
-#[path = "../../tests/common/sample.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod sample;
+mod common;
 
 const SEEDS: Range<u64> = 0..2500;
 /// Where the first record goes.
 const BASE: i64 = 1000;
 
 /// A record that left: offset at the target, time, key, value, headers.
-type Left = (i64, i64, odd_log::Bytes, odd_log::Bytes, Vec<(Vec<u8>, odd_log::Bytes)>);
+type Left = (i64, i64, Bytes, Bytes, Vec<(Vec<u8>, Bytes)>);
 
 struct All {
     records: Vec<Left>,
@@ -42,7 +36,7 @@ struct All {
 }
 
 fn source(log: &OddLog) -> Source {
-    let store = memory::shared(&log.memory);
+    let store = common::memory::shared(&log.memory);
     Source { store, pool: BufferPool::new(64 << 10, 4 << 20), room: Room::default() }
 }
 

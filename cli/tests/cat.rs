@@ -138,7 +138,8 @@ fn last<'a>(records: &[&'a DumpedRecord], count: usize) -> Vec<&'a DumpedRecord>
 #[test]
 fn formats_and_bad_flags() {
     let (site, vault) = (site(), Vault::new());
-    site.topic("cat-formats", 2);
+    // Times of 1970 are not to expire.
+    site.bench.create_topic("cat-formats", 2, &[("retention.ms", "-1")]).unwrap();
     let records = [
         Record::new(0).key("k").value([0xff, 0x00]).at(1000).header("h", Some(b"x")).header("h", None),
         Record::new(0).value("").at(2000),

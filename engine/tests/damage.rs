@@ -319,7 +319,7 @@ async fn what_a_newer_version_wrote_is_refused() {
             let result = sample.verified(quick).await;
             assert_eq!(exit_code(&result), code, "{fields}: {result:?}");
         }
-        let listed = inventory::list(std::sync::Arc::clone(&sample.store)).await;
+        let listed = inventory::list(std::sync::Arc::clone(&sample.store), None).await;
         assert_eq!(listed.map_or_else(|e| e.severity().exit_code(), |_| 0), code, "{fields}");
     }
     // Nothing is wrong with this one but that it follows another commit.

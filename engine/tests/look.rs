@@ -219,7 +219,7 @@ async fn beside_damage_the_rest_is_seen() {
                 let mut bytes = objects[&path].to_vec();
                 bytes[row.position as usize + random.usize(0..row.stored as usize)] ^= 1;
                 objects.insert(path, bytes.into());
-                Vec::from([row.first..row.next])
+                std::iter::once(row.first..row.next).collect()
             }
         };
         let source = source(&log.memory);

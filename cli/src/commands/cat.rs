@@ -38,7 +38,7 @@ pub async fn run(flags: Cat, common: &Common) -> Outcome {
     let store = open_measured(&flags.vault.vault, flags.limit_read, None, &latencies)?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let mut stop = signals.stop();
-    let (pieces, mut written) = write_to_stdout()?;
+    let Output { pieces, mut written } = Output::start()?;
     let mut cat = Printer {
         format: flags.format.clone(),
         pieces,
@@ -91,25 +91,33 @@ fn window(flags: &Cat) -> Window {
 /// What became of the output.
 type Written = std::io::Result<()>;
 
-/// A thread that writes: it may wait for long, which must hold up nothing else.
-fn write_to_stdout() -> Result<(mpsc::Sender<Vec<u8>>, oneshot::Receiver<Written>), Box<Ended>> {
-    let (pieces, mut inbox) = mpsc::channel::<Vec<u8>>(PIECES);
-    let (tell, written) = oneshot::channel();
-    let write = move || {
-        let mut stdout = std::io::stdout().lock();
-        let mut result = Ok(());
-        while let Some(piece) = inbox.blocking_recv() {
-            result = stdout.write_all(&piece).and_then(|()| stdout.flush());
-            if result.is_err() {
-                break;
+/// Standard output, in the hands of a thread of its own: it may wait for long, which must hold up nothing else.
+struct Output {
+    pieces: mpsc::Sender<Vec<u8>>,
+    /// Told at the end.
+    written: oneshot::Receiver<Written>,
+}
+
+impl Output {
+    fn start() -> Result<Self, Box<Ended>> {
+        let (pieces, mut inbox) = mpsc::channel::<Vec<u8>>(PIECES);
+        let (tell, written) = oneshot::channel();
+        let write = move || {
+            let mut stdout = std::io::stdout().lock();
+            let mut result = Ok(());
+            while let Some(piece) = inbox.blocking_recv() {
+                result = stdout.write_all(&piece).and_then(|()| stdout.flush());
+                if result.is_err() {
+                    break;
+                }
             }
-        }
-        drop(stdout);
-        let _ = tell.send(result);
-    };
-    let spawned = std::thread::Builder::new().name("stdout".to_owned()).spawn(write);
-    spawned.map_err(|error| system(format!("cannot start: {error}")))?;
-    Ok((pieces, written))
+            drop(stdout);
+            let _ = tell.send(result);
+        };
+        let spawned = std::thread::Builder::new().name("stdout".to_owned()).spawn(write);
+        spawned.map_err(|error| system(format!("cannot start: {error}")))?;
+        Ok(Self { pieces, written })
+    }
 }
 
 fn system(message: String) -> Box<Ended> {

@@ -119,13 +119,23 @@ fn content(record: &DumpedRecord) -> (i32, i64, Option<String>, Option<String>) 
     (record.partition, record.timestamp, record.key_text(), record.value_text())
 }
 
+/// What a reader at an offset reads next.
+fn next<'a>(
+    records: impl IntoIterator<Item = &'a DumpedRecord>,
+    partition: i32,
+    from: i64,
+) -> Option<(i32, i64, Option<String>, Option<String>)> {
+    let mut records = records.into_iter();
+    records.find(|record| record.partition == partition && record.offset >= from).map(content)
+}
+
 /// The target holds these records and no others, and each group's next record is the one that it would have read next.
 fn judge(site: &Site, target: &str, wanted: impl Fn(&DumpedRecord) -> bool, what: &str) {
     let mess = Mess::get();
     let expected: Vec<&DumpedRecord> = mess.records.iter().filter(|record| wanted(record)).collect();
     let found = site.dump(target).records().unwrap();
-    let all = |records: &mut dyn Iterator<Item = &DumpedRecord>| records.map(content).collect::<Vec<_>>();
-    assert_eq!(all(&mut found.iter()), all(&mut expected.iter().copied()), "{what}");
+    let seen: Vec<_> = found.iter().map(content).collect();
+    assert_eq!(seen, expected.iter().map(|record| content(record)).collect::<Vec<_>>(), "{what}");
     let mut of_groups: BTreeMap<String, Vec<GroupOffset>> = BTreeMap::new();
     for (index, position) in mess.groups.iter().enumerate() {
         let group = Mess::group(index);
@@ -135,10 +145,8 @@ fn judge(site: &Site, target: &str, wanted: impl Fn(&DumpedRecord) -> bool, what
         let at = offsets.iter().find(|o| o.topic == target && o.partition == partition);
         let at =
             at.unwrap_or_else(|| panic!("{what}: {group} has no position in {target}-{partition}")).offset;
-        let next = |records: &mut dyn Iterator<Item = &DumpedRecord>, from: i64| {
-            records.find(|record| record.partition == partition && record.offset >= from).map(content)
-        };
-        let (expected, found) = (next(&mut expected.iter().copied(), offset), next(&mut found.iter(), at));
+        let expected = next(expected.iter().copied(), partition, offset);
+        let found = next(&found, partition, at);
         assert_eq!(found, expected, "{what}: {group} at {partition}:{offset}, now {at}");
         if expected.is_none() {
             assert_eq!(
@@ -254,22 +262,16 @@ fn judge_map(site: &Site, target: &str, wanted: impl Fn(&DumpedRecord) -> bool, 
     for partition in 0..PARTITIONS {
         let end = site.ends(MESS)[partition as usize];
         for offset in (0..end + 5).step_by(37) {
-            let number = (partition.to_string(), offset.to_string());
+            let (of, offset_text) = (format!("{MESS}:{partition}"), offset.to_string());
             let args = ["show", "--offset-map", "--report", report.to_str().unwrap(), "--output", "json"];
-            let args =
-                [&args[..], &["--topic", MESS, "--partition", &number.0, "--offset", &number.1]].concat();
+            let args = [&args[..], &["--of", &of, "--offset", &offset_text]].concat();
             let shown = common::bodley(&args).exits(0).json();
             let place = &list(&shown, "places")[0];
             assert_eq!(place["exact"], true);
             let at = place["target_offset"].as_i64().unwrap();
-            let next = |records: &mut dyn Iterator<Item = &DumpedRecord>, from: i64| {
-                records.find(|record| record.partition == partition && record.offset >= from).map(content)
-            };
-            assert_eq!(
-                next(&mut found.iter(), at),
-                next(&mut expected.iter().copied(), offset),
-                "{target}: {partition}:{offset} is said to be {at}"
-            );
+            let (source, target_next) =
+                (next(expected.iter().copied(), partition, offset), next(&found, partition, at));
+            assert_eq!(target_next, source, "{target}: {partition}:{offset} is said to be {at}");
         }
     }
 }

@@ -286,7 +286,7 @@ pub struct List {
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Show {
     /// The vault: a folder, or file:///folder
-    #[arg(long, value_name = "URL", required_unless_present = "offset_map")]
+    #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
     /// The topic whose partitions to show
     #[arg(group = "what")]
@@ -306,12 +306,9 @@ pub struct Show {
     /// The JSON report of a restore (`bodley restore --report FILE`)
     #[arg(long, value_name = "FILE", requires = "offset_map")]
     pub report: Option<std::path::PathBuf>,
-    /// Only this topic of the map, by its name at the source or at the target
-    #[arg(long = "topic", value_name = "TOPIC", requires = "offset_map")]
-    pub map_topic: Option<String>,
-    /// Only this partition of the map
-    #[arg(long, value_name = "N", requires = "offset_map")]
-    pub partition: Option<i32>,
+    /// Only this topic or partition of the map; the topic by its name at the source or at the target
+    #[arg(long, value_name = "TOPIC[:PARTITION]", requires = "offset_map")]
+    pub of: Option<String>,
     /// Where the record lies at the target that a reader at this source offset would have read next
     #[arg(long, value_name = "N", requires = "offset_map")]
     pub offset: Option<i64>,

@@ -25,6 +25,21 @@ pub struct Question<'a> {
     pub offset: Option<i64>,
 }
 
+impl<'a> Question<'a> {
+    /// `of`: `TOPIC[:PARTITION]`.
+    pub fn new(report: &'a Path, of: Option<&'a str>, offset: Option<i64>) -> Result<Self, Box<Ended>> {
+        let Some(of) = of else { return Ok(Self { report, topic: None, partition: None, offset }) };
+        let (topic, partition) = match of.split_once(':') {
+            None => (of, None),
+            Some((topic, partition)) => match partition.parse() {
+                Ok(partition) => (topic, Some(partition)),
+                Err(_) => return Err(usage(format!("--of `{of}`: write TOPIC or TOPIC:PARTITION"))),
+            },
+        };
+        Ok(Self { report, topic: Some(topic), partition, offset })
+    }
+}
+
 /// The part of a report that is read.
 #[derive(Deserialize)]
 struct Report {

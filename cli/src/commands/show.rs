@@ -2,16 +2,18 @@
 
 use bodley_engine::inventory;
 
-use super::{Outcome, offset_map, open_store};
+use super::{Outcome, offset_map, open_store, usage};
 use crate::args::{OutputFormat, Show};
 use crate::output::{self, bytes, time};
 
 pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
     if let Some(report) = flags.report.as_deref().filter(|_| flags.offset_map) {
-        let (topic, partition, offset) = (flags.map_topic.as_deref(), flags.partition, flags.offset);
-        return offset_map::run(&offset_map::Question { report, topic, partition, offset }, format);
+        let question = offset_map::Question::new(report, flags.of.as_deref(), flags.offset)?;
+        return offset_map::run(&question, format);
     }
-    let store = open_store(flags.vault.as_deref().unwrap_or_default(), None, None)?;
+    let vault = flags.vault.as_deref();
+    let vault = vault.ok_or_else(|| usage("no vault is named: say --vault URL".to_owned()))?;
+    let store = open_store(vault, None, None)?;
     if let Some(topic) = &flags.topic {
         let shown = inventory::show_topic(store, topic, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), topic_rows);

@@ -89,7 +89,8 @@ pub(super) struct Preparer {
     tp: TopicPartition,
     work: Arc<Work>,
     stand: Stand,
-    aborted: Aborted,
+    /// A rewind epoch, and the transactions that were aborted in it.
+    aborted: Option<(u32, Aborted)>,
     next_chunk: usize,
     /// Records of the plan passed so far.
     passed: i64,
@@ -103,14 +104,13 @@ impl Preparer {
     /// At the begin.
     pub(super) fn new(source: Source, order: Order) -> Self {
         let Order { tp, work, stand } = order;
-        let aborted = Aborted::from_rows(work.aborted.iter());
         let map = Builder::new(source.room.clone());
         Self {
             source,
             tp,
             work,
             stand,
-            aborted,
+            aborted: None,
             next_chunk: 0,
             passed: 0,
             next_mark: 0,
@@ -149,6 +149,11 @@ impl Preparer {
     /// Reads the next chunk. It must have as many records as it is said to.
     pub(super) async fn chunk(&mut self, row: &Chunk) -> Result<Handed, EngineError> {
         let before = self.passed;
+        if self.aborted.as_ref().is_none_or(|(rewind, _)| *rewind != row.rewind) {
+            // What another rewind epoch aborted was of another log.
+            let rows = self.work.aborted.iter().filter(|of| of.rewind == row.rewind);
+            self.aborted = Some((row.rewind, Aborted::from_rows(rows)));
+        }
         let path = row.segment_path();
         let read = read_chunk(&self.source.store, &self.source.pool, &path, row).await?;
         let (chunk, checked) = read.map_err(|flaw| {
@@ -221,7 +226,9 @@ impl Preparer {
     fn is_hidden(&self, header: &Header) -> bool {
         header.is_control()
             || header.is_transactional()
-                && self.aborted.covers(header.producer_id, header.base_offset, header.last_offset())
+                && self.aborted.as_ref().is_some_and(|(_, aborted)| {
+                    aborted.covers(header.producer_id, header.base_offset, header.last_offset())
+                })
     }
 
     fn marks_before(&self, offset: i64) -> bool {

@@ -60,10 +60,11 @@ impl Work {
     pub fn new(rows: &[Row], aborted: &[AbortedRow], window: Window) -> Self {
         let mut chunks = Vec::new();
         let mut before: Option<&Row> = None;
-        for row in rows.iter().filter(|row| row.kind == Kind::Data) {
-            // A chunk that follows another one begins with a whole batch, any other may begin inside one.
+        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Data) {
+            // A chunk that follows another one begins with a whole batch, any other may begin inside one; and a rewind may have cut the end.
             let follows = before.is_some_and(|b| b.next == row.first && b.rewind == row.rewind);
-            let is_exact = row.kept >= 0 && (follows || row.first == 0) && window.holds(row);
+            let is_cut = rows.get(at + 1).is_some_and(|behind| behind.rewind != row.rewind);
+            let is_exact = row.kept >= 0 && (follows || row.first == 0) && !is_cut && window.holds(row);
             if !window.passes_over(row) {
                 chunks.push(Chunk { row: row.clone(), is_exact });
             }

@@ -70,6 +70,9 @@ fn every(each: &mut impl Each) {
     versions::<SaslAuthenticateRequest>(each);
     versions::<IncrementalAlterConfigsRequest>(each);
     versions::<DescribeQuorumRequest>(each);
+    versions::<DescribeProducersRequest>(each);
+    versions::<DescribeTransactionsRequest>(each);
+    versions::<ListTransactionsRequest>(each);
 }
 
 trait Each {

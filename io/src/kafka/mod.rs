@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod groups;
 pub mod offsets;
 pub mod produce;
+pub mod producers;
 pub mod rights;
 pub mod security;
 pub mod stream;

@@ -458,7 +458,8 @@ mod tests {
                 let whole = walk(&log, 0, end, &mut known);
                 assert_eq!((&cut.all, &cut.bad, cut.beyond_end), (&whole.all, &whole.bad, whole.beyond_end));
                 assert_eq!(whole.parts, [whole.all.clone()]);
-                assert!(cut.parts.len() > 2);
+                // Nothing but the large batch may begin before an early end.
+                assert!(end == 20 || cut.parts.len() > 2);
                 let mut at = (0, 0);
                 for part in &cut.parts {
                     let bytes = &log[at.0..at.0 + part.len];

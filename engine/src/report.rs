@@ -44,6 +44,28 @@ pub struct Report {
     /// Of a restore: what was merged, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
+    /// Of a backup: transactions that were open when it began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub transactions: Vec<Transaction>,
+}
+
+/// A transaction that is open in a partition of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transaction {
+    /// Topic name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Whose.
+    pub producer_id: i64,
+    /// Whose.
+    pub producer_epoch: i32,
+    /// Its first offset in the partition.
+    pub first_offset: i64,
+    /// Since the greatest time in its producer's last batch, ms; `None`: unknown.
+    pub age_ms: Option<i64>,
+    /// Older than brokers let a transaction become.
+    pub hanging: bool,
 }
 
 /// Small batches that were sent as parts of larger ones, and acknowledged.

@@ -389,19 +389,19 @@ impl Checker {
         let mut aborted = self.aborted(&key, row.rewind);
         let walk = walk(chunk, row.first, WHOLE, &mut aborted);
         // The walk has summed up what it accepted, which is all unless something is wrong.
-        let crc = if walk.len == chunk.len() { walk.crc64 } else { crc64(chunk) };
+        let crc = if walk.all.len == chunk.len() { walk.all.crc64 } else { crc64(chunk) };
         let what = if let Some((bad, _)) = &walk.bad {
             bad.to_string()
         } else if crc != row.crc64 {
             "its CRC-64 does not match".to_owned()
-        } else if walk.len != chunk.len() || walk.next != row.next {
-            format!("its batches end at offset {}, its row says {}", walk.next, row.next)
-        } else if walk.records != row.records || walk.kept != row.kept {
+        } else if walk.all.len != chunk.len() || walk.all.next != row.next {
+            format!("its batches end at offset {}, its row says {}", walk.all.next, row.next)
+        } else if walk.all.records != row.records || walk.all.kept != row.kept {
             format!(
                 "it has {} records ({} kept), its row says {} ({})",
-                walk.records, walk.kept, row.records, row.kept
+                walk.all.records, walk.all.kept, row.records, row.kept
             )
-        } else if let Some(times) = walk.times.filter(|times| !times.keep_to(row.min_ts, row.max_ts)) {
+        } else if let Some(times) = walk.all.times.filter(|times| !times.keep_to(row.min_ts, row.max_ts)) {
             format!(
                 "its records are of times {} to {}, its row says {} to {}",
                 times.min, times.max, row.min_ts, row.max_ts

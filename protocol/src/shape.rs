@@ -249,6 +249,9 @@ const fn of(api_key: i16) -> Option<&'static Shape> {
         44 => &INCREMENTAL_ALTER_CONFIGS,
         47 => &OFFSET_DELETE,
         55 => &DESCRIBE_QUORUM,
+        61 => &DESCRIBE_PRODUCERS,
+        65 => &DESCRIBE_TRANSACTIONS,
+        66 => &LIST_TRANSACTIONS,
         _ => return None,
     })
 }
@@ -522,5 +525,55 @@ static DESCRIBE_QUORUM: Shape = Shape {
                 all(Kind::Array(&Kind::Struct(&[all(TEXT), all(TEXT), all(TWO)]))),
             ])),
         ),
+    ],
+};
+
+static DESCRIBE_PRODUCERS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        all(FOUR),
+        all(Kind::Array(&Kind::Struct(&[
+            all(TEXT),
+            all(Kind::Array(&Kind::Struct(&[
+                all(FOUR),
+                all(TWO),
+                all(TEXT),
+                all(Kind::Array(&Kind::Struct(&[
+                    all(EIGHT),
+                    all(FOUR),
+                    all(FOUR),
+                    all(EIGHT),
+                    all(FOUR),
+                    all(EIGHT),
+                ]))),
+            ]))),
+        ]))),
+    ],
+};
+
+static DESCRIBE_TRANSACTIONS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        all(FOUR),
+        all(Kind::Array(&Kind::Struct(&[
+            all(TWO),
+            all(TEXT),
+            all(TEXT),
+            all(FOUR),
+            all(EIGHT),
+            all(EIGHT),
+            all(TWO),
+            all(Kind::Array(&Kind::Struct(&[all(TEXT), all(INTS)]))),
+        ]))),
+    ],
+};
+
+static LIST_TRANSACTIONS: Shape = Shape {
+    flexible: 0,
+    fields: &[
+        all(FOUR),
+        all(TWO),
+        all(Kind::Array(&TEXT)),
+        all(Kind::Array(&Kind::Struct(&[all(TEXT), all(EIGHT), all(TEXT)]))),
     ],
 };

@@ -71,6 +71,9 @@ fn every(each: &mut impl Each) {
     versions::<IncrementalAlterConfigsRequest>(each);
     versions::<OffsetDeleteRequest>(each);
     versions::<DescribeQuorumRequest>(each);
+    versions::<DescribeProducersRequest>(each);
+    versions::<DescribeTransactionsRequest>(each);
+    versions::<ListTransactionsRequest>(each);
 }
 
 trait Each {

@@ -20,6 +20,10 @@ use crate::vault::segment::SegmentWriter;
 use crate::vault::state::PartKey;
 use crate::vault::walk::{Bad, Behind, Checked, walk_on};
 
+/// What one answer brings of a partition is cut into chunks of at most so many bytes, unless one batch is larger: small, so that a restore
+/// of a part reads little more; large, so that one read of them costs next to nothing.
+const CHUNK_BYTES: usize = 2 << 20;
+
 /// What a response said of a partition.
 #[derive(Debug)]
 pub enum Outcome {
@@ -88,7 +92,7 @@ impl Intake {
             outcomes: Vec::new(),
             received: 0,
             expected: 0,
-            checked: Checked::with_times(exact_times),
+            checked: Checked::with_times(exact_times).cutting(CHUNK_BYTES),
             asked: BTreeSet::new(),
             names: HashMap::new(),
             ids: HashMap::new(),
@@ -146,12 +150,12 @@ impl Intake {
         task.aborted.learn(&head.aborted, task.next);
         let (bytes, offsets) = (segment.pending(head.records_len), task.next..task.end);
         let walk = walk_on(bytes, &mut self.checked, offsets, &mut task.aborted);
-        if walk.len > 0 {
-            let mut row = walk.describe(task.row(Kind::Data, walk.next));
+        for part in &walk.parts {
+            let mut row = part.describe(task.row(Kind::Data, part.next));
             (row.lso, row.high_watermark) = (head.last_stable_offset, head.high_watermark);
             segment.keep(row);
-            self.progress.advance(walk.len as u64, (walk.next - task.next).max(0) as u64);
-            task.advance(walk.next, walk.last_epoch);
+            self.progress.advance(part.len as u64, (part.next - task.next).max(0) as u64);
+            task.advance(part.next, part.last_epoch);
         }
         match walk.bad {
             Some((bad, behind)) => Outcome::Bad(bad, behind),
@@ -163,7 +167,7 @@ impl Intake {
                     Outcome::Bad(Bad::Order { base: last, last, expected }, (None, None))
                 }
                 Some(_) if task.next < task.end => Outcome::Ended,
-                _ if walk.len > 0 => Outcome::Progress,
+                _ if walk.all.len > 0 => Outcome::Progress,
                 _ => Outcome::Cut,
             },
         }

@@ -4,7 +4,7 @@
 //! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
 //! run.rs     hands tasks to workers, gathers what they made durable, commits
 //! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   task.rs  one partition
-//! hunt.rs    what is done about a batch that stays bad
+//! hunt.rs    what is done about a batch that stays bad      transactions.rs  what is open at the source, and what hangs
 //! ```
 
 mod access;
@@ -14,6 +14,7 @@ mod intake;
 mod plan;
 mod run;
 mod task;
+mod transactions;
 mod worker;
 
 use std::sync::Arc;
@@ -78,12 +79,15 @@ pub async fn backup(
         // Nothing has been read: there is nothing to keep.
         _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
     };
-    let Prepared { vault, mut plan, snapshot } = prepared;
+    let Prepared { vault, mut plan, snapshot, open } = prepared;
     let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);
     report.errors.extend(snapshot.issues);
+    report.errors.extend(open.issues);
+    report.notes.extend(open.notes);
+    report.transactions = open.transactions;
     report.topics = plan.topics.values().map(topic_report).collect();
     report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
     let rows = std::mem::take(&mut plan.rows);
@@ -102,6 +106,7 @@ struct Prepared {
     vault: Vault,
     plan: plan::Plan,
     snapshot: groups::Snapshot,
+    open: transactions::Found,
 }
 
 /// Everything that comes before the first Fetch.
@@ -123,7 +128,8 @@ async fn prepare(
     // Before the ends are fixed: a position taken now lies within what will be read.
     let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
     plan.ends(cluster, &state).await?;
-    Ok(Prepared { vault, plan, snapshot })
+    let open = transactions::look(cluster, &plan.suspects).await;
+    Ok(Prepared { vault, plan, snapshot, open })
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {

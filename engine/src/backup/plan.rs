@@ -8,6 +8,7 @@ use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, TopicId};
 
 use super::task::Task;
+use super::transactions::Suspect;
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::select::Selection;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub issues: Vec<Issue>,
     /// Worth knowing.
     pub notes: Vec<String>,
+    /// Partitions where transactions are open.
+    pub suspects: Vec<Suspect>,
 }
 
 /// Chooses the topics of the run from the cluster's.
@@ -125,7 +128,11 @@ impl Plan {
             }
         }
         let all: Vec<TopicPartition> = parts.keys().cloned().collect();
-        let starts = cluster.list_offsets(&all, End::Earliest).await?;
+        // High watermarks before last stable offsets: what is written in between makes none of them seem behind.
+        let (starts, highs) = tokio::try_join!(
+            cluster.list_offsets(&all, End::Earliest),
+            cluster.list_offsets(&all, End::HighWatermark)
+        )?;
         let ends = cluster.list_offsets(&all, End::LastStable).await?;
         let failures: BTreeMap<_, _> = starts.failed.into_iter().chain(ends.failed).collect();
         for (tp, error) in failures {
@@ -146,6 +153,10 @@ impl Plan {
                 let issue = Issue::new("partition_unavailable", Severity::Failed, message);
                 self.issues.push(issue.at(&tp.topic, tp.partition as u32, None).hint("run again"));
                 continue;
+            }
+            if let Some(high) = highs.found.get(&tp).filter(|high| high.offset > end.offset) {
+                let behind = high.offset - end.offset;
+                self.suspects.push(Suspect { tp: tp.clone(), behind });
             }
             let fetch_id = layout.topic_id(&tp.topic);
             let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);

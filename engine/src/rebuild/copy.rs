@@ -244,7 +244,7 @@ impl<'a> Copier<'a> {
         let mut known = Aborted::from_rows(place.aborted.iter());
         let walk = walk(bytes, place.next, i64::MAX, &mut known);
         let whole = bytes.len() == chunk.bytes.len();
-        if whole && (walk.records, walk.kept) != (candidate.row.records, candidate.row.kept) {
+        if whole && (walk.all.records, walk.all.kept) != (candidate.row.records, candidate.row.kept) {
             report.errors.push(self.doubt(
                 place,
                 candidate,
@@ -252,7 +252,7 @@ impl<'a> Copier<'a> {
             ));
         }
         let told = candidate.row.min_ts;
-        let mut row = walk.describe(Range { first: place.next, from: place.from, ..candidate.row });
+        let mut row = walk.all.describe(Range { first: place.next, from: place.from, ..candidate.row });
         // The backup had unpacked batches to learn it.
         if row.min_ts == TIME_UNKNOWN {
             row.min_ts = told;
@@ -264,7 +264,7 @@ impl<'a> Copier<'a> {
                 chunk.batches().filter(|(_, h)| h.last_offset() >= place.next && h.base_offset < limit);
             taken.extend(prints.map(|(_, h)| (h.base_offset, (h.last_offset(), h.size, h.crc))));
         }
-        place.next = walk.next;
+        place.next = walk.all.next;
         Ok(None)
     }
 

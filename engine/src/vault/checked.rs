@@ -22,15 +22,27 @@ enum Times {
     All(Box<Peeker>),
 }
 
+/// Where one chunk ends and the next one begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Bytes before it, from the start.
+    pub end: usize,
+    /// Of the bytes since the cut before.
+    pub crc64: u64,
+}
+
 /// The first batches of some bytes, as far as their CRC-32C is known to be good.
 #[derive(Default)]
 pub struct Checked {
     /// Bytes of these batches.
     len: usize,
-    /// Of these bytes.
+    /// Of these bytes, from the last cut on.
     crc: Crc64,
     /// The next batch is bad.
     is_stopped: bool,
+    /// Bytes between cuts, unless one batch is larger; `None`: there are no cuts.
+    grain: Option<usize>,
+    cuts: Vec<Cut>,
     times: Times,
     /// The times of those batches that [`Checked::reads`] is about, in order. `None`: they could not be read.
     spans: Vec<Option<Span>>,
@@ -43,9 +55,15 @@ impl Checked {
         Self { times, ..Self::default() }
     }
 
+    /// Also cuts what it checks between batches, so that at most `grain` bytes stand between cuts, unless one batch is larger.
+    pub fn cutting(self, grain: usize) -> Self {
+        Self { grain: Some(grain), ..self }
+    }
+
     /// Begins with other bytes, in the same memory.
     pub fn restart(&mut self) {
         (self.len, self.crc, self.is_stopped) = (0, Crc64::new(), false);
+        self.cuts.clear();
         self.spans.clear();
     }
 
@@ -56,6 +74,7 @@ impl Checked {
             let rest = bytes.get(len..).unwrap_or_default();
             match batch::view_checked(rest) {
                 Ok(Some(header)) => {
+                    self.cut_before(&header, bytes, len);
                     self.look(&header, rest);
                     len += header.size;
                 }
@@ -75,12 +94,17 @@ impl Checked {
         self.len
     }
 
-    /// CRC-64 of these bytes.
+    /// The cuts so far.
+    pub fn cuts(&self) -> impl Iterator<Item = Cut> {
+        self.cuts.iter().copied()
+    }
+
+    /// CRC-64 of these bytes, from the last cut on.
     pub fn crc64(&self) -> u64 {
         self.crc.finish()
     }
 
-    /// CRC-64 of all of `bytes`, which are the same from the start.
+    /// CRC-64 of all of `bytes`, which are the same from the start, from the last cut on.
     pub fn crc64_of(mut self, bytes: &[u8]) -> u64 {
         self.take(bytes, bytes.len());
         self.crc.finish()
@@ -100,6 +124,17 @@ impl Checked {
     /// The times of the batches that it [`Checked::reads`], in order.
     pub fn spans(&self) -> impl Iterator<Item = Option<Span>> {
         self.spans.iter().copied()
+    }
+
+    /// Cuts at `len`, where the batch begins, if it does not belong to the bytes since the last cut.
+    fn cut_before(&mut self, header: &Header, bytes: &[u8], len: usize) {
+        let Some(grain) = self.grain else { return };
+        let begun = len - self.cuts.last().map_or(0, |cut| cut.end);
+        if begun > 0 && begun.saturating_add(header.size) > grain {
+            self.take(bytes, len);
+            self.cuts.push(Cut { end: len, crc64: self.crc.finish() });
+            self.crc = Crc64::new();
+        }
     }
 
     fn look(&mut self, header: &Header, batch: &[u8]) {

@@ -4,7 +4,7 @@
 //! ([`Checked`]), which is several times faster than a pass over memory; what the walk then accepts stays there and is a chunk.
 
 use bodley_protocol::batch::{self, BatchError, Header};
-use bodley_protocol::checksum::crc64;
+use bodley_protocol::checksum::{crc64, crc64_combine};
 use bodley_protocol::times::Span;
 
 use super::aborted::Aborted;
@@ -14,24 +14,33 @@ use super::rows::{NO_TIME, Range, TIME_UNKNOWN};
 /// What the walk found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// Bytes of the accepted batches, from the start.
+    /// All accepted batches.
+    pub all: Stretch,
+    /// The same between the cuts of [`Checked`], one behind the other: each is to be a chunk.
+    pub parts: Vec<Stretch>,
+    /// A batch at or beyond the end was seen, with this last offset: nothing lies between the accepted ones and the end.
+    pub beyond_end: Option<i64>,
+    /// The batch behind the accepted ones is bad.
+    pub bad: Option<(Bad, Behind)>,
+}
+
+/// A run of accepted batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// Bytes of the batches.
     pub len: usize,
-    /// Offset behind the last accepted batch; where the walk began if there is none.
+    /// Offset behind the last one; where the run began if there is none.
     pub next: i64,
-    /// Leader epoch of the last accepted batch; -1: none.
+    /// Leader epoch of the last one; -1: none.
     pub last_epoch: i32,
-    /// Records in accepted batches.
+    /// Records in them.
     pub records: i64,
     /// Those neither control nor aborted.
     pub kept: i64,
     /// Of all records but those of control batches; `None`: there is no such record.
     pub times: Option<Times>,
-    /// CRC-64 of the accepted batches.
+    /// CRC-64 of the batches.
     pub crc64: u64,
-    /// A batch at or beyond the end was seen, with this last offset: nothing lies between `next` and the end.
-    pub beyond_end: Option<i64>,
-    /// The batch at `next` is bad.
-    pub bad: Option<(Bad, Behind)>,
 }
 
 /// The times of records, ms. A record without a time has -1, which counts as a time here.
@@ -83,42 +92,36 @@ pub fn walk_on(
 ) -> Walk {
     checked.advance(bytes);
     let (from, end) = (offsets.start, offsets.end);
-    let mut walk = Walk {
-        len: 0,
-        next: from,
-        last_epoch: -1,
-        records: 0,
-        kept: 0,
-        times: None,
-        crc64: 0,
-        beyond_end: None,
-        bad: None,
-    };
-    let mut spans = checked.spans();
+    let mut walk = Walk { all: Stretch::at(from), parts: Vec::new(), beyond_end: None, bad: None };
+    let mut part = Stretch::at(from);
+    let (mut spans, mut cuts) = (checked.spans(), checked.cuts().peekable());
     loop {
-        let rest = bytes.get(walk.len..).unwrap_or_default();
-        let viewed = if walk.len < checked.bytes() { batch::view(rest) } else { batch::view_checked(rest) };
+        let (len, next) = (walk.all.len, walk.all.next);
+        let rest = bytes.get(len..).unwrap_or_default();
+        if let Some(cut) = cuts.next_if(|cut| cut.end <= len) {
+            walk.end_part(&mut part, cut.crc64);
+        }
+        let viewed = if len < checked.bytes() { batch::view(rest) } else { batch::view_checked(rest) };
         let header = match viewed {
             Ok(Some(header)) => header,
             Ok(None) => break,
             Err(error) => {
-                walk.bad = Some((error.into(), behind(rest, walk.next)));
+                walk.bad = Some((error.into(), behind(rest, next)));
                 break;
             }
         };
         // The first batch may begin below the offset asked for, but must reach it; every other one follows.
-        let in_order =
-            header.last_offset() >= walk.next && (walk.len == 0 || header.base_offset >= walk.next);
+        let in_order = header.last_offset() >= next && (len == 0 || header.base_offset >= next);
         // Base offsets lie outside of the CRC. One that is too large shows by what follows: offsets never go back.
-        let follower_base = (header.base_offset > walk.next).then(|| follower_base(rest, &header));
+        let follower_base = (header.base_offset > next).then(|| follower_base(rest, &header));
         if !in_order || follower_base.flatten().is_some_and(|base| base <= header.last_offset()) {
             let (base, last) = (header.base_offset, header.last_offset());
-            let behind = (follower(rest).filter(|behind| *behind > walk.next), None);
-            walk.bad = Some((Bad::Order { base, last, expected: walk.next }, behind));
+            let behind = (follower(rest).filter(|behind| *behind > next), None);
+            walk.bad = Some((Bad::Order { base, last, expected: next }, behind));
             break;
         }
         // With nothing behind it that could tell, it is left for the next answer, which begins with it.
-        if follower_base == Some(None) && walk.len > 0 && end != WHOLE {
+        if follower_base == Some(None) && len > 0 && end != WHOLE {
             break;
         }
         if header.base_offset >= end {
@@ -126,12 +129,16 @@ pub fn walk_on(
             break;
         }
         let span = if checked.reads(&header) { spans.next().flatten() } else { None };
-        walk.accept(&header, span, aborted);
+        let batch = Stretch::of(&header, span, aborted);
+        walk.all.add(&batch);
+        part.add(&batch);
     }
-    walk.crc64 = match walk.len == checked.bytes() {
+    let (begin, len) = (walk.all.len - part.len, walk.all.len);
+    let crc = match len == checked.bytes() {
         true => checked.crc64(),
-        false => crc64(bytes.get(..walk.len).unwrap_or_default()),
+        false => crc64(bytes.get(begin..len).unwrap_or_default()),
     };
+    walk.end_part(&mut part, crc);
     walk
 }
 
@@ -157,7 +164,18 @@ fn follower_base(rest: &[u8], header: &Header) -> Option<i64> {
 }
 
 impl Walk {
-    /// `row` with what the walk found of the batches that it accepted.
+    /// Puts the run to the others, with its checksum, if there is anything in it; the next one begins.
+    fn end_part(&mut self, part: &mut Stretch, crc64: u64) {
+        if part.len > 0 {
+            let ended = std::mem::replace(part, Stretch::at(part.next));
+            self.all.crc64 = crc64_combine(self.all.crc64, crc64, ended.len as u64);
+            self.parts.push(Stretch { crc64, ..ended });
+        }
+    }
+}
+
+impl Stretch {
+    /// `row` with what is known of these batches.
     pub fn describe(&self, row: Range) -> Range {
         let no_time = Times { min: NO_TIME, max: NO_TIME, base: NO_TIME };
         let times = self.times.unwrap_or(no_time);
@@ -175,28 +193,46 @@ impl Walk {
         }
     }
 
-    /// `span`: the times of its records, if they have been read.
-    fn accept(&mut self, header: &Header, span: Option<Span>, aborted: &mut Aborted) {
-        self.len += header.size;
-        self.next = header.last_offset().saturating_add(1);
-        self.last_epoch = header.leader_epoch;
+    /// Nothing yet.
+    fn at(next: i64) -> Self {
+        Self { len: 0, next, last_epoch: -1, records: 0, kept: 0, times: None, crc64: 0 }
+    }
+
+    /// One batch. `span`: the times of its records, if they have been read.
+    fn of(header: &Header, span: Option<Span>, aborted: &mut Aborted) -> Self {
         let count = i64::from(header.record_count);
-        self.records += count;
+        let mut batch = Self {
+            len: header.size,
+            next: header.last_offset().saturating_add(1),
+            last_epoch: header.leader_epoch,
+            records: count,
+            kept: 0,
+            times: None,
+            crc64: 0,
+        };
         if header.is_control() {
             if header.is_transactional() {
                 aborted.close(header.producer_id, header.base_offset);
             }
-            return;
+            return batch;
         }
         let dropped = header.is_transactional()
             && aborted.covers(header.producer_id, header.base_offset, header.last_offset());
-        if !dropped {
-            self.kept += count;
-        }
-        if count > 0 {
-            let of_batch = times(header, span);
-            self.times = Some(self.times.map_or(of_batch, |times| times.and(of_batch)));
-        }
+        batch.kept = if dropped { 0 } else { count };
+        batch.times = (count > 0).then(|| times(header, span));
+        batch
+    }
+
+    /// Adds a batch that follows, but for its checksum.
+    fn add(&mut self, batch: &Self) {
+        self.len += batch.len;
+        (self.next, self.last_epoch) = (batch.next, batch.last_epoch);
+        self.records += batch.records;
+        self.kept += batch.kept;
+        self.times = match (self.times, batch.times) {
+            (Some(ours), Some(theirs)) => Some(ours.and(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
     }
 }
 
@@ -307,11 +343,11 @@ mod tests {
             checked.restart();
             (0..log.len()).step_by(step).for_each(|len| checked.advance(&log[..len]));
             let walk = walk_on(&log, &mut checked, 0..WHOLE, &mut Aborted::default());
-            prop_assert_eq!((walk.len, walk.next), (log.len(), next));
+            prop_assert_eq!((walk.all.len, walk.all.next), (log.len(), next));
             let hidden = |(codec, attributes, times): &(u8, i16, Vec<i64>)| {
                 *codec > 0 && attributes & 40 == 0 && times.len() > 1 && !exact
             };
-            match (walk.times, truth(&batches)) {
+            match (walk.all.times, truth(&batches)) {
                 (None, truth) => prop_assert_eq!(truth, None),
                 (Some(times), Some((least, greatest))) => {
                     prop_assert_eq!(times.max, greatest);
@@ -323,14 +359,14 @@ mod tests {
                 }
                 (Some(_), None) => prop_assert!(false, "times without records"),
             }
-            let row = walk.describe(Range::without_chunk(([0; 16], 0), 0, Kind::Data, 0..next, -1));
+            let row = walk.all.describe(Range::without_chunk(([0; 16], 0), 0, Kind::Data, 0..next, -1));
             prop_assert!(row.max_ts >= row.base_ts && (row.min_ts == TIME_UNKNOWN || row.min_ts <= row.max_ts));
         }
     }
 
     #[test]
     fn a_record_without_a_time_counts() {
-        let of = |batches: &[Vec<u8>]| walk(&batches.concat(), 0, WHOLE, &mut Aborted::default()).times;
+        let of = |batches: &[Vec<u8>]| walk(&batches.concat(), 0, WHOLE, &mut Aborted::default()).all.times;
         let times = |min, max, base| Some(Times { min, max, base });
         assert_eq!(of(&[timed(0, 0, 0, &[-1]), timed(1, 0, 0, &[5])]), times(-1, 5, -1));
         assert_eq!(of(&[timed(0, 0, 0, &[-1, 7])]), times(-1, 7, -1));
@@ -346,8 +382,8 @@ mod tests {
         for payload in [&records[..records.len() - 1], &[records, &[0]].concat(), &[0xff; 30], &[]] {
             let log = batch::encode(&header, payload);
             let walk = walk(&log, 0, WHOLE, &mut Aborted::default());
-            assert_eq!((walk.len, walk.bad), (log.len(), None));
-            assert_eq!(walk.times, Some(Times { min: TIME_UNKNOWN, max: 9, base: 7 }));
+            assert_eq!((walk.all.len, walk.bad), (log.len(), None));
+            assert_eq!(walk.all.times, Some(Times { min: TIME_UNKNOWN, max: 9, base: 7 }));
         }
     }
 
@@ -359,19 +395,25 @@ mod tests {
         let log = [batch(10, 5, 0, -1), batch(15, 1, 0, -1), batch(20, 5, 0, -1)].concat();
         let whole = walk(&log, 12, WHOLE, &mut Aborted::default());
         let most = walk(&log, 12, 100, &mut Aborted::default());
-        assert_eq!((most.next, most.bad), (16, None), "a hole that nothing bears out yet");
-        assert_eq!((whole.len, whole.next, whole.records, whole.kept), (log.len(), 25, 11, 11));
+        assert_eq!((most.all.next, most.bad), (16, None), "a hole that nothing bears out yet");
         assert_eq!(
-            (whole.times, whole.last_epoch),
+            (whole.all.len, whole.all.next, whole.all.records, whole.all.kept),
+            (log.len(), 25, 11, 11)
+        );
+        assert_eq!(
+            (whole.all.times, whole.all.last_epoch),
             (Some(Times { min: TIME_UNKNOWN, max: 220, base: 110 }), 3)
         );
-        assert_eq!(whole.crc64, bodley_protocol::checksum::crc64(&log));
+        assert_eq!(whole.all.crc64, bodley_protocol::checksum::crc64(&log));
         let cut = walk(&log[..log.len() - 1], 12, 100, &mut Aborted::default());
-        assert_eq!((cut.next, cut.bad), (16, None));
+        assert_eq!((cut.all.next, cut.bad), (16, None));
         let ended = walk(&log, 12, 18, &mut Aborted::default());
-        assert_eq!((ended.next, ended.beyond_end, whole.beyond_end), (16, None, None));
-        let nothing = walk(&log[cut.len..], 16, 18, &mut Aborted::default());
-        assert_eq!((nothing.len, nothing.next, nothing.beyond_end, nothing.bad), (0, 16, Some(24), None));
+        assert_eq!((ended.all.next, ended.beyond_end, whole.beyond_end), (16, None, None));
+        let nothing = walk(&log[cut.all.len..], 16, 18, &mut Aborted::default());
+        assert_eq!(
+            (nothing.all.len, nothing.all.next, nothing.beyond_end, nothing.bad),
+            (0, 16, Some(24), None)
+        );
         assert_eq!(walk(&log, 15, 100, &mut Aborted::default()).bad.unwrap().1, (None, None));
     }
 
@@ -387,9 +429,48 @@ mod tests {
                 let pieces = walk_on(&log, &mut checked, 10..end, &mut Aborted::default());
                 let whole = walk(&log, 10, end, &mut Aborted::default());
                 assert_eq!(pieces, whole);
-                assert_eq!(whole.crc64, crc64(&log[..whole.len]));
+                assert_eq!(whole.all.crc64, crc64(&log[..whole.all.len]));
             }
             flip(&mut log);
+        }
+    }
+
+    #[test]
+    fn cuts_lie_between_batches_and_change_nothing_else() {
+        // A large batch at each place; of others, some have records without a time.
+        for large in 0..20 {
+            let batch = |n: i64| timed(2 * n, 0, 0, &if n == large { vec![5; 400] } else { vec![n, n - 2] });
+            let mut bases: Vec<i64> = (0..20).map(|n| if n > large { 2 * n + 398 } else { 2 * n }).collect();
+            let log: Vec<u8> = (0..20)
+                .zip(&bases)
+                .flat_map(|(n, base)| [&base.to_be_bytes()[..], &batch(n)[8..]].concat())
+                .collect();
+            bases.push(438);
+            for (damage, end) in [(false, 1000), (true, 1000), (false, 20), (false, WHOLE)] {
+                let mut log = log.clone();
+                if damage {
+                    let at = log.len() - 100;
+                    log[at] ^= 1;
+                }
+                let (mut checked, mut known) = (Checked::with_times(false).cutting(300), Aborted::default());
+                (0..log.len()).step_by(70).for_each(|len| checked.advance(&log[..len]));
+                let cut = walk_on(&log, &mut checked, 0..end, &mut known);
+                let whole = walk(&log, 0, end, &mut known);
+                assert_eq!((&cut.all, &cut.bad, cut.beyond_end), (&whole.all, &whole.bad, whole.beyond_end));
+                assert_eq!(whole.parts, [whole.all.clone()]);
+                // Nothing but the large batch may begin before an early end.
+                assert!(end == 20 || cut.parts.len() > 2);
+                let mut at = (0, 0);
+                for part in &cut.parts {
+                    let bytes = &log[at.0..at.0 + part.len];
+                    let alone = walk(bytes, at.1, WHOLE, &mut known);
+                    assert_eq!((&alone.all, alone.bad), (part, None));
+                    assert!(part.len <= 300 || part.records == 400);
+                    assert!(bases.contains(&part.next));
+                    at = (at.0 + part.len, part.next);
+                }
+                assert_eq!(at, (whole.all.len, whole.all.next));
+            }
         }
     }
 
@@ -400,7 +481,7 @@ mod tests {
             let mut log = [good.clone(), behind].concat();
             log[at] ^= value;
             let walk = walk(&log, 10, 100, &mut Aborted::default());
-            assert_eq!((walk.next, walk.records), (15, 5));
+            assert_eq!((walk.all.next, walk.all.records), (15, 5));
             walk.bad.unwrap()
         };
         let (second, end) = (good.len() / 2, good.len());
@@ -435,7 +516,7 @@ mod tests {
         let mut aborted = Aborted::default();
         aborted.learn(&[AbortedTransaction { producer_id: 7, first_offset: 0 }], 0);
         let walk = walk(&log.concat(), 0, 100, &mut aborted);
-        assert_eq!((walk.records, walk.kept), (12, 7));
+        assert_eq!((walk.all.records, walk.all.kept), (12, 7));
         let rows = aborted.take_rows(([0; 16], 0), 0);
         assert_eq!(rows.iter().map(|r| (r.producer_id, r.first, r.marker)).collect::<Vec<_>>(), [(7, 0, 5)]);
     }

@@ -156,9 +156,9 @@ pub async fn segment(
         let of_part = |row: &&AbortedRow| (row.topic, row.partition) == (piece.topic, piece.partition);
         let mut known = Aborted::from_rows(known.iter().filter(of_part));
         let walk = walk(&bytes, piece.first, i64::MAX, &mut known);
-        assert_eq!((walk.len, &walk.bad), (bytes.len(), &None));
-        let row = row(piece.topic, piece.partition, Kind::Data, piece.first..walk.next, piece.from);
-        writer.keep(walk.describe(row));
+        assert_eq!((walk.all.len, &walk.bad), (bytes.len(), &None));
+        let row = row(piece.topic, piece.partition, Kind::Data, piece.first..walk.all.next, piece.from);
+        writer.keep(walk.all.describe(row));
     }
     let topics: Vec<TopicRow> = writer.topics().into_iter().map(topic_row).collect();
     let writer_id = "ab".repeat(16);

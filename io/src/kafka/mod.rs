@@ -10,6 +10,7 @@ pub mod groups;
 mod many;
 pub mod offsets;
 pub mod produce;
+pub mod producers;
 pub mod rights;
 pub mod security;
 pub mod stream;

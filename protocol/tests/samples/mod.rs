@@ -425,3 +425,59 @@ impl Sample for DescribeQuorumResponse {
         tag!(response, true)
     }
 }
+
+impl Sample for DescribeProducersResponse {
+    fn sample(_: i16) -> Self {
+        use describe_producers_response::*;
+        let producer = ProducerState::default()
+            .with_producer_id(ProducerId(1 << 40))
+            .with_producer_epoch(2)
+            .with_last_sequence(3)
+            .with_last_timestamp(1 << 41)
+            .with_coordinator_epoch(4)
+            .with_current_txn_start_offset(5);
+        let partition = PartitionResponse::default()
+            .with_partition_index(6)
+            .with_error_code(29)
+            .with_error_message(Some(text("no")))
+            .with_active_producers(vec![tag!(producer, true), ProducerState::default()]);
+        let topic = TopicResponse::default()
+            .with_name(topic("orders"))
+            .with_partitions(vec![tag!(partition, true), PartitionResponse::default()]);
+        let response = DescribeProducersResponse::default().with_throttle_time_ms(1);
+        tag!(response.with_topics(vec![tag!(topic, true), TopicResponse::default()]), true)
+    }
+}
+
+impl Sample for DescribeTransactionsResponse {
+    fn sample(_: i16) -> Self {
+        use describe_transactions_response::*;
+        let topic = TopicData::default().with_topic(topic("orders")).with_partitions(vec![1, 2]);
+        let state = TransactionState::default()
+            .with_error_code(53)
+            .with_transactional_id(TransactionalId(text("tx")))
+            .with_transaction_state(text("Ongoing"))
+            .with_transaction_timeout_ms(3)
+            .with_transaction_start_time_ms(1 << 41)
+            .with_producer_id(ProducerId(5))
+            .with_producer_epoch(6)
+            .with_topics(vec![tag!(topic, true), TopicData::default()]);
+        let response = DescribeTransactionsResponse::default().with_throttle_time_ms(1);
+        tag!(response.with_transaction_states(vec![tag!(state, true), TransactionState::default()]), true)
+    }
+}
+
+impl Sample for ListTransactionsResponse {
+    fn sample(_: i16) -> Self {
+        use list_transactions_response::*;
+        let state = TransactionState::default()
+            .with_transactional_id(TransactionalId(text("tx")))
+            .with_producer_id(ProducerId(5))
+            .with_transaction_state(text("Ongoing"));
+        let response = ListTransactionsResponse::default()
+            .with_throttle_time_ms(1)
+            .with_error_code(14)
+            .with_unknown_state_filters(vec![text("Odd")]);
+        tag!(response.with_transaction_states(vec![tag!(state, true), TransactionState::default()]), true)
+    }
+}

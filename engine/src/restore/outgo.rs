@@ -187,7 +187,8 @@ impl Preparer {
     /// Deals with the tray's next batch. Returns whether that was much work. An error says in words how the batch is damaged.
     fn batch(&mut self, tray: &mut Tray) -> Result<bool, String> {
         let header = tray.head()?;
-        let behind = header.last_offset().saturating_add(1);
+        // Where a rewind has cut the chunk, what lies behind is another log's.
+        let behind = header.last_offset().saturating_add(1).min(tray.end());
         let fate = if self.is_hidden(&header) { Fate::Skip } else { tray.fate(&header) };
         let (wanted, worked) = match fate {
             Fate::Skip => (Wanted::None, false),

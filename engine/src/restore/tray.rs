@@ -155,6 +155,11 @@ impl Tray {
         self.sieve.fate(header)
     }
 
+    /// From this offset on nothing is wanted.
+    pub fn end(&self) -> i64 {
+        self.sieve.offsets.end
+    }
+
     /// Something is added to each record.
     pub fn stamps(&self) -> bool {
         self.sieve.stamp.is_some()

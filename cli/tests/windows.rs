@@ -230,21 +230,20 @@ fn a_killed_window_goes_on() {
         let beside =
             site.start("restore", &mess.vault, &["--topic", MESS, "--rename", &beside, "--groups", "none"]);
         let mut kills = 0;
-        let (ran, document) = loop {
-            let mut run = site.start("restore", &mess.vault, &args);
-            if kills < 8 {
-                run.leave_alone(rng.millis(700));
-                if run.is_running() {
-                    run.kill();
-                    kills += 1;
-                    continue;
-                }
+        let slowly = [&args[..], &["--limit-write", "40K"]].concat();
+        while kills < 5 {
+            let mut run = site.start("restore", &mess.vault, &slowly);
+            run.leave_alone(Duration::from_millis(300) + rng.millis(900));
+            if !run.is_running() {
+                break;
             }
-            let ran = run.wait().exits(0);
-            break (ran.json(), std::fs::read(&report).unwrap());
-        };
+            run.kill();
+            kills += 1;
+        }
+        let ran = site.restore(&mess.vault, &args).exits(0).json();
+        let document = std::fs::read(&report).unwrap();
         beside.wait().exits(0);
-        assert!(kills > 0);
+        assert!(kills > 1, "{kills}");
         let from = if number == 0 { i64::MIN } else { EPOCH + SPAN / 4 };
         let wanted = |record: &DumpedRecord| record.timestamp >= from;
         judge(&site, &target, wanted, &format!("{window:?}, {kills} kills"));
@@ -411,10 +410,9 @@ fn a_dry_run_tells_and_writes_nothing() {
     let topic = &list(plan, "topics")[0];
     assert_eq!((&topic["action"], &topic["target"]), (&"create".into(), &"planned".into()));
     assert_eq!(list(plan, "groups").len(), GROUPS);
-    assert!(
-        plan["bytes"].as_u64().unwrap() > 0 && plan["objects"] == 1 && plan["reads"].as_u64().unwrap() > 0,
-        "{plan:#}"
-    );
+    for field in ["bytes", "objects", "reads"] {
+        assert!(plan[field].as_u64().unwrap() > 0, "{field}: {plan:#}");
+    }
     // All of it is older than a second.
     assert!(topic["expired_records"].as_u64().unwrap() > 0, "{plan:#}");
     assert!(

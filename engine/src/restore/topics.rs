@@ -62,7 +62,7 @@ pub async fn create(
                 let tp = TopicPartition::new(&topic.target, partition as i32);
                 layout.partition(&tp).is_some_and(|partition| partition.leader.is_some())
             };
-            !(0..topic.source.partitions).all(has_leaders)
+            !(0..topic.needs).all(has_leaders)
         });
         match missing {
             None => break,

@@ -1,7 +1,7 @@
 //! Files that a user names: read whole, within bounds.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Of a file with settings.
@@ -22,6 +22,39 @@ pub fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
         return Err(format!("is larger than {} KiB: this is some other file", limit >> 10));
     }
     Ok(bytes)
+}
+
+/// Whether a file can be made or replaced here; makes none.
+pub fn check_writable(path: &Path) -> Result<(), String> {
+    let name = path.file_name().ok_or("names no file")?;
+    if path.is_dir() {
+        return Err("is a folder".to_owned());
+    }
+    let trial = beside(path, name);
+    File::create(&trial)
+        .and_then(|_| std::fs::remove_file(&trial))
+        .map_err(|e| format!("can't be written: {e}"))
+}
+
+/// Replaces a file in one step, durably.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let temporary = beside(path, name);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let replaced = written.and_then(|()| std::fs::rename(&temporary, path));
+    if replaced.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    replaced
+}
+
+fn beside(path: &Path, name: &std::ffi::OsStr) -> std::path::PathBuf {
+    let mut name = name.to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    path.with_file_name(name)
 }
 
 /// Users other than its owner may read it.
@@ -55,6 +88,13 @@ mod tests {
         assert!(text(&path).unwrap_err().contains("UTF-8"));
         assert!(text(folder.path()).unwrap_err().contains("can't be read"));
         assert!(text(Path::new("/no/such")).unwrap_err().contains("No such file"));
+        check_writable(&path).unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(bytes(&path, 10), Ok(b"new".to_vec()));
+        assert!(
+            check_writable(folder.path()).is_err() && check_writable(&folder.path().join("no/f")).is_err()
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         assert_eq!(without_last_newline("a\n\r\n".into()), "a\n");
         assert_eq!(without_last_newline("a".into()), "a");
     }

@@ -4,6 +4,7 @@ use bodley_io::latency::Summaries;
 use serde::Serialize;
 
 use crate::error::{EngineError, Severity};
+use crate::restore::{OffsetMap, PlanReport};
 use crate::vault::rows::Reason;
 
 /// The result of a command.
@@ -34,6 +35,12 @@ pub struct Report {
     /// Of a restore: its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore_id: Option<String>,
+    /// Of a restore: what it does, made before it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanReport>,
+    /// Of a restore: which offset at the source became which at the target, by partition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub offset_map: Vec<OffsetMap>,
     /// Of a restore: what was merged, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,

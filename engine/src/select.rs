@@ -18,7 +18,7 @@ pub struct Selection {
 }
 
 /// `*` and `?` only; everything else stands for itself.
-fn is_glob(pattern: &str) -> bool {
+pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?'])
 }
 

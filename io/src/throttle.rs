@@ -17,6 +17,11 @@ impl Throttle {
         Self { rate: bytes_per_second.max(1) as f64, paid: Mutex::new(Instant::now()) }
     }
 
+    /// Bytes per second.
+    pub fn rate(&self) -> u64 {
+        self.rate as u64
+    }
+
     /// Accounts for `bytes` and waits until earlier ones and these are paid for.
     pub async fn take(&self, bytes: u64) {
         let due = self.account(bytes, Instant::now());

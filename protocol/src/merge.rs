@@ -4,11 +4,10 @@
 //! are copied as they lie; anew are its length, its timestamp delta and its offset delta. The batches themselves stay as they are until the
 //! merged one is put somewhere: what turns out not to fit can still go the usual way.
 
-use std::ops::Range;
-
 use crate::batch::{HEADER_LEN, Header};
 use crate::codecs::{Codec, CodecError, Unpacker};
 use crate::records::{Builder, Records, Sealed};
+use crate::sieve::Sieve;
 
 /// A packed batch takes part if it unpacks to this share of a merged one: fewer than four in one would not be worth it.
 const SHARE: usize = 4;
@@ -28,22 +27,22 @@ impl Merge {
         Self { limit, builder, unpacker, unpacked: Vec::new() }
     }
 
-    /// Adds the records of `batch` with offsets in `offsets`, and says how many these are. `None`: nothing was added, since it would become too large,
+    /// Adds the records of `batch` that are wanted, and says how many these are. `None`: nothing was added, since it would become too large,
     /// has another codec than those before, or holds records that can't be read or are out of order. Header and CRC of `batch` have been checked.
-    pub fn take(&mut self, header: &Header, batch: &[u8], offsets: &Range<i64>) -> Option<i32> {
+    pub fn take(&mut self, header: &Header, batch: &[u8], sieve: &Sieve) -> Option<i32> {
         let codec = Codec::from_number(header.codec()).ok()?;
         if self.builder.is_empty() {
             self.builder.restart(codec);
         }
         let mark = self.builder.mark();
-        let taken = if codec == self.builder.codec() { self.add(header, batch, offsets) } else { None };
+        let taken = if codec == self.builder.codec() { self.add(header, batch, sieve) } else { None };
         if taken.is_none() {
             self.builder.rewind(mark);
         }
         taken
     }
 
-    fn add(&mut self, header: &Header, batch: &[u8], offsets: &Range<i64>) -> Option<i32> {
+    fn add(&mut self, header: &Header, batch: &[u8], sieve: &Sieve) -> Option<i32> {
         let packed = batch.get(HEADER_LEN..header.size)?;
         let codec = self.builder.codec();
         let plain = if codec == Codec::None {
@@ -60,8 +59,8 @@ impl Merge {
                 return None;
             }
             last = record.offset;
-            if offsets.contains(&record.offset) {
-                self.builder.push(record.timestamp, record.attributes, record.body);
+            if sieve.keeps(&record) {
+                sieve.push(&mut self.builder, &record).ok()?;
             }
             if self.builder.len() > self.limit {
                 return None;

@@ -1,48 +1,22 @@
-//! Which stored batches a broker takes back with a patched header, and new batches for those it would refuse.
+//! New batches for those that a broker would refuse, and for those of which not every record is wanted. (Which these are: `sieve.rs`.)
 //!
 //! A leader refuses batches whose record count differs from their offset span (compaction left holes) and clears the append-time
 //! bit, which would let times fall back to the deltas. A batch that a bound cuts must lose records. These are
 //! decoded, filtered and encoded again in their own codec; every other batch stays verbatim.
 
-use std::ops::Range;
-
 use crate::batch::Header;
 use crate::codecs::Codec;
 use crate::records::{Builder, Payload, RecordsError};
+use crate::sieve::Sieve;
 
-/// What to do with a batch that has records to restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Patch the header, send the payload as it is.
-    Verbatim,
-    /// Decode it and make a new one.
-    Rewrite,
-    /// It holds nothing to restore.
-    Skip,
-}
-
-/// Decides the fate of a batch that is neither a control batch nor aborted, by its header alone. `offsets` are those wanted.
-pub fn fate(header: &Header, offsets: &Range<i64>) -> Fate {
-    if header.record_count == 0 || header.last_offset() < offsets.start || header.base_offset >= offsets.end {
-        return Fate::Skip;
-    }
-    let cut = header.base_offset < offsets.start || header.last_offset() >= offsets.end;
-    if cut || header.has_holes() || header.is_append_time() { Fate::Rewrite } else { Fate::Verbatim }
-}
-
-/// The records of `batch` with offsets in `offsets` as a new batch (base offset 0, create times) and their number; `None` when
-/// none is left. The CRC of `batch` has been checked.
-pub fn rewrite(
-    header: &Header,
-    batch: &[u8],
-    offsets: &Range<i64>,
-) -> Result<Option<(Vec<u8>, i32)>, RecordsError> {
+/// The records of `batch` that are wanted as a new batch (base offset 0, create times) and their number; `None` when none is left. The CRC of `batch` has been checked.
+pub fn rewrite(header: &Header, batch: &[u8], sieve: &Sieve) -> Result<Option<(Vec<u8>, i32)>, RecordsError> {
     let payload = Payload::unpack(header, batch)?;
     let mut builder = Builder::new(Codec::from_number(header.codec())?);
     for record in payload.records() {
         let record = record?;
-        if offsets.contains(&record.offset) {
-            builder.push(record.timestamp, record.attributes, record.body);
+        if sieve.keeps(&record) {
+            sieve.push(&mut builder, &record)?;
         }
     }
     let count = builder.count();
@@ -71,25 +45,10 @@ mod tests {
     }
 
     #[test]
-    fn fates() {
-        let (header, _) = sample(Codec::None, 0);
-        assert_eq!(fate(&header, &(0..110)), Fate::Verbatim);
-        assert_eq!(fate(&header, &(101..200)), Fate::Rewrite);
-        assert_eq!(fate(&header, &(0..109)), Fate::Rewrite);
-        assert_eq!(fate(&header, &(110..200)), Fate::Skip);
-        assert_eq!(fate(&header, &(0..100)), Fate::Skip);
-        assert_eq!(fate(&Header { record_count: 9, ..header }, &(0..200)), Fate::Rewrite);
-        assert_eq!(fate(&Header { record_count: 0, ..header }, &(0..200)), Fate::Skip);
-        assert_eq!(fate(&Header { attributes: 8, ..header }, &(0..200)), Fate::Rewrite);
-        // A delete horizon changes nothing in the payload: deltas count from base timestamp all the same.
-        assert_eq!(fate(&Header { attributes: 64, ..header }, &(0..200)), Fate::Verbatim);
-    }
-
-    #[test]
     fn a_cut_batch_keeps_bodies_and_times() {
         for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
             let (header, bytes) = sample(codec, 0);
-            let (cut, count) = rewrite(&header, &bytes, &(103..108)).unwrap().unwrap();
+            let (cut, count) = rewrite(&header, &bytes, &Sieve::of_offsets(103..108)).unwrap().unwrap();
             assert_eq!(count, 5);
             let new = view_checked(&cut).unwrap().unwrap();
             assert_eq!((new.codec(), new.record_count, new.max_timestamp), (codec.number() as u8, 5, 997));
@@ -97,14 +56,14 @@ mod tests {
             let records: Vec<_> = payload.records().map(Result::unwrap).collect();
             assert_eq!(records[0].timestamp, 997);
             assert_eq!(records[4].body, &[1, 2, 7, 0]);
-            assert!(rewrite(&header, &bytes, &(0..100)).unwrap().is_none());
+            assert!(rewrite(&header, &bytes, &Sieve::of_offsets(0..100)).unwrap().is_none());
         }
     }
 
     #[test]
     fn append_times_become_create_times() {
         let (header, bytes) = sample(Codec::Lz4, 8);
-        let (new, _) = rewrite(&header, &bytes, &(0..200)).unwrap().unwrap();
+        let (new, _) = rewrite(&header, &bytes, &Sieve::of_offsets(0..200)).unwrap().unwrap();
         let header = view_checked(&new).unwrap().unwrap();
         assert!(!header.is_append_time());
         let payload = Payload::unpack(&header, &new).unwrap();

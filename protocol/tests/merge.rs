@@ -8,12 +8,20 @@ use bodley_protocol::batch::{self, HEADER_LEN, Header, Producer};
 use bodley_protocol::codecs::Codec;
 use bodley_protocol::merge::Merge;
 use bodley_protocol::records::Builder;
+use bodley_protocol::sieve::Sieve;
 use bodley_protocol::wire::Writer;
 use kafka_protocol::records::{Record, RecordBatchDecoder, TimestampType};
 use proptest::prelude::*;
 
 const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
-const ANY: Range<i64> = 0..i64::MAX;
+/// All records with these offsets.
+fn wanted(offsets: Range<i64>) -> Sieve {
+    Sieve::of_offsets(offsets)
+}
+
+fn every() -> Sieve {
+    wanted(0..i64::MAX)
+}
 
 /// A record as it is made: time, key, value, headers.
 type Made = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
@@ -53,7 +61,7 @@ fn view(bytes: &[u8]) -> Header {
 }
 
 fn take(merge: &mut Merge, bytes: &[u8]) -> Option<i32> {
-    merge.take(&view(bytes), bytes, &ANY)
+    merge.take(&view(bytes), bytes, &every())
 }
 
 fn sealed(merge: &Merge) -> Vec<u8> {
@@ -226,12 +234,12 @@ fn batches_that_can_not_stay_take_part() {
     for codec in ALL {
         let stamped = ten(codec, 100, 1 << 3);
         let mut merge = Merge::new(1 << 20);
-        assert_eq!(merge.take(&view(&stamped), &stamped, &(103..108)), Some(5));
+        assert_eq!(merge.take(&view(&stamped), &stamped, &wanted(103..108)), Some(5));
         let bytes = ten(codec, 110, 0);
         let holed = Header { last_offset_delta: 30, ..view(&bytes) };
         let holed = batch::encode(&holed, &bytes[HEADER_LEN..]);
-        assert_eq!(merge.take(&view(&holed), &holed, &ANY), Some(10));
-        assert_eq!(merge.take(&view(&bytes), &bytes, &(0..110)), Some(0));
+        assert_eq!(merge.take(&view(&holed), &holed, &every()), Some(10));
+        assert_eq!(merge.take(&view(&bytes), &bytes, &wanted(0..110)), Some(0));
         let found = decoded(&sealed(&merge));
         let times: Vec<i64> = found.iter().map(|record| record.timestamp).collect();
         assert_eq!(times, [vec![1009; 5], (1000..1010).collect()].concat());

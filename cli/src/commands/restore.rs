@@ -1,14 +1,16 @@
 //! `bodley restore`
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bodley_engine::restore::{GroupStrategy, RestoreOptions, restore};
-use bodley_engine::{Merged, Progress, Report};
+use bodley_engine::error::Severity;
+use bodley_engine::restore::{Choice, GroupStrategy, RestoreOptions, WindowFlags, plan};
+use bodley_engine::{Issue, Merged, Pick, Progress, Report};
 
 use super::{Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
-use crate::args::{Common, Groups, Restore};
-use crate::output::{bytes, plural};
+use crate::args::{Common, Groups, OutputFormat, Restore};
+use crate::output::{self, bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
 
@@ -17,34 +19,98 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
     let store = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let options = RestoreOptions {
-        selection: selection(flags.topics),
-        rename: flags.rename,
+    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
+    let file = flags.report.clone();
+    if let Some(file) = &file {
+        crate::files::check_writable(file)
+            .map_err(|what| usage(format!("--report {}: {what}", file.display())))?;
+    }
+    let dry_run = flags.dry_run;
+    let planned = plan(cluster, store, options(flags), signals.stop()).await?;
+    if let Some(plan) = &planned.report().plan
+        && common.output == OutputFormat::Text
+    {
+        // The result of a dry run is the plan; before a run it is a message.
+        let text = output::plan::text(plan);
+        if dry_run {
+            output::print(&text)
+        } else if !common.quiet {
+            eprintln!("{text}")
+        }
+    }
+    let display = Display::start("restore", Arc::clone(&progress), common.quiet || planned.is_over());
+    let result = planned.carry_out(Arc::clone(&progress), signals.stop()).await;
+    drop(display);
+    let mut report = result?;
+    report.latency = progress.latencies().summaries();
+    report.notes.splice(..0, notes);
+    if let Some(file) = &file {
+        save(&mut report, file, &signals);
+    }
+    let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
+    let summary = if dry_run { dry_summary(&report) } else { summary(&report, start) };
+    finish(common, "restore", code, &report, &summary);
+    Ok(code)
+}
+
+fn options(flags: Restore) -> RestoreOptions {
+    RestoreOptions {
+        choice: Choice {
+            selection: selection(flags.topics),
+            at: flags.at,
+            incarnation: flags.incarnation,
+            partitions: flags.partitions,
+            window: WindowFlags {
+                from: flags.from,
+                to: flags.to,
+                windows: flags.window,
+                from_offset: flags.from_offset,
+                to_offset: flags.to_offset,
+            },
+            rename: flags.rename,
+            stamp_headers: flags.stamp_headers,
+        },
         replication_factor: flags.replication_factor,
         topic_config: flags.topic_config,
         groups: match flags.groups {
             Groups::Map => GroupStrategy::Map,
+            Groups::Timestamp => GroupStrategy::Timestamp,
+            Groups::Earliest => GroupStrategy::Earliest,
+            Groups::Latest => GroupStrategy::Latest,
             Groups::None => GroupStrategy::None,
         },
+        pick_groups: Pick { include: flags.group, exclude: flags.exclude_group },
         restore_id: flags.restore_id,
         state: flags.state,
+        dry_run: flags.dry_run,
         append: flags.append,
         hold_retention: flags.hold_retention.map(|hold| hold.0),
         skip_damaged: flags.skip_damaged,
         merge: !flags.no_merge,
         limit_write: throttle(flags.limit_write),
+        limit_read: flags.limit_read.map(|rate| rate.0),
         ..RestoreOptions::default()
-    };
-    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
-    let display = Display::start("restore", Arc::clone(&progress), common.quiet);
-    let result = restore(cluster, store, options, Arc::clone(&progress), signals.stop()).await;
-    drop(display);
-    let mut report = result?;
-    report.latency = progress.latencies().summaries();
-    report.notes.splice(..0, notes);
+    }
+}
+
+/// Writes the report to a file. A run whose report can't be written has done its work all the same, but says so.
+fn save(report: &mut Report, file: &Path, signals: &Signals) {
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
-    finish(common, "restore", code, &report, &summary(&report, start));
-    Ok(code)
+    let text = output::json("restore", code, report);
+    if let Err(error) = crate::files::replace(file, text.as_bytes()) {
+        let message = format!("the report can't be written to {}: {error}", file.display());
+        report.errors.push(
+            Issue::new("report", Severity::Failed, message)
+                .hint("run the same command again: it finds everything there, and writes the report"),
+        );
+    }
+}
+
+fn dry_summary(report: &Report) -> String {
+    match report.errors.is_empty() {
+        true => "dry run: nothing was written".to_owned(),
+        false => "dry run: nothing was written, and this restore would not do as asked".to_owned(),
+    }
 }
 
 fn summary(report: &Report, start: Instant) -> String {

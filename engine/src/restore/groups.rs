@@ -9,8 +9,9 @@ use bodley_protocol::ErrorCode;
 
 use super::plan::{Plan, Position, Status};
 use super::{GroupStrategy, RestoreOptions};
-use crate::error::Severity;
+use crate::error::{EngineError, Severity};
 use crate::report::{Issue, Report};
+use crate::select::Pick;
 use crate::vault::state::State;
 
 /// Offsets in a hint.
@@ -26,24 +27,39 @@ pub fn names(state: &State, options: &RestoreOptions, plan: &Plan) -> BTreeSet<S
     }
     let topics: BTreeSet<_> = plan.topics.iter().map(|topic| topic.source.topic).collect();
     let present = state.groups.iter().filter(|((_, id), pair)| pair.header.present && topics.contains(id));
-    present.map(|((group, _), _)| group.clone()).collect()
+    let names = present.map(|((group, _), _)| group).filter(|group| options.pick_groups.covers(group));
+    names.cloned().collect()
 }
 
-/// Notes the positions of all groups in the plan's topics, to be translated while records pass by.
+/// A group that is named must be in the vault.
+pub fn check_names(state: &State, options: &RestoreOptions) -> Result<(), EngineError> {
+    let pick = &options.pick_groups;
+    if options.groups == GroupStrategy::None && *pick != Pick::default() {
+        return Err(EngineError::Refused("--group and --exclude-group don't go with --groups none".into()));
+    }
+    let present =
+        state.groups.iter().filter(|(_, pair)| pair.header.present).map(|((group, _), _)| group.as_str());
+    pick.choose(present, "consumer group", "in the vault").map(drop)
+}
+
+/// Notes the positions of groups in the plan's topics, to be translated while records pass by.
 pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     if options.groups == GroupStrategy::None {
         return;
     }
     for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
-        let of_topic =
-            state.groups.iter().filter(|((_, id), pair)| *id == topic.source.topic && pair.header.present);
+        let of_topic = state.groups.iter().filter(|((group, id), pair)| {
+            *id == topic.source.topic && pair.header.present && options.pick_groups.covers(group)
+        });
         for ((group, _), pair) in of_topic {
             for row in pair.offsets.values() {
                 let tp = TopicPartition::new(&topic.target, row.partition);
                 // They are in the order of their numbers.
                 let at = topic.partitions.binary_search_by_key(&row.partition, |p| p.tp.partition);
                 if let Some(partition) = at.ok().and_then(|at| topic.partitions.get_mut(at)) {
-                    partition.work.marks.push(row.offset);
+                    if options.groups == GroupStrategy::Map {
+                        partition.work.marks.push(row.offset);
+                    }
                     let (group, metadata) = (group.clone(), row.metadata.clone());
                     topic.positions.push(Position { group, tp, offset: row.offset, metadata });
                 }

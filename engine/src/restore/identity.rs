@@ -3,8 +3,8 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::RestoreOptions;
 use super::plan::Plan;
+use super::{Choice, RestoreOptions};
 use crate::error::EngineError;
 use crate::vault::{hex, sha256_hex};
 
@@ -16,9 +16,9 @@ pub const PREFIX: &str = "bodley-restore-";
 const SHORT: usize = 20;
 const MAX_ID: usize = 100;
 
-/// The flags that choose what is restored and how it looks.
+/// The flags that choose what is restored and how it looks. Those that came later stand in it where they are used, so that ids stay what they were.
 #[derive(Serialize)]
-struct Choice<'a> {
+struct Flags<'a> {
     vault: &'a str,
     cluster: &'a str,
     topics: Vec<&'a String>,
@@ -29,6 +29,39 @@ struct Choice<'a> {
     replication_factor: Option<i16>,
     hold_retention_s: Option<u64>,
     append: bool,
+    #[serde(flatten)]
+    part: Option<Part<'a>>,
+}
+
+/// Flags that choose a part.
+#[derive(Serialize, PartialEq, Default)]
+struct Part<'a> {
+    at: Option<String>,
+    incarnation: Vec<&'a String>,
+    partitions: Option<&'a String>,
+    from: Option<String>,
+    to: Option<String>,
+    windows: Vec<&'a String>,
+    from_offset: Vec<&'a String>,
+    to_offset: Vec<&'a String>,
+    stamp_headers: bool,
+}
+
+impl<'a> Part<'a> {
+    fn of(choice: &'a Choice) -> Self {
+        let window = &choice.window;
+        Self {
+            at: choice.at.map(|at| at.to_string()),
+            incarnation: sorted(&choice.incarnation),
+            partitions: choice.partitions.as_ref(),
+            from: window.from.map(|from| from.to_string()),
+            to: window.to.map(|to| to.to_string()),
+            windows: sorted(&window.windows),
+            from_offset: sorted(&window.from_offset),
+            to_offset: sorted(&window.to_offset),
+            stamp_headers: choice.stamp_headers,
+        }
+    }
 }
 
 fn sorted(flags: &[String]) -> Vec<&String> {
@@ -49,19 +82,22 @@ pub fn restore_id(vault: &str, cluster: &str, options: &RestoreOptions) -> Resul
             ))),
         };
     }
-    let choice = Choice {
+    let choice = &options.choice;
+    let part = Part::of(choice);
+    let flags = Flags {
         vault,
         cluster,
-        topics: sorted(&options.selection.topics),
-        exclude: sorted(&options.selection.exclude),
-        internal: options.selection.include_internal,
-        rename: sorted(&options.rename),
+        topics: sorted(&choice.selection.topics),
+        exclude: sorted(&choice.selection.exclude),
+        internal: choice.selection.include_internal,
+        rename: sorted(&choice.rename),
         topic_config: sorted(&options.topic_config),
         replication_factor: options.replication_factor,
         hold_retention_s: options.hold_retention.map(|hold| hold.as_secs()),
         append: options.append,
+        part: (part != Part::default()).then_some(part),
     };
-    let text = serde_json::to_vec(&choice).map_err(|e| EngineError::Refused(e.to_string()))?;
+    let text = serde_json::to_vec(&flags).map_err(|e| EngineError::Refused(e.to_string()))?;
     Ok(short_digest(&text))
 }
 
@@ -83,12 +119,17 @@ pub fn plan_digest(seq: u64, plan: &Plan) -> String {
         digest.update(topic.target.as_bytes());
         for partition in &topic.partitions {
             digest.update(partition.tp.partition.to_be_bytes());
-            digest.update((partition.work.ranges.len() as u64).to_be_bytes());
-            for range in &partition.work.ranges {
-                digest.update(range.segment);
-                digest.update(range.position.to_be_bytes());
-                digest.update(range.kept.to_be_bytes());
+            let work = &partition.work;
+            digest.update((work.chunks.len() as u64).to_be_bytes());
+            for chunk in &work.chunks {
+                digest.update(chunk.segment);
+                digest.update(chunk.position.to_be_bytes());
+                digest.update(chunk.kept.to_be_bytes());
             }
+            if let Some(window) = &work.window {
+                digest.update(format!("{window:?}"));
+            }
+            digest.update(if work.stamp.is_some() { "stamped" } else { "" });
         }
     }
     let mut hex = hex(&digest.finalize());

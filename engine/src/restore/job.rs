@@ -11,10 +11,10 @@ use bodley_io::kafka::{KafkaError, TopicPartition};
 use bodley_protocol::TopicId;
 use tokio::sync::mpsc;
 
-use super::outgo::{Handed, Translated};
-use super::plan::Work;
+use super::outgo::{Handed, Passed};
 use super::stand::Stand;
 use super::tray::Outgoing;
+use super::work::Work;
 use crate::error::EngineError;
 use crate::report::Merged;
 
@@ -57,8 +57,8 @@ pub struct Job {
     pub sent: i64,
     /// What was merged in them.
     pub merged: Merged,
-    /// Group positions.
-    pub positions: Translated,
+    /// Group positions and offset map, when all is prepared.
+    pub passed: Option<Passed>,
     /// Since when there has been no progress.
     pub stuck: Option<Instant>,
 }
@@ -81,7 +81,7 @@ impl Job {
             unclear: false,
             sent: 0,
             merged: Merged::default(),
-            positions: Translated::new(),
+            passed: None,
             stuck: None,
         }
     }

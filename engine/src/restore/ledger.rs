@@ -37,6 +37,9 @@ pub struct Meta {
     pub seq: u64,
     /// Digest of the plan.
     pub plan: String,
+    /// What times ago count from, ms, where there are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<i64>,
     /// Id of the topic at the target, 32 hex digits.
     topic: String,
     /// Records done when the run began.
@@ -283,6 +286,8 @@ pub struct Restore {
     pub seq: u64,
     /// Digest of the plan.
     pub plan: String,
+    /// What times ago count from, ms, where there are such.
+    pub now: Option<i64>,
     /// Digests of the damaged chunks that are left out.
     pub left_out: HashMap<TopicPartition, String>,
     /// The producer id belongs to a transactional id.
@@ -380,6 +385,7 @@ impl Ledger {
                 vault: self.restore.vault.clone(),
                 seq: self.restore.seq,
                 plan: self.restore.plan.clone(),
+                now: self.restore.now,
                 topic: crate::vault::hex(&topic.id),
                 records: stand.piece.records,
                 pieces: stand.earlier.iter().map(|piece| (piece.records, piece.offset)).collect(),
@@ -413,6 +419,7 @@ mod tests {
             vault: "v".into(),
             seq: 3,
             plan: "p".into(),
+            now: None,
             left_out: HashMap::new(),
             transactional: true,
         };

@@ -1,11 +1,14 @@
 //! Restore: plan, create topics, temporary settings, stream batches, real settings, groups, count.
 //!
 //! ```text
+//! options.rs   what is asked                                          names.rs     which topics, which partitions, under which names
+//! window.rs    which records                                          work.rs      of which chunks of a partition
 //! plan.rs      what the vault has, what would be created              target.rs    what the target has, what conflicts
-//! prepare.rs   all that comes before the first write
+//! prepare.rs   all that comes before the first write                  preview.rs   the plan in words and numbers
 //! identity.rs  which restore this is                                  ledger.rs    its state, which outlives a run
 //! fence.rs     keeps late requests out, counts what is stored         stand.rs     which record lies at which offset
 //! trail.rs     what lies at the end of a log, without reading it
+//! map.rs       which source offset became which target offset
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
 //! outgo.rs     chunks: check, leave out, count                        tray.rs      batches: patch, merge, rewrite
 //! sender.rs    one connection, requests in flight                     job.rs       one partition on its way
@@ -18,9 +21,13 @@ mod groups;
 mod identity;
 mod job;
 mod ledger;
+mod map;
+mod names;
+mod options;
 mod outgo;
 mod plan;
 mod prepare;
+mod preview;
 mod run;
 mod scan;
 mod sender;
@@ -30,93 +37,58 @@ mod target;
 mod topics;
 mod trail;
 mod tray;
+mod window;
+mod work;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bodley_io::kafka::{Cluster, TopicPartition};
 use bodley_io::store::SharedStore;
-use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
 use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
 use crate::report::{Issue, Report};
-use crate::select::Selection;
 use job::Job;
 use ledger::{Ledger, TopicState};
 use plan::{Plan, Status};
-use prepare::{Begun, Prepared, prepare};
+use prepare::{Begun, Prepared, Ready, prepare};
 use run::Author;
 use settings::Settings;
 use stand::Stand;
 
 pub use identity::PREFIX as GROUP_PREFIX;
+pub use map::{MapRun, OffsetMap};
+pub use options::{Choice, GroupStrategy, RestoreOptions};
+pub use preview::{PlanReport, PlannedGroup, PlannedTopic};
+pub use window::WindowFlags;
 
-/// What happens to the positions of consumer groups.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum GroupStrategy {
-    /// Each becomes that of the record which it would have read next.
-    #[default]
-    Map,
-    /// They are left alone.
-    None,
+/// A restore before its first write.
+pub struct Planned {
+    cluster: Arc<Cluster>,
+    options: RestoreOptions,
+    plan: Plan,
+    report: Report,
+    work: Option<Ready>,
 }
 
-/// What a restore is to do and with what means.
-#[derive(Debug, Clone)]
-pub struct RestoreOptions {
-    /// Which of the vault's topics.
-    pub selection: Selection,
-    /// `FROM=TO`.
-    pub rename: Vec<String>,
-    /// Replicas of created topics; the source's by default.
-    pub replication_factor: Option<i16>,
-    /// `[TOPIC:]KEY=VALUE`.
-    pub topic_config: Vec<String>,
-    /// Positions of consumer groups.
-    pub groups: GroupStrategy,
-    /// Names the restore; made of what it does by default.
-    pub restore_id: Option<String>,
-    /// Keeps the restore's state, in place of a group at the target.
-    pub state: Option<PathBuf>,
-    /// Topics that hold data are added to.
-    pub append: bool,
-    /// Restored records are kept at least so long.
-    pub hold_retention: Option<Duration>,
-    /// Damaged chunks are left out.
-    pub skip_damaged: bool,
-    /// Runs of small batches are merged into large ones.
-    pub merge: bool,
-    /// Bytes of buffers.
-    pub budget: usize,
-    /// Connections to each broker.
-    pub connections: usize,
-    /// Bound on bytes written to the target.
-    pub limit_write: Option<Arc<Throttle>>,
-}
-
-impl Default for RestoreOptions {
-    fn default() -> Self {
-        Self {
-            selection: Selection::default(),
-            rename: Vec::new(),
-            replication_factor: None,
-            topic_config: Vec::new(),
-            groups: GroupStrategy::Map,
-            restore_id: None,
-            state: None,
-            append: false,
-            hold_retention: None,
-            skip_damaged: false,
-            merge: true,
-            budget: 160 << 20,
-            connections: 4,
-            limit_write: None,
+/// Looks at vault and target and says what a restore will do, or everything that speaks against it. Writes nothing.
+pub async fn plan(
+    cluster: Arc<Cluster>,
+    store: SharedStore,
+    options: RestoreOptions,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Planned, EngineError> {
+    let Prepared { plan, report, work } = tokio::select! {
+        prepared = prepare(&cluster, &store, &options) => prepared?,
+        // Nothing has been written: there is nothing to tell.
+        _ = stop.wait_for(|stop| *stop) => {
+            let report = Report { interrupted: true, ..Report::default() };
+            Prepared { plan: Plan::default(), report, work: None }
         }
-    }
+    };
+    Ok(Planned { cluster, options, plan, report, work })
 }
 
 /// Restores the selected topics into a cluster where they are missing or empty, or goes on where an earlier run of the same restore was cut.
@@ -127,19 +99,64 @@ pub async fn restore(
     progress: Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, EngineError> {
+    plan(cluster, store, options, stop.clone()).await?.carry_out(progress, stop).await
+}
+
+impl Planned {
+    /// What is known so far: the plan, and what is worth knowing about it.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Nothing is to be done: it was a dry run, an earlier run has done all, or a signal came.
+    pub fn is_over(&self) -> bool {
+        self.work.is_none()
+    }
+
+    /// Does what is planned. Of a dry run that is nothing.
+    pub async fn carry_out(
+        self,
+        progress: Arc<Progress>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Report, EngineError> {
+        let Self { cluster, options, mut plan, mut report, work } = self;
+        let Some(ready) = work else { return Ok(report) };
+        let mut asked_to_stop = stop.clone();
+        let begun = tokio::select! {
+            begun = ready.begin(&cluster, &plan, &mut report) => Some(begun?),
+            _ = asked_to_stop.wait_for(|stop| *stop) => None,
+        };
+        let Some(begun) = begun else {
+            report.interrupted = true;
+            return Ok(report);
+        };
+        let means = Means { options, progress, stop };
+        write(&cluster, &mut plan, (begun, means), report).await
+    }
+}
+
+/// What a run is given.
+struct Means {
+    options: RestoreOptions,
+    progress: Arc<Progress>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Everything from the first write on.
+async fn write(
+    cluster: &Arc<Cluster>,
+    plan: &mut Plan,
+    (begun, means): (Begun, Means),
+    mut report: Report,
+) -> Result<Report, EngineError> {
+    let Begun { restore, place, entries, producer, source } = begun;
+    let Means { options, progress, stop } = means;
     let mut asked_to_stop = stop.clone();
-    let prepared = tokio::select! {
-        prepared = prepare(&cluster, &store, &options) => prepared?,
-        // Nothing has been written: there is nothing to tell.
-        _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
-    };
-    let Prepared { mut plan, mut report, work } = prepared;
-    let Some(Begun { restore, place, entries, producer, source }) = work else { return Ok(report) };
     let states = tokio::select! {
-        states = make_topics(&cluster, &mut plan, &options) => states,
+        states = make_topics(cluster, plan, &options) => states,
         _ = asked_to_stop.wait_for(|stop| *stop) => {
             report.interrupted = true;
-            report.notes.push(left_over(&plan, None).in_a_line());
+            report.notes.push(left_over(plan, None).in_a_line());
             return Ok(report);
         }
     };
@@ -150,20 +167,20 @@ pub async fn restore(
         Err(error @ (EngineError::Refused(_) | EngineError::Denied(_))) => return Err(error),
         Err(error) => {
             report.errors.push(Issue::from(&error));
-            report.errors.push(left_over(&plan, Some(&error)));
+            report.errors.push(left_over(plan, Some(&error)));
             return Ok(report);
         }
     };
     let ledger = Ledger::new(place, restore, states, entries);
     let mut author = Author { producer, ledger };
     let means = run::Means { source, options, progress, stop };
-    let result = carry_out(&cluster, &mut plan, &means, &mut author, &mut report).await;
+    let result = carry_out(cluster, plan, &means, &mut author, &mut report).await;
     report.notes.append(&mut plan.notes);
     if let Err(error) = &result {
         report.errors.push(Issue::from(error));
-        report.errors.push(left_over(&plan, Some(error)));
+        report.errors.push(left_over(plan, Some(error)));
     } else if report.interrupted {
-        report.notes.push(left_over(&plan, None).in_a_line());
+        report.notes.push(left_over(plan, None).in_a_line());
     }
     Ok(report)
 }
@@ -227,8 +244,8 @@ async fn carry_out(
             return Ok(());
         }
     };
-    let done = stream(cluster, plan, stands, means, author).await?;
-    sum_up(plan, &done, means, report);
+    let mut done = stream(cluster, plan, stands, means, author).await?;
+    sum_up(plan, &mut done, means, report);
     if done.interrupted {
         report.interrupted = true;
         return Ok(());
@@ -330,7 +347,7 @@ async fn stream(
 }
 
 /// Topic by topic what is at the target now.
-fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Report) {
+fn sum_up(plan: &mut Plan, done: &mut run::Done, means: &run::Means, report: &mut Report) {
     let mut by_topic: HashMap<&str, u64> = HashMap::new();
     for (tp, records) in &done.records {
         *by_topic.entry(&tp.topic).or_default() += *records as u64;
@@ -341,6 +358,18 @@ fn sum_up(plan: &mut Plan, done: &run::Done, means: &run::Means, report: &mut Re
         }
         report.topics.push(topic.summary.clone());
     }
+    let names: HashMap<&str, &str> =
+        plan.topics.iter().map(|topic| (&*topic.target, topic.source.name.as_str())).collect();
+    report.offset_map = std::mem::take(&mut done.maps)
+        .into_iter()
+        .map(|(tp, (end, runs))| OffsetMap {
+            topic: names.get(&*tp.topic).map_or_else(String::new, |name| (*name).to_owned()),
+            target: tp.topic.to_string(),
+            partition: tp.partition,
+            end,
+            runs,
+        })
+        .collect();
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;
     report.merged = (done.merged.into > 0).then_some(done.merged);

@@ -10,12 +10,13 @@ use bodley_io::BufferPool;
 use bodley_io::kafka::TopicPartition;
 use bodley_io::store::SharedStore;
 use bodley_protocol::batch::Header;
-use bodley_protocol::rewrite::{Fate, fate};
+use bodley_protocol::sieve::Fate;
 use tokio::sync::mpsc;
 
-use super::plan::Work;
+use super::map::{Builder, Room};
 use super::stand::Stand;
-use super::tray::{Outgoing, Tray};
+use super::tray::{Outgoing, Tray, Wanted};
+use super::work::{Chunk, Work};
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::Range;
@@ -27,7 +28,16 @@ pub enum Handed {
     /// The batches of one chunk, and the bytes of it.
     Chunk(Vec<Outgoing>, u64),
     /// All is handed over.
-    End(Translated),
+    End(Passed),
+}
+
+/// What was learnt while a partition's records passed by.
+#[derive(Debug)]
+pub struct Passed {
+    /// Group positions.
+    pub positions: Translated,
+    /// Which record has which offset.
+    pub map: Builder,
 }
 
 /// Group positions: source offset to the number of the record of the plan that the group would read next.
@@ -40,6 +50,8 @@ pub struct Source {
     pub store: SharedStore,
     /// Part buffers.
     pub pool: Arc<BufferPool>,
+    /// For the offset maps.
+    pub room: Room,
 }
 
 /// What of which partition is to be prepared.
@@ -78,11 +90,12 @@ pub(super) struct Preparer {
     work: Arc<Work>,
     stand: Stand,
     aborted: Aborted,
-    next_range: usize,
+    next_chunk: usize,
     /// Records of the plan passed so far.
     passed: i64,
     next_mark: usize,
     positions: Translated,
+    map: Builder,
     ended: bool,
 }
 
@@ -91,30 +104,35 @@ impl Preparer {
     pub(super) fn new(source: Source, order: Order) -> Self {
         let Order { tp, work, stand } = order;
         let aborted = Aborted::from_rows(work.aborted.iter());
+        let map = Builder::new(source.room.clone());
         Self {
             source,
             tp,
             work,
             stand,
             aborted,
-            next_range: 0,
+            next_chunk: 0,
             passed: 0,
             next_mark: 0,
             positions: BTreeMap::new(),
+            map,
             ended: false,
         }
     }
 
     async fn next(&mut self) -> Option<Result<Handed, EngineError>> {
-        while let Some(range) = self.work.ranges.get(self.next_range).cloned() {
-            let exact = self.work.is_exact(self.next_range);
-            self.next_range += 1;
-            // What is done is counted, not read, unless a group stands in it.
-            if exact && self.passed + range.kept <= self.stand.done && !self.marks_before(range.next) {
-                self.passed += range.kept;
+        while let Some(chunk) = self.work.chunks.get(self.next_chunk).cloned() {
+            self.next_chunk += 1;
+            // What is done is counted, not read, unless a group stands in it or the map needs to know where its holes are.
+            if chunk.is_dense()
+                && self.passed + chunk.kept <= self.stand.done
+                && !self.marks_before(chunk.next)
+            {
+                self.map.push(chunk.first, self.passed, chunk.kept);
+                self.passed += chunk.kept;
                 continue;
             }
-            return Some(self.chunk(&range, exact).await);
+            return Some(self.chunk(&chunk).await);
         }
         if std::mem::replace(&mut self.ended, true) {
             return None;
@@ -124,26 +142,27 @@ impl Preparer {
         }
         // A position at or past the end is the log's end.
         self.pass_marks(i64::MAX, |_| 0);
-        Some(Ok(Handed::End(std::mem::take(&mut self.positions))))
+        let map = std::mem::replace(&mut self.map, Builder::new(self.source.room.clone()));
+        Some(Ok(Handed::End(Passed { positions: std::mem::take(&mut self.positions), map })))
     }
 
-    /// Reads the next chunk. `exact`: it must have as many records as its row says.
-    pub(super) async fn chunk(&mut self, range: &Range, exact: bool) -> Result<Handed, EngineError> {
+    /// Reads the next chunk. It must have as many records as it is said to.
+    pub(super) async fn chunk(&mut self, row: &Chunk) -> Result<Handed, EngineError> {
         let before = self.passed;
-        let path = range.segment_path();
-        let read = read_chunk(&self.source.store, &self.source.pool, &path, range).await?;
+        let path = row.segment_path();
+        let read = read_chunk(&self.source.store, &self.source.pool, &path, row).await?;
         let (chunk, checked) = read.map_err(|flaw| {
             let what = match flaw {
                 ChunkFlaw::Missing => "the segment is missing",
                 ChunkFlaw::Cut => "the segment is cut",
                 ChunkFlaw::Checksum => "the CRC-64 of the chunk does not match",
             };
-            self.damaged(&path, range, what)
+            self.damaged(&path, row, what)
         })?;
-        let mut tray = Tray::new((chunk, checked), range.first..range.next, self.work.merge_up_to);
+        let mut tray = Tray::new((chunk, checked), self.work.sieve(row), self.work.merge_up_to);
         while !tray.is_at_end() {
             let number = self.passed;
-            let has_worked = self.batch(&mut tray).map_err(|what| self.damaged(&path, range, &what))?;
+            let has_worked = self.batch(&mut tray).map_err(|what| self.damaged(&path, row, &what))?;
             if number < self.stand.done && self.passed > self.stand.done {
                 return Err(self.misplaced("it ends inside a batch of the vault"));
             }
@@ -152,46 +171,50 @@ impl Preparer {
                 tokio::task::yield_now().await;
             }
         }
-        if exact && self.passed - before != range.kept {
-            let what = format!("{} records are in it, {} in its row", self.passed - before, range.kept);
-            return Err(self.damaged(&path, range, &what));
+        if let Some(count) = row.count().filter(|count| self.passed - before != *count) {
+            let what = format!("{} records are in it, {count} in its row", self.passed - before);
+            return Err(self.damaged(&path, row, &what));
         }
-        let outgoing =
-            tray.finish(&self.stand).map_err(|what| damaged(&path, &self.tp.topic, range, what))?;
-        Ok(Handed::Chunk(outgoing, u64::from(range.stored)))
+        let outgoing = tray.finish(&self.stand).map_err(|what| damaged(&path, &self.tp.topic, row, what))?;
+        Ok(Handed::Chunk(outgoing, u64::from(row.stored)))
     }
 
     /// Deals with the tray's next batch. Returns whether that was much work. An error says in words how the batch is damaged.
     fn batch(&mut self, tray: &mut Tray) -> Result<bool, String> {
         let header = tray.head()?;
-        let offsets = tray.offsets();
-        let fate = if self.is_hidden(&header) { Fate::Skip } else { fate(&header, &offsets) };
         let behind = header.last_offset().saturating_add(1);
-        match fate {
-            Fate::Skip => {
-                self.pass_marks(behind, |_| 0);
-                tray.skip(&header);
-                return Ok(false);
+        let fate = if self.is_hidden(&header) { Fate::Skip } else { tray.fate(&header) };
+        let (wanted, worked) = match fate {
+            Fate::Skip => (Wanted::None, false),
+            Fate::Verbatim | Fate::Remake => (Wanted::All, false),
+            Fate::Rewrite | Fate::Look => (tray.wanted(&header, fate)?, true),
+        };
+        match &wanted {
+            Wanted::None => self.pass_marks(behind, |_| 0),
+            Wanted::All => self.pass_marks(behind, |mark| (mark - header.base_offset).max(0)),
+            Wanted::Some(kept) => {
+                self.pass_marks(behind, |mark| kept.partition_point(|offset| *offset < mark) as i64)
             }
-            Fate::Verbatim => self.pass_marks(behind, |mark| (mark - header.base_offset).max(0)),
-            Fate::Rewrite if self.marks_before(behind) => {
-                let kept = tray.kept_offsets(&header)?;
-                self.pass_marks(behind, |mark| kept.iter().filter(|offset| **offset < mark).count() as i64);
-            }
-            Fate::Rewrite => {}
+        }
+        let count = match &wanted {
+            Wanted::None => 0,
+            Wanted::All => i64::from(header.record_count),
+            Wanted::Some(kept) => kept.len() as i64,
+        };
+        match &wanted {
+            Wanted::Some(kept) => self.map.push_each(kept, self.passed),
+            _ => self.map.push(header.base_offset, self.passed, count),
         }
         // What is done is only counted.
-        if self.passed < self.stand.done {
-            self.passed += match fate {
-                Fate::Rewrite => tray.kept_offsets(&header)?.len() as i64,
-                _ => i64::from(header.record_count),
-            };
+        if count == 0 || self.passed < self.stand.done {
+            self.passed += count;
             tray.skip(&header);
-            return Ok(false);
+            return Ok(worked);
         }
-        let taken = tray.take(&header, fate == Fate::Rewrite, &self.stand, self.passed)?;
+        let rewrite = fate == Fate::Remake || matches!(wanted, Wanted::Some(_)) || tray.stamps();
+        let taken = tray.take(&header, rewrite, &self.stand, self.passed)?;
         self.passed += i64::from(taken.records);
-        Ok(taken.has_worked)
+        Ok(taken.has_worked || worked)
     }
 
     /// No consumer with isolation read_committed sees it.

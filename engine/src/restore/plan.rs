@@ -1,26 +1,29 @@
 //! Before a restore writes: what the vault has, what the target has, what would be created, and everything that speaks against it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bodley_io::kafka::cluster::is_topic_name;
 use bodley_io::kafka::topics::{Change, NewTopic};
 use bodley_io::kafka::{Layout, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_protocol::ErrorCode;
+use bodley_protocol::stamp::Stamp;
 
+use super::names::{Lives, Partitions, Renames};
 use super::outgo::damaged;
 use super::settings::Settings;
 use super::stand::Stand;
 use super::target::{Look, check_target};
-use super::{RestoreOptions, groups};
+use super::window::{Window, Windows};
+use super::work::Work;
+use super::{Choice, RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::report::{Gap, Issue, TopicReport};
 use crate::rights::Touched;
 use crate::vault::commit::segment_path;
-use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
-use crate::vault::state::State;
+use crate::vault::rows::{Kind, Range, TopicRow};
+use crate::vault::state::{PartitionState, State};
 
 /// Everything that a restore will do.
 #[derive(Debug, Default)]
@@ -33,6 +36,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What is wrong but does not stop it.
     pub issues: Vec<Issue>,
+    /// What topics at the target have where they have no setting of their own; empty where it does not tell.
+    pub inherited: BTreeMap<String, String>,
 }
 
 /// One topic on its way back.
@@ -95,144 +100,58 @@ pub struct PartitionPlan {
     pub stand: Option<Stand>,
 }
 
-/// What a partition has in the vault.
-#[derive(Debug, Clone, Default)]
-pub struct Work {
-    /// Chunks were left out behind so many records.
-    pub left_out_behind: Option<i64>,
-    /// Chunks in order.
-    pub ranges: Vec<Range>,
-    /// What they hold of aborted transactions.
-    pub aborted: Vec<AbortedRow>,
-    /// Group positions (source offsets, sorted) to be translated along the way.
-    pub marks: Vec<i64>,
-    /// Small batches are merged up to so many bytes. What is sent, and where, does not depend on it.
-    pub merge_up_to: Option<usize>,
-}
-
-impl Work {
-    /// Whether the records that restore counts in a chunk are those that the vault counted. A chunk that follows another one begins with a whole batch,
-    /// any other may begin inside one.
-    pub fn is_exact(&self, index: usize) -> bool {
-        let Some(range) = self.ranges.get(index) else { return false };
-        let before = index.checked_sub(1).and_then(|before| self.ranges.get(before));
-        let follows = before.is_some_and(|b| b.next == range.first && b.rewind == range.rewind);
-        range.kept >= 0 && (follows || range.first == 0)
-    }
-
-    /// Leaves chunks out, by their places in order.
-    pub fn leave_out(&mut self, places: &[usize]) {
-        let Some(first) = places.first() else { return };
-        let before = self.ranges.iter().take(*first);
-        self.left_out_behind = Some(before.map(|range| range.kept.max(0)).sum());
-        let mut index = 0;
-        self.ranges.retain(|_| {
-            index += 1;
-            !places.contains(&(index - 1))
-        });
-    }
-
-    /// Bytes to read when the first `done` records are at the target.
-    pub fn bytes_behind(&self, done: i64) -> u64 {
-        let mut records = 0;
-        let mut bytes = 0;
-        for range in &self.ranges {
-            records += range.kept.max(0);
-            if records > done || range.kept < 0 {
-                bytes += u64::from(range.stored);
-            }
-        }
-        bytes
-    }
-}
-
-/// `FROM=TO` pairs of --rename.
-fn renames(
-    options: &RestoreOptions,
-    chosen: &BTreeSet<String>,
-) -> Result<HashMap<String, String>, EngineError> {
-    let mut map = HashMap::new();
-    for pair in &options.rename {
-        let split = pair.split_once('=').filter(|(from, to)| !from.is_empty() && !to.is_empty());
-        let (from, to) =
-            split.ok_or_else(|| EngineError::Refused(format!("--rename `{pair}`: write FROM=TO")))?;
-        if from.contains(['*', '?']) || to.contains(['*', '?']) {
-            return Err(EngineError::Refused(format!(
-                "--rename `{pair}`: this version renames whole names only, no globs"
-            )));
-        }
-        if !chosen.contains(from) {
-            return Err(EngineError::Refused(format!(
-                "--rename `{pair}`: topic `{from}` is not among those to restore"
-            )));
-        }
-        if !is_topic_name(to) {
-            return Err(EngineError::Refused(format!(
-                "`{to}` is no topic name: at most 249 letters, digits, dots, underscores and dashes"
-            )));
-        }
-        if to.starts_with("__") {
-            return Err(EngineError::Refused(format!(
-                "--rename `{pair}`: names that begin with __ are the brokers' own"
-            )));
-        }
-        if map.insert(from.to_owned(), to.to_owned()).is_some() {
-            return Err(EngineError::Refused(format!("--rename names topic `{from}` twice")));
-        }
-    }
-    Ok(map)
-}
-
-/// What is to go where, as vault and flags have it.
-pub fn draft(state: &State, options: &RestoreOptions) -> Result<Plan, EngineError> {
+/// What is to go where, as vault and flags have it. Times ago count from `now`, ms.
+pub fn draft(state: &State, options: &RestoreOptions, now: i64) -> Result<Plan, EngineError> {
+    let choice = &options.choice;
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
-    let chosen = options.selection.choose(there, "in the vault")?;
+    let chosen = choice.selection.choose(there, "in the vault")?;
     if chosen.is_empty() && !newest.is_empty() {
         return Err(EngineError::Refused("nothing is left to restore: every topic is excluded".into()));
     }
-    let renames = renames(options, &chosen)?;
+    let rows = Lives::parse(&choice.incarnation)?.choose(state, &chosen)?;
+    let partitions = Partitions::parse(choice.partitions.as_deref())?;
+    let windows = Windows::new(&choice.window, now)?;
+    let targets = Renames::parse(&choice.rename)?.targets(&chosen)?;
+    groups::check_names(state, options)?;
     let mut plan = Plan::default();
-    let mut targets: HashMap<String, &str> = HashMap::new();
-    for name in &chosen {
-        let Some(source) = newest.get(name.as_str()) else { continue };
-        let target = renames.get(name).unwrap_or(name);
-        if target.starts_with("__") {
-            return Err(EngineError::Refused(format!(
-                "topic `{target}` belongs to the target's brokers: restore it under another name with --rename"
-            )));
-        }
-        if let Some(other) = targets.insert(target.clone(), name) {
-            return Err(EngineError::Refused(format!(
-                "topics `{other}` and `{name}` would both become `{target}`"
-            )));
-        }
-        let topic = topic_plan(state, source, target);
-        plan.gaps.extend(inventory::gaps(state, source));
-        plan.topics.push(topic);
+    let mut parts = BTreeSet::new();
+    for (name, source) in rows {
+        parts.extend((0..source.partitions).filter(|n| partitions.covers(*n)).map(|n| (name, n)));
+        let Some(target) = targets.get(name) else { continue };
+        plan.add(state, (source, target), &Wanted { choice, partitions: &partitions, windows: &windows })?;
     }
+    partitions.check_used(&parts)?;
+    windows.check_used(&parts)?;
     Ok(plan)
+}
+
+/// What is wanted of a topic.
+struct Wanted<'a> {
+    choice: &'a Choice,
+    partitions: &'a Partitions,
+    windows: &'a Windows,
 }
 
 /// Looks at the target and completes the plan, or says everything that speaks against it. Writes nothing.
 pub async fn complete(
-    mut plan: Plan,
+    plan: &mut Plan,
     look: &Look<'_>,
     state: &State,
     options: &RestoreOptions,
-) -> Result<Plan, EngineError> {
+) -> Result<(), EngineError> {
     let mut conflicts = Vec::new();
-    known_settings(look, state, options, &mut plan).await?;
-    check_target(look, &mut plan, &mut conflicts).await?;
-    check_replication(look.layout, options, &plan, &mut conflicts);
-    groups::mark(state, options, &mut plan);
+    known_settings(look, state, options, plan).await?;
+    check_target(look, plan, &mut conflicts).await?;
+    check_replication(look.layout, options, plan, &mut conflicts);
+    groups::mark(state, options, plan);
     if !plan.gaps.is_empty() {
         let message = format!("the vault itself has {} gaps in what was restored", plan.gaps.len());
         plan.issues
             .push(Issue::new("gap", Severity::Missing, message).hint("`bodley show TOPIC` names them"));
     }
     if conflicts.is_empty() {
-        return Ok(plan);
+        return Ok(());
     }
     let separator = if conflicts.len() > 1 { "\n  " } else { "" };
     Err(EngineError::Refused(format!("nothing was written: {separator}{}", conflicts.join(separator))))
@@ -251,27 +170,20 @@ pub fn empty_topics(plan: &Plan) -> Vec<Arc<str>> {
     empty.map(|topic| Arc::clone(&topic.target)).collect()
 }
 
-fn topic_plan(state: &State, source: &TopicRow, target: &str) -> TopicPlan {
-    let target: Arc<str> = Arc::from(target);
-    let mut partitions = Vec::new();
-    for ((_, partition), part) in state.partitions.range((source.topic, 0)..=(source.topic, u32::MAX)) {
-        let ranges: Vec<Range> =
-            part.ranges.iter().filter(|range| range.kind == Kind::Data).cloned().collect();
-        let tp = TopicPartition::new(&target, *partition as i32);
-        let work = Work { ranges, aborted: part.aborted.clone(), ..Work::default() };
-        partitions.push(PartitionPlan { tp, work, base: 0, stand: None });
+/// The gaps of a partition that a window may reach, and how many others there are.
+fn gaps_in(topic: &str, partition: u32, part: &PartitionState, window: &Window) -> (Vec<Gap>, usize) {
+    let (mut inside, mut outside) = (Vec::new(), 0);
+    let data = |row: &&Range| row.kind == Kind::Data && row.kept != 0;
+    for (at, row) in part.ranges.iter().enumerate() {
+        let Kind::Gap(reason) = row.kind else { continue };
+        let before = part.ranges.iter().take(at).rfind(data);
+        let behind = part.ranges.iter().skip(at + 1).find(data);
+        match window.may_reach(&(row.first..row.next), before, behind) {
+            true => inside.push(Gap::new(topic, partition, row.first..row.next, reason)),
+            false => outside += 1,
+        }
     }
-    let mut summary = inventory::summarize(state, source);
-    summary.target = (*target != *source.name).then(|| target.to_string());
-    TopicPlan {
-        source: source.clone(),
-        target,
-        status: Status::Missing,
-        settings: Settings::default(),
-        partitions,
-        summary,
-        positions: Vec::new(),
-    }
+    (inside, outside)
 }
 
 /// Settles each topic's settings, by the names that the target knows.
@@ -282,23 +194,35 @@ async fn known_settings(
     plan: &mut Plan,
 ) -> Result<(), EngineError> {
     let Look { cluster, layout, .. } = look;
-    // Any topic tells the names, if we may see its settings; without one the target is asked when the first is created.
+    // Any topic tells the names, if we may see its settings; else the target is asked what a new one would have, and where it does not tell,
+    // when the first is created.
     let own =
         plan.topics.iter().map(|topic| &topic.target).find(|target| layout.topics.contains_key(*target));
-    let known: Option<BTreeSet<String>> = match own.or(layout.topics.keys().next()) {
+    let mut known = None;
+    match own.or(layout.topics.keys().next()) {
         Some(any) => match cluster.describe_configs(std::slice::from_ref(any)).await {
-            Err(error) if error.code() == Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED) => None,
-            described => described?.into_values().next().map(|configs| configs.into_keys().collect()),
+            Err(error) if error.code() == Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED) => {}
+            described => {
+                known = described?.into_values().next().map(|configs| configs.into_keys().collect());
+                plan.inherited = cluster.inherited_configs(any).await?;
+            }
         },
-        None => None,
-    };
+        None => {
+            if let Some(topic) = plan.topics.first() {
+                let configs = cluster.configs_of_new(&topic.target).await?;
+                known = (!configs.is_empty()).then(|| configs.keys().cloned().collect::<BTreeSet<String>>());
+                plan.inherited =
+                    configs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            }
+        }
+    }
     let overrides = super::settings::Overrides::parse(&options.topic_config)?;
     overrides.check_topics(plan.topics.iter().map(|topic| &*topic.target))?;
     overrides.check_names(known.as_ref())?;
     for topic in &mut plan.topics {
         let own = state.configs.get(&topic.source.topic).cloned().unwrap_or_default();
         let largest =
-            topic.partitions.iter().flat_map(|p| &p.work.ranges).map(|range| range.stored).max().unwrap_or(0);
+            topic.partitions.iter().flat_map(|p| &p.work.chunks).map(|chunk| chunk.stored).max().unwrap_or(0);
         topic.settings = Settings::of_source(own, &overrides, &topic.target, u64::from(largest));
         topic.settings.cap_min_insync(replication(topic, options));
         topic.settings.restrict(known.as_ref(), &topic.target, &mut plan.notes);
@@ -320,7 +244,8 @@ fn check_replication(layout: &Layout, options: &RestoreOptions, plan: &Plan, con
     }));
 }
 
-fn replication(topic: &TopicPlan, options: &RestoreOptions) -> i16 {
+/// Replicas of a topic that is created.
+pub fn replication(topic: &TopicPlan, options: &RestoreOptions) -> i16 {
     options.replication_factor.unwrap_or((topic.source.replication as i16).max(1))
 }
 
@@ -338,6 +263,54 @@ pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
 }
 
 impl Plan {
+    /// Adds what is wanted of a topic of the vault, which is to have this name.
+    fn add(
+        &mut self,
+        state: &State,
+        (source, target): (&TopicRow, &str),
+        wanted: &Wanted<'_>,
+    ) -> Result<(), EngineError> {
+        let target: Arc<str> = Arc::from(target);
+        let mut partitions = Vec::new();
+        let mut outside = 0;
+        let mut summary = inventory::summarize(state, source);
+        for ((_, number), part) in state.partitions.range((source.topic, 0)..=(source.topic, u32::MAX)) {
+            if !wanted.partitions.covers(*number) {
+                continue;
+            }
+            let window = wanted.windows.of(&source.name, *number)?;
+            let (gaps, others) = gaps_in(&source.name, *number, part, &window);
+            self.gaps.extend(gaps);
+            outside += others;
+            let mut work = Work::new(&part.ranges, &part.aborted, window);
+            work.stamp = wanted.choice.stamp_headers.then(|| Stamp::new(&source.name, *number));
+            let tp = TopicPartition::new(&target, *number as i32);
+            partitions.push(PartitionPlan { tp, work, base: 0, stand: None });
+        }
+        if outside > 0 {
+            self.notes.push(format!(
+                "topic {}: {outside} gaps of the vault lie outside of what is wanted, as far as offsets and the times around them tell",
+                source.name
+            ));
+        }
+        if partitions.iter().any(|p| p.work.window.is_some()) || !wanted.partitions.is_all() {
+            let counts = partitions.iter().map(|p| p.work.records());
+            summary.records = counts.map(|(known, all)| all.then_some(known)).sum();
+            summary.bytes = partitions.iter().map(|p| p.work.bytes()).sum();
+        }
+        summary.target = (*target != *source.name).then(|| target.to_string());
+        self.topics.push(TopicPlan {
+            source: source.clone(),
+            target,
+            status: Status::Missing,
+            settings: Settings::default(),
+            partitions,
+            summary,
+            positions: Vec::new(),
+        });
+        Ok(())
+    }
+
     /// Topics that are worked on.
     pub fn open_topics(&self) -> impl Iterator<Item = &TopicPlan> {
         self.topics.iter().filter(|topic| topic.status != Status::Done)
@@ -354,8 +327,8 @@ impl Plan {
 pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> Result<(), EngineError> {
     let mut wanted: BTreeMap<[u8; 16], (&str, &Range)> = BTreeMap::new();
     for topic in plan.open_topics() {
-        for range in topic.partitions.iter().flat_map(|partition| &partition.work.ranges) {
-            wanted.entry(range.segment).or_insert((topic.source.name.as_str(), range));
+        for chunk in topic.partitions.iter().flat_map(|partition| &partition.work.chunks) {
+            wanted.entry(chunk.segment).or_insert((topic.source.name.as_str(), chunk));
         }
     }
     for (id, (topic, range)) in wanted {

@@ -1,36 +1,51 @@
 //! Before the first write: which restore this is, what an earlier run has left of it, what is to be done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::BufferPool;
-use bodley_io::kafka::{Cluster, TopicPartition};
+use bodley_io::kafka::topics::Change;
+use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_io::store::SharedStore;
+use bodley_protocol::RetryClass;
 
 use super::fence::Producer;
 use super::ledger::{self, Entries, Place};
+use super::map::Room;
 use super::outgo::Source;
 use super::plan::{self, Plan, Status};
+use super::settings::Settings;
 use super::target::Look;
-use super::{GroupStrategy, RestoreOptions, identity, scan, target};
+use super::{GroupStrategy, RestoreOptions, identity, preview, scan, target};
 use crate::error::{EngineError, Severity};
+use crate::moment::At;
 use crate::report::{Issue, Report};
 use crate::rights;
 use crate::vault::log::Vault;
+use crate::vault::now_ms;
 use crate::vault::segment::PART_LEN;
 use crate::vault::state::State;
 
-/// All that comes before the first write.
+/// What is known before the first write.
 pub struct Prepared {
     /// What is to be done.
     pub plan: Plan,
     /// So far.
     pub report: Report,
-    /// `None`: an earlier run has done everything.
-    pub work: Option<Begun>,
+    /// `None`: an earlier run has done everything, or something speaks against it.
+    pub work: Option<Ready>,
 }
 
 /// A restore that has something to do.
+pub struct Ready {
+    restore: ledger::Restore,
+    place: Place,
+    entries: Entries,
+    /// Where chunks come from.
+    pub source: Source,
+}
+
+/// A restore that has a producer.
 pub struct Begun {
     /// Which.
     pub restore: ledger::Restore,
@@ -44,7 +59,7 @@ pub struct Begun {
     pub source: Source,
 }
 
-/// Looks at the vault, the target and the restore's state. Writes nothing but what it takes to have a producer.
+/// Looks at the vault, the target and the restore's state. Writes nothing. What speaks against the restore is an error, or, of a dry run, in the report.
 pub async fn prepare(
     cluster: &Arc<Cluster>,
     store: &SharedStore,
@@ -58,18 +73,24 @@ pub async fn prepare(
         Some(path) => Place::File(path.clone()),
         None => Place::Group(Arc::clone(cluster)),
     };
-    let mut entries = place.load(&id).await?;
+    let mut blocked = Blocked { are_collected: options.dry_run, errors: Vec::new() };
+    let mut entries = blocked.note(place.load(&id).await)?.unwrap_or_default();
     // What was said of a topic that has been deleted since is void.
     entries.retain(|tp, entry| layout.topics.get(&tp.topic).is_some_and(|topic| entry.is_of(&topic.id)));
     let mut report = Report { restore_id: Some(id.clone()), ..Report::default() };
-    place.check()?;
-    pin(&mut vault, &id, &entries, &mut report).await?;
+    if !options.dry_run {
+        place.check()?;
+    }
+    // Times ago count from when the restore was begun.
+    let now = entries.values().find_map(|entry| entry.meta.now).unwrap_or_else(now_ms);
+    pin(&mut vault, &id, (&entries, options.choice.at, now), &mut report).await?;
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
     report.notes.extend(vault.take_warnings());
-    let source = Source { store: Arc::clone(store), pool: BufferPool::new(PART_LEN, options.budget) };
+    let pool = BufferPool::new(PART_LEN, options.budget);
+    let source = Source { store: Arc::clone(store), pool, room: Room::default() };
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
-    let mut plan = allowed_plan(&look, &state, options, &id).await?;
+    let mut plan = allowed_plan(&look, &state, (options, now, &id), &mut blocked).await?;
     let digest = identity::plan_digest(seq, &plan);
     if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(
@@ -80,53 +101,150 @@ pub async fn prepare(
     report.gaps = std::mem::take(&mut plan.gaps);
     report.errors = std::mem::take(&mut plan.issues);
     earlier_results(&mut plan, &state, options.groups, &entries, &mut report);
+    let mut left_out = HashMap::new();
+    if blocked.errors.is_empty() && plan.open_topics().next().is_some() {
+        left_out = if options.skip_damaged {
+            leave_damage_out(&source, &mut plan, &mut report).await?
+        } else {
+            check_whole(&source, &state, &plan, &entries).await?;
+            HashMap::new()
+        };
+    }
+    let preview = preview::of((&mut plan, &state), options, &vault, &target, now);
+    report.plan = Some(preview);
+    report.notes.append(&mut plan.notes);
     if !plan.topics.is_empty() && plan.open_topics().next().is_none() {
-        report.notes.append(&mut plan.notes);
         report.notes.push("nothing to do: an earlier run has completed this restore".into());
         report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
         return Ok(Prepared { plan, report, work: None });
     }
-    let left_out = if options.skip_damaged {
-        leave_damage_out(&source, &mut plan, &mut report).await?
-    } else {
-        check_whole(&source, &state, &plan, &entries).await?;
-        HashMap::new()
-    };
-    // Before anything is made: a cluster that can't give one yet is waited for.
-    let producer = Producer::begin(cluster, &id, &entries).await?;
-    target::check_in_use(cluster, &plan, &producer).await?;
-    let transactional = producer.is_transactional();
-    if !transactional {
-        report.notes.push(
-            "the target gives us no transactional id: a restore that is cut goes on by weaker means, see docs/durability.md".into(),
-        );
+    if options.dry_run {
+        blocked.validate(cluster, &plan, options).await?;
+        blocked.put_into(&mut report);
+        return Ok(Prepared { plan, report, work: None });
     }
+    let now = options.choice.is_relative()?.then_some(now);
     let vault = vault.identity().vault_id.clone();
-    let restore = ledger::Restore { id, vault, seq, plan: digest, left_out, transactional };
-    Ok(Prepared { plan, report, work: Some(Begun { restore, place, entries, producer, source }) })
+    let restore = ledger::Restore { id, vault, seq, plan: digest, now, left_out, transactional: true };
+    Ok(Prepared { plan, report, work: Some(Ready { restore, place, entries, source }) })
+}
+
+impl Ready {
+    /// Takes a producer. A cluster that can't give one yet is waited for.
+    pub async fn begin(
+        self,
+        cluster: &Arc<Cluster>,
+        plan: &Plan,
+        report: &mut Report,
+    ) -> Result<Begun, EngineError> {
+        let Self { mut restore, place, entries, source } = self;
+        let producer = Producer::begin(cluster, &restore.id, &entries).await?;
+        target::check_in_use(cluster, plan, &producer).await?;
+        restore.transactional = producer.is_transactional();
+        if !restore.transactional {
+            report.notes.push(
+                "the target gives us no transactional id: a restore that is cut goes on by weaker means, see docs/durability.md".into(),
+            );
+        }
+        Ok(Begun { restore, place, entries, producer, source })
+    }
+}
+
+/// What speaks against a restore: of a dry run all of it is gathered, else the first of it is the end.
+struct Blocked {
+    are_collected: bool,
+    errors: Vec<EngineError>,
+}
+
+impl Blocked {
+    fn note<T>(&mut self, result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+        match result {
+            Err(error @ (EngineError::Refused(_) | EngineError::Denied(_))) if self.are_collected => {
+                self.errors.push(error);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Asks the target what it thinks of topics and settings.
+    async fn validate(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        plan: &Plan,
+        options: &RestoreOptions,
+    ) -> Result<(), EngineError> {
+        let created = cluster.create_topics(&plan::new_topics(plan, options), true).await?;
+        let refused = created.into_iter().filter_map(Result::err);
+        let there = |changes: Vec<(Arc<str>, Vec<Change>)>| {
+            let missing = |name: &Arc<str>| {
+                plan.topics.iter().any(|t| t.target == *name && t.status == Status::Missing)
+            };
+            changes.into_iter().filter(|(name, _)| !missing(name)).collect::<Vec<_>>()
+        };
+        let mut errors: Vec<KafkaError> = refused.collect();
+        for changes in [plan.changes(Settings::begin), plan.changes(Settings::end)] {
+            errors.extend(cluster.alter_configs(&there(changes), true).await);
+        }
+        let mut said = BTreeSet::new();
+        for error in errors {
+            if error.retry_class() != RetryClass::Never {
+                return Err(error.into());
+            }
+            if said.insert(error.to_string()) {
+                self.errors.push(EngineError::Refused(format!("the target refuses: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the real run would end: with what speaks against it, and nothing else.
+    fn put_into(self, report: &mut Report) {
+        if self.errors.is_empty() {
+            return;
+        }
+        let others = std::mem::replace(&mut report.errors, self.errors.iter().map(Issue::from).collect());
+        report.notes.extend(others.iter().map(Issue::in_a_line));
+    }
 }
 
 /// The plan, if the target allows all of it.
 async fn allowed_plan(
     look: &Look<'_>,
     state: &State,
-    options: &RestoreOptions,
-    id: &str,
+    (options, now, id): (&RestoreOptions, i64, &str),
+    blocked: &mut Blocked,
 ) -> Result<Plan, EngineError> {
-    let draft = plan::draft(state, options)?;
-    let mut touched = plan::touched(&draft, look.layout, state, options);
+    let mut plan = plan::draft(state, options, now)?;
+    let mut touched = plan::touched(&plan, look.layout, state, options);
     touched.groups.extend(options.state.is_none().then(|| ledger::group_name(id)));
-    rights::for_restore(look.cluster, &touched).await?.check()?;
-    let plan = plan::complete(draft, look, state, options).await?;
+    blocked.note(rights::for_restore(look.cluster, &touched).await?.check())?;
+    let completed = plan::complete(&mut plan, look, state, options).await;
+    match completed {
+        // Without a right the rest can't be looked at.
+        Err(EngineError::Kafka(error)) if !blocked.errors.is_empty() => tracing::info!("{error}"),
+        completed => drop(blocked.note(completed)?),
+    }
     if options.append {
-        rights::for_settings(look.cluster, &plan::empty_topics(&plan)).await?.check()?;
+        let missing = rights::for_settings(look.cluster, &plan::empty_topics(&plan)).await?;
+        blocked.note(missing.check())?;
     }
     Ok(plan)
 }
 
-/// Goes back to the commit with which an earlier run began.
-async fn pin(vault: &mut Vault, id: &str, entries: &Entries, report: &mut Report) -> Result<(), EngineError> {
-    let Some(earlier) = entries.values().next() else { return Ok(()) };
+/// Goes back to the commit with which an earlier run began, or to the one that is asked for.
+async fn pin(
+    vault: &mut Vault,
+    id: &str,
+    (entries, at, now): (&Entries, Option<At>, i64),
+    report: &mut Report,
+) -> Result<(), EngineError> {
+    let Some(earlier) = entries.values().next() else {
+        return match at {
+            Some(at) => vault.go_back(at, now).await,
+            None => Ok(()),
+        };
+    };
     let (seq, head) = (earlier.meta.seq, vault.receipt().seq);
     let own = vault.identity().vault_id.clone();
     if earlier.meta.vault != own || head < seq {
@@ -135,7 +253,7 @@ async fn pin(vault: &mut Vault, id: &str, entries: &Entries, report: &mut Report
             earlier.meta.vault
         )));
     }
-    if head > seq {
+    if head > seq && at.is_none() {
         report.notes.push(format!(
             "this restore was begun with commit {seq}, and keeps to it; the vault is at {head} now: another --restore-id restores that"
         ));

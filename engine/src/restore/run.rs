@@ -15,7 +15,8 @@ use super::fence::Producer;
 use super::groups::Positions;
 use super::job::Job;
 use super::ledger::Ledger;
-use super::outgo::Source;
+use super::map::MapRun;
+use super::outgo::{Passed, Source};
 use super::sender::{Event, Sender, Shared};
 use super::trail::ends_at;
 use crate::error::EngineError;
@@ -63,6 +64,8 @@ pub struct Done {
     pub merged: Merged,
     /// Translated group positions.
     pub positions: Positions,
+    /// By target partition: where what was restored ends, and the runs of its offset map.
+    pub maps: BTreeMap<TopicPartition, (i64, Vec<MapRun>)>,
     /// Ended by a signal.
     pub interrupted: bool,
 }
@@ -201,14 +204,16 @@ impl Run<'_> {
         }
     }
 
-    fn finished(&mut self, job: Job) {
+    fn finished(&mut self, mut job: Job) {
         self.shared.progress.partition_done();
         let written = job.sent > 0 && job.stand.done > job.stand.piece.records;
         let sequence = written.then(|| job.stand.sequence_of(job.stand.done));
         self.ends.push(Finished { tp: job.tp.clone(), end: job.acknowledged(), sequence });
         self.done.count(&job);
-        let offset = |(mark, number): (&i64, &i64)| (*mark, job.stand.offset_of(*number));
-        self.done.positions.insert(job.tp.clone(), job.positions.iter().map(offset).collect());
+        let Some(Passed { positions, map }) = job.passed.take() else { return };
+        let offset = |(mark, number): (i64, i64)| (mark, job.stand.offset_of(number));
+        self.done.positions.insert(job.tp.clone(), positions.into_iter().map(offset).collect());
+        self.done.maps.insert(job.tp.clone(), (job.acknowledged(), map.finish(&job.stand)));
     }
 
     fn dispatch(&mut self, jobs: Vec<Job>) -> Result<(), EngineError> {

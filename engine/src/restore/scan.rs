@@ -6,8 +6,8 @@ use bodley_protocol::records::Payload;
 use std::sync::Arc;
 
 use super::outgo::{Handed, Order, Preparer, Source};
-use super::plan::Work;
 use super::stand::{Stand, Writer};
+use super::work::Work;
 use crate::error::EngineError;
 
 fn preparer(source: &Source, tp: &TopicPartition, work: &Work) -> Preparer {
@@ -24,8 +24,8 @@ pub async fn damaged(
 ) -> Result<Vec<(usize, EngineError)>, EngineError> {
     let mut preparer = preparer(source, tp, work);
     let mut found = Vec::new();
-    for (index, range) in work.ranges.iter().enumerate() {
-        match preparer.chunk(range, work.is_exact(index)).await {
+    for (index, chunk) in work.chunks.iter().enumerate() {
+        match preparer.chunk(chunk).await {
             Ok(_) => {}
             Err(error @ EngineError::Damaged { .. }) => found.push((index, error)),
             Err(error) => return Err(error),
@@ -50,14 +50,14 @@ pub struct Outcome {
 pub async fn outcome(source: &Source, tp: &TopicPartition, work: &Work) -> Result<Outcome, EngineError> {
     let mut preparer = preparer(source, tp, work);
     let mut outcome = Outcome::default();
-    let last = work.ranges.iter().rposition(|range| range.kept != 0);
-    for (index, range) in work.ranges.iter().enumerate() {
-        let exact = work.is_exact(index);
-        if exact && Some(index) != last {
-            outcome.records += range.kept;
+    // What is not counted is read anyway, and may turn out to hold nothing that is wanted.
+    let last = work.chunks.iter().rposition(|chunk| chunk.count().is_some_and(|count| count > 0));
+    for (index, chunk) in work.chunks.iter().enumerate() {
+        if let Some(count) = chunk.count().filter(|_| Some(index) != last) {
+            outcome.records += count;
             continue;
         }
-        if let Handed::Chunk(batches, _) = preparer.chunk(range, exact).await? {
+        if let Handed::Chunk(batches, _) = preparer.chunk(chunk).await? {
             outcome.records += batches.iter().map(|batch| i64::from(batch.records)).sum::<i64>();
             if let Some(batch) = batches.last() {
                 outcome.last = bare(batch.bytes()).filter(|records| !records.is_empty());

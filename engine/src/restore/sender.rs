@@ -402,7 +402,7 @@ fn take(job: &mut Job, handed: Handed, progress: &Progress) {
             progress.advance(bytes, bytes);
             job.ready.extend(batches);
         }
-        Handed::End(positions) => (job.positions, job.exhausted) = (positions, true),
+        Handed::End(passed) => (job.passed, job.exhausted) = (Some(passed), true),
     }
 }
 

@@ -175,6 +175,18 @@ impl Settings {
         }
     }
 
+    /// What the topic has after the restore.
+    pub fn real(&self) -> &BTreeMap<String, String> {
+        &self.real
+    }
+
+    /// After how long, ms, the topic's retention deletes records by their time; `None`: never, or not known. `inherited` are the target's defaults.
+    pub fn deletes_after(&self, inherited: &BTreeMap<String, String>) -> Option<i64> {
+        let effective = |name: &str| self.real.get(name).or_else(|| inherited.get(name)).map(String::as_str);
+        let deletes = effective("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+        effective("retention.ms")?.parse().ok().filter(|keep| deletes && *keep >= 0)
+    }
+
     /// Makes the real settings keep records for `keep` ms; `inherited` are the target's defaults. Returns the flags of Kafka's own tool that set the
     /// real ones again, if anything had to be changed.
     pub fn hold_retention(&mut self, keep: i64, inherited: &BTreeMap<String, String>) -> Option<String> {

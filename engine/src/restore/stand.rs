@@ -59,6 +59,13 @@ impl Stand {
         piece.offset + number - piece.records
     }
 
+    /// How many records from `number` on lie one behind the other.
+    pub fn records_in_a_row(&self, number: i64) -> i64 {
+        let pieces = self.earlier.iter().chain([&self.piece]);
+        let behind = pieces.map(|piece| piece.records).filter(|records| *records > number).min();
+        behind.map_or(i64::MAX, |records| records - number)
+    }
+
     /// Producer sequence of record `number`.
     pub fn sequence_of(&self, number: i64) -> i32 {
         (number - self.piece.records).rem_euclid(SEQUENCES) as i32

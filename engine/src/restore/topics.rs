@@ -82,7 +82,8 @@ pub async fn hold(cluster: &Arc<Cluster>, plan: &mut Plan, hold: Duration) -> Re
     let inherited = cluster.inherited_configs(&any).await?;
     let open = |topic: &&mut TopicPlan| !matches!(topic.status, Status::Done | Status::InUse);
     for topic in plan.topics.iter_mut().filter(open) {
-        let oldest = topic.partitions.iter().flat_map(|p| &p.work.ranges).filter_map(oldest).min();
+        let oldest =
+            topic.partitions.iter().flat_map(|p| &p.work.chunks).filter_map(|chunk| oldest(chunk)).min();
         let age = oldest.map_or(0, |oldest| (now_ms() - oldest).max(0));
         let keep = age.saturating_add(hold.as_millis() as i64);
         if let Some(back) = topic.settings.hold_retention(keep, &inherited) {

@@ -18,6 +18,7 @@ use bodley_protocol::codecs::Codec;
 use bodley_protocol::merge::Merge;
 use bodley_protocol::records::Payload;
 use bodley_protocol::rewrite::rewrite;
+use bodley_protocol::sieve::{Fate, Sieve};
 
 use super::stand::Stand;
 
@@ -68,6 +69,17 @@ impl Outgoing {
     }
 }
 
+/// What is wanted of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing.
+    None,
+    /// It goes as it is.
+    All,
+    /// The records with these offsets, in a batch of their own.
+    Some(Vec<i64>),
+}
+
 /// What became of a batch.
 pub struct Taken {
     /// Records of it that leave.
@@ -79,8 +91,8 @@ pub struct Taken {
 /// A chunk that is being dealt with.
 pub struct Tray {
     chunk: Filled,
-    /// Those that are wanted.
-    offsets: Range<i64>,
+    /// Which records are wanted, and what is added to them.
+    sieve: Sieve,
     at: usize,
     /// Bytes from `at` on that are batches whose CRC-32C is known to be good.
     checked: usize,
@@ -125,12 +137,12 @@ struct Piece {
 }
 
 impl Tray {
-    /// Of a chunk, of which records with these offsets are wanted. The first batches, of so many bytes, have been checked. Small batches are merged up to
+    /// Of a chunk, of which `sieve` says what is wanted. The first batches, of so many bytes, have been checked. Small batches are merged up to
     /// `merge_up_to` bytes.
-    pub fn new((chunk, checked): (Filled, usize), offsets: Range<i64>, merge_up_to: Option<usize>) -> Self {
+    pub fn new((chunk, checked): (Filled, usize), sieve: Sieve, merge_up_to: Option<usize>) -> Self {
         let merge = merge_up_to.map(Merge::new);
         let (run, ready) = (Vec::new(), Vec::new());
-        Self { chunk, offsets, at: 0, checked, free: 0, merge, misses: 0, work: 0, run, ready }
+        Self { chunk, sieve, at: 0, checked, free: 0, merge, misses: 0, work: 0, run, ready }
     }
 
     /// All is dealt with.
@@ -138,9 +150,14 @@ impl Tray {
         self.at >= self.chunk.len()
     }
 
-    /// Offsets that are wanted.
-    pub fn offsets(&self) -> Range<i64> {
-        self.offsets.clone()
+    /// What is to become of a batch, as far as its header tells.
+    pub fn fate(&self, header: &Header) -> Fate {
+        self.sieve.fate(header)
+    }
+
+    /// Something is added to each record.
+    pub fn stamps(&self) -> bool {
+        self.sieve.stamp.is_some()
     }
 
     /// The next batch's header; the batch is checked. An error says in words how it is damaged.
@@ -150,15 +167,24 @@ impl Tray {
         header.map_err(|e| e.to_string())?.ok_or_else(|| "a batch is cut".to_owned())
     }
 
-    /// The offsets of the next batch's records that are wanted.
-    pub fn kept_offsets(&self, header: &Header) -> Result<Vec<i64>, String> {
+    /// What is wanted of the next batch, as its records tell. `fate`: as its header does.
+    pub fn wanted(&self, header: &Header, fate: Fate) -> Result<Wanted, String> {
         let batch = self.chunk.get(self.at..self.at + header.size).unwrap_or_default();
         let payload = Payload::unpack(header, batch).map_err(|e| e.to_string())?;
-        let kept = payload.records().filter_map(|record| match record {
-            Ok(record) => self.offsets.contains(&record.offset).then_some(Ok(record.offset)),
-            Err(error) => Some(Err(error.to_string())),
-        });
-        kept.collect()
+        let mut kept = Vec::new();
+        for record in payload.records() {
+            let record = record.map_err(|e| e.to_string())?;
+            if self.sieve.keeps(&record) {
+                kept.push(record.offset);
+            }
+        }
+        Ok(match kept.len() {
+            0 => Wanted::None,
+            all if fate == Fate::Look && all == header.record_count as usize && !header.has_holes() => {
+                Wanted::All
+            }
+            _ => Wanted::Some(kept),
+        })
     }
 
     /// Nothing leaves of the next batch.
@@ -209,7 +235,7 @@ impl Tray {
         let small = if is_packed { SMALL_PACKED } else { SMALL };
         let is_wanted = header.size < small && !(is_packed && self.misses >= MANY_MISSES);
         let merge = self.merge.as_mut().filter(|_| is_wanted)?;
-        let taken = merge.take(header, self.chunk.get(self.at..self.at + header.size)?, &self.offsets);
+        let taken = merge.take(header, self.chunk.get(self.at..self.at + header.size)?, &self.sieve);
         // What was unpacked in vain is not known; some such size it was.
         self.work += if is_packed { MUCH_WORK / 4 } else { header.size };
         self.misses += u32::from(is_packed && taken.is_none() && self.run.is_empty());
@@ -261,7 +287,7 @@ impl Tray {
         let header = self.header_at(place.clone())?;
         let (bytes, records) = if source.is_to_be_rewritten {
             let batch = self.chunk.get(place.clone()).unwrap_or_default();
-            let made = rewrite(&header, batch, &self.offsets).map_err(|e| e.to_string())?;
+            let made = rewrite(&header, batch, &self.sieve).map_err(|e| e.to_string())?;
             let Some((mut made, records)) = made else { return Ok(0) };
             patch(&mut made, source.producer)?;
             (self.put_back(made, place), records)
@@ -379,14 +405,15 @@ mod tests {
         let stand = Stand::fresh(1000, Writer::NOBODY);
         let mut checked = crate::vault::walk::Checked::default();
         checked.advance(bytes);
-        let mut tray = Tray::new((filled(bytes, room).await, checked.bytes()), offsets.clone(), merge);
+        let sieve = Sieve::of_offsets(offsets);
+        let mut tray = Tray::new((filled(bytes, room).await, checked.bytes()), sieve, merge);
         let mut number = 0;
         while !tray.is_at_end() {
             let header = tray.head()?;
-            match bodley_protocol::rewrite::fate(&header, &offsets) {
-                bodley_protocol::rewrite::Fate::Skip => tray.skip(&header),
+            match tray.fate(&header) {
+                Fate::Skip => tray.skip(&header),
                 fate => {
-                    let rewrite = fate == bodley_protocol::rewrite::Fate::Rewrite;
+                    let rewrite = fate != Fate::Verbatim;
                     number += i64::from(tray.take(&header, rewrite, &stand, number)?.records);
                 }
             }

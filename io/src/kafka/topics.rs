@@ -122,6 +122,27 @@ impl Cluster {
         Ok(inherited)
     }
 
+    /// What a new topic would have where it has no setting of its own. Empty where the cluster does not tell (before Kafka 2.4, or not allowed).
+    pub async fn configs_of_new(
+        &self,
+        topic: &Arc<str>,
+    ) -> Result<BTreeMap<String, Option<String>>, KafkaError> {
+        let trial = CreatableTopic::default()
+            .with_name(TopicName(string(topic)))
+            .with_num_partitions(1)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![trial])
+            .with_timeout_ms(self.options().request_timeout.as_millis() as i32)
+            .with_validate_only(true);
+        let created = self.call(To::Any, &request).await?.topics.into_iter().next();
+        let configs = created.and_then(|created| created.configs).unwrap_or_default();
+        Ok(configs
+            .into_iter()
+            .map(|c| (c.name.to_string(), c.value.map(|value| value.to_string())))
+            .collect())
+    }
+
     /// The settings of a topic as one broker sees them. Not tried twice.
     pub async fn describe_topic_at(&self, broker: i32, topic: &str) -> Result<Configs, KafkaError> {
         let mut results = self.describe(To::Broker(broker), &[Arc::from(topic)]).await?;

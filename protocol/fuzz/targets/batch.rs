@@ -4,6 +4,8 @@ use bodley_protocol::batch::{self, Producer};
 use bodley_protocol::merge::Merge;
 use bodley_protocol::records::Payload;
 use bodley_protocol::rewrite;
+use bodley_protocol::sieve::Sieve;
+use bodley_protocol::stamp::Stamp;
 
 /// One input.
 pub fn run(data: &[u8]) {
@@ -19,13 +21,17 @@ pub fn run(data: &[u8]) {
         }
     }
     let middle = header.base_offset + i64::from(header.last_offset_delta) / 2;
-    if let Ok(Some((new, count))) = rewrite::rewrite(&header, &fixed, &(header.base_offset..middle)) {
+    let times = Some(header.base_timestamp..header.max_timestamp);
+    let stamp = Some(Stamp::new("a", 1));
+    let sieve = Sieve { times, stamp, ..Sieve::of_offsets(header.base_offset..middle) };
+    sieve.fate(&header);
+    if let Ok(Some((new, count))) = rewrite::rewrite(&header, &fixed, &sieve) {
         let new = batch::view_checked(&new).unwrap().unwrap();
         assert_eq!(new.record_count, count);
         assert!(!new.has_holes());
     }
     let mut merge = Merge::new(1 << 16);
-    let all = header.base_offset..i64::MAX;
+    let all = Sieve::of_offsets(header.base_offset..i64::MAX);
     let taken = [merge.take(&header, &fixed, &all), merge.take(&header, &fixed, &all)];
     let taken: i32 = taken.into_iter().flatten().sum();
     if let Ok(Some(sealed)) = merge.seal() {

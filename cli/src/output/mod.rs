@@ -1,5 +1,7 @@
 //! Reports, as text and as the one JSON document. Rows of text are tables with aligned columns.
 
+pub mod plan;
+
 use std::borrow::Cow;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +27,15 @@ struct Document<'a, T> {
     body: &'a T,
 }
 
+/// The document of a command.
+pub fn json<T: Serialize>(command: &str, exit_code: u8, body: &T) -> String {
+    let document = Document { schema: SCHEMA, command, version: env!("CARGO_PKG_VERSION"), exit_code, body };
+    serde_json::to_string_pretty(&document).map(without_commands).unwrap_or_default()
+}
+
 /// Prints the document of a command.
 pub fn print_json<T: Serialize>(command: &str, exit_code: u8, body: &T) {
-    let document = Document { schema: SCHEMA, command, version: env!("CARGO_PKG_VERSION"), exit_code, body };
-    if let Ok(text) = serde_json::to_string_pretty(&document) {
-        print(&without_commands(text));
-    }
+    print(&json(command, exit_code, body));
 }
 
 /// JSON need not escape DEL and the second set of control characters, but terminals obey them. They stand in strings only.

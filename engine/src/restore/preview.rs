@@ -1,0 +1,219 @@
+//! The plan in words and numbers: what a restore would create, write and leave, before it does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::plan::{Plan, Status, TopicPlan};
+use super::{GroupStrategy, RestoreOptions};
+use crate::report::known_time;
+use crate::vault::log::Vault;
+use crate::vault::state::State;
+
+/// What a restore is taken to write in a second where nothing bounds it, bytes.
+const ASSUMED_RATE: u64 = 200 << 20;
+
+/// What a restore does, before it does.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PlanReport {
+    /// Commit of the vault that is restored.
+    pub seq: u64,
+    /// Its time, ms.
+    pub committed: i64,
+    /// Id of the target cluster.
+    pub target_cluster: String,
+    /// Topic by topic.
+    pub topics: Vec<PlannedTopic>,
+    /// Records to be restored, as far as the vault's rows tell; see `records_are_exact`.
+    pub records: u64,
+    /// `false`: chunks that a window cuts hold up to so many records as `records_in_cut_chunks` beside them.
+    pub records_are_exact: bool,
+    /// Records in chunks that a window cuts, as far as they are known.
+    pub records_in_cut_chunks: u64,
+    /// Bytes of record batches to be read.
+    pub bytes: u64,
+    /// Segments that are read from.
+    pub objects: u64,
+    /// Ranged reads.
+    pub reads: u64,
+    /// Seconds that it takes at `bytes_per_second`.
+    pub estimated_seconds: f64,
+    /// The limits that were given, or an assumption.
+    pub bytes_per_second: u64,
+    /// Positions of groups that are set.
+    pub groups: Vec<PlannedGroup>,
+    /// How: `map`, `timestamp`, `earliest`, `latest`, `none`.
+    pub group_strategy: &'static str,
+}
+
+/// A topic in a [`PlanReport`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PlannedTopic {
+    /// In the vault.
+    pub topic: String,
+    /// Its life there.
+    pub incarnation: u32,
+    /// At the target.
+    pub target: String,
+    /// `create`, `continue` (made by an earlier run), `fill` (there, without data), `append`, `done`.
+    pub action: &'static str,
+    /// Partitions that it has at the source.
+    pub partitions: u32,
+    /// Those with records to restore.
+    pub partitions_with_data: u32,
+    /// Replicas, of a topic that is created.
+    pub replication_factor: Option<i16>,
+    /// Records, as far as rows tell.
+    pub records: u64,
+    /// That is all of them.
+    pub records_are_exact: bool,
+    /// Bytes to be read.
+    pub bytes: u64,
+    /// Settings that it has in the end, of a topic that is created.
+    pub settings: BTreeMap<String, String>,
+    /// Records that the topic's own retention may delete as soon as the restore is done.
+    pub expired_records: u64,
+}
+
+/// A group in a [`PlanReport`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PlannedGroup {
+    /// Its name.
+    pub group: String,
+    /// Partitions in which its position is set.
+    pub partitions: u64,
+}
+
+/// Describes a plan. `now`: ms since 1970.
+pub fn of(
+    (plan, state): (&mut Plan, &State),
+    options: &RestoreOptions,
+    vault: &Vault,
+    target_cluster: &str,
+    now: i64,
+) -> PlanReport {
+    let mut report = PlanReport {
+        seq: vault.receipt().seq,
+        committed: vault.head_time(),
+        target_cluster: target_cluster.to_owned(),
+        records_are_exact: true,
+        group_strategy: strategy(options.groups),
+        ..PlanReport::default()
+    };
+    let mut segments = BTreeSet::new();
+    for topic in &plan.topics {
+        let planned = planned(plan, topic, options, now);
+        if topic.status != Status::Done {
+            report.records += planned.records;
+            report.records_are_exact &= planned.records_are_exact;
+            report.bytes += planned.bytes;
+            for chunk in topic.partitions.iter().flat_map(|p| &p.work.chunks) {
+                segments.insert(chunk.segment);
+                report.reads += 1;
+                if chunk.count().is_none() {
+                    report.records_in_cut_chunks += chunk.kept.max(0) as u64;
+                }
+            }
+        }
+        report.topics.push(planned);
+    }
+    report.objects = segments.len() as u64;
+    let limit = options.limit_write.iter().map(|limit| limit.rate()).chain(options.limit_read).min();
+    report.bytes_per_second = limit.map_or(ASSUMED_RATE, |limit| limit.min(ASSUMED_RATE)).max(1);
+    report.estimated_seconds = report.bytes as f64 / report.bytes_per_second as f64;
+    let mut groups: BTreeMap<&str, u64> = BTreeMap::new();
+    for position in plan.topics.iter().flat_map(|topic| &topic.positions) {
+        *groups.entry(&position.group).or_default() += 1;
+    }
+    let group = |(group, partitions): (&str, u64)| PlannedGroup { group: group.to_owned(), partitions };
+    report.groups = groups.into_iter().map(group).collect();
+    let skipped = left_alone(plan, state, options);
+    if skipped > 0 {
+        plan.notes.push(format!(
+            "{skipped} positions of groups lie in partitions that are not restored: they are left alone"
+        ));
+    }
+    expired(&report, plan);
+    report
+}
+
+/// Positions in partitions of chosen topics that were not chosen.
+fn left_alone(plan: &Plan, state: &State, options: &RestoreOptions) -> usize {
+    if options.groups == GroupStrategy::None {
+        return 0;
+    }
+    let open = plan.topics.iter().filter(|topic| topic.status != Status::Done);
+    let all = open.map(|topic| {
+        let of_topic = state.groups.iter().filter(|((group, id), pair)| {
+            *id == topic.source.topic && pair.header.present && options.pick_groups.covers(group)
+        });
+        let positions: usize = of_topic.map(|(_, pair)| pair.offsets.len()).sum();
+        positions.saturating_sub(topic.positions.len())
+    });
+    all.sum()
+}
+
+fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -> PlannedTopic {
+    let counts: Vec<(u64, bool)> = topic.partitions.iter().map(|p| p.work.records()).collect();
+    let is_created = matches!(topic.status, Status::Missing | Status::Created);
+    PlannedTopic {
+        topic: topic.source.name.clone(),
+        incarnation: topic.source.incarnation,
+        target: topic.target.to_string(),
+        action: match topic.status {
+            Status::Missing => "create",
+            Status::Created => "continue",
+            Status::Found if topic.partitions.iter().any(|p| p.stand.is_some()) => "continue",
+            Status::Found => "fill",
+            Status::InUse => "append",
+            Status::Done => "done",
+        },
+        partitions: topic.source.partitions,
+        partitions_with_data: topic.partitions.iter().filter(|p| !p.work.chunks.is_empty()).count() as u32,
+        replication_factor: is_created.then(|| super::plan::replication(topic, options)),
+        records: counts.iter().map(|(records, _)| records).sum(),
+        records_are_exact: counts.iter().all(|(_, exact)| *exact),
+        bytes: topic.partitions.iter().map(|p| p.work.bytes()).sum(),
+        settings: if is_created { topic.settings.real().clone() } else { BTreeMap::new() },
+        expired_records: if options.hold_retention.is_some() { 0 } else { expired_records(plan, topic, now) },
+    }
+}
+
+/// Records that retention by time may delete at once. Brokers delete whole segments by their newest record, so it is the most that can go.
+fn expired_records(plan: &Plan, topic: &TopicPlan, now: i64) -> u64 {
+    if matches!(topic.status, Status::Done | Status::InUse) {
+        return 0;
+    }
+    let Some(keep) = topic.settings.deletes_after(&plan.inherited) else { return 0 };
+    let limit = now.saturating_sub(keep);
+    let chunks = topic.partitions.iter().flat_map(|p| &p.work.chunks);
+    let old = chunks.filter(|chunk| known_time(chunk.max_ts).is_some_and(|newest| newest < limit));
+    old.map(|chunk| chunk.kept.max(0) as u64).sum()
+}
+
+fn expired(report: &PlanReport, plan: &mut Plan) {
+    let expired: Vec<&PlannedTopic> =
+        report.topics.iter().filter(|topic| topic.expired_records > 0).collect();
+    for topic in expired.iter().take(10) {
+        plan.notes.push(format!(
+            "topic {}: {} restored records are older than its retention.ms allows, and its broker may delete them as soon as the restore is done: keep them with --hold-retention 7d",
+            topic.target, topic.expired_records
+        ));
+    }
+    if expired.len() > 10 {
+        plan.notes.push(format!(
+            "… and {} topics more hold records that their retention may delete at once",
+            expired.len() - 10
+        ));
+    }
+}
+
+fn strategy(strategy: GroupStrategy) -> &'static str {
+    match strategy {
+        GroupStrategy::Map => "map",
+        GroupStrategy::Timestamp => "timestamp",
+        GroupStrategy::Earliest => "earliest",
+        GroupStrategy::Latest => "latest",
+        GroupStrategy::None => "none",
+    }
+}

@@ -1,0 +1,342 @@
+//! Which records of a partition are wanted: by time and by offset, for the whole run, a topic or a partition.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use crate::error::EngineError;
+use crate::moment::Moment;
+use crate::select::{is_glob, matches};
+use crate::vault::rows::{NO_TIME, Range as Row, TIME_UNKNOWN};
+
+/// As typed.
+#[derive(Debug, Clone, Default)]
+pub struct WindowFlags {
+    /// Records before it are left out.
+    pub from: Option<Moment>,
+    /// Records at it and behind are left out.
+    pub to: Option<Moment>,
+    /// `TOPIC[:PARTITION]=FROM..TO`, in place of the two above.
+    pub windows: Vec<String>,
+    /// `TOPIC:PARTITION=N`: the first offset that is wanted.
+    pub from_offset: Vec<String>,
+    /// `TOPIC:PARTITION=N`: the first that is not wanted any more.
+    pub to_offset: Vec<String>,
+}
+
+impl WindowFlags {
+    /// What is wanted depends on when it is asked.
+    pub fn is_relative(&self) -> Result<bool, EngineError> {
+        let mut moments: Vec<Moment> = self.from.into_iter().chain(self.to).collect();
+        for text in &self.windows {
+            let rule = Rule::parse(text)?;
+            moments.extend(rule.from.into_iter().chain(rule.to));
+        }
+        Ok(moments.into_iter().any(Moment::is_relative))
+    }
+}
+
+/// What is wanted of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// ms; `None`: whatever the time is.
+    pub times: Option<Range<i64>>,
+    /// Offsets.
+    pub offsets: Range<i64>,
+}
+
+impl Window {
+    /// Everything.
+    pub const ALL: Self = Self { times: None, offsets: 0..i64::MAX };
+
+    /// Whether it leaves anything out.
+    pub fn is_all(&self) -> bool {
+        *self == Self::ALL
+    }
+
+    /// Nothing of a chunk is wanted. Its row says so for certain, or it is not said.
+    pub fn passes_over(&self, row: &Row) -> bool {
+        let apart = row.next <= self.offsets.start || row.first >= self.offsets.end;
+        let of_no_use = |times: &Range<i64>| {
+            row.kept == 0
+                || row.max_ts < times.start
+                || row.min_ts != TIME_UNKNOWN && row.min_ts != NO_TIME && row.min_ts >= times.end
+        };
+        apart || self.times.as_ref().is_some_and(of_no_use)
+    }
+
+    /// All of a chunk is wanted. Its row says so for certain.
+    pub fn holds(&self, row: &Row) -> bool {
+        let inside = self.offsets.start <= row.first && row.next <= self.offsets.end;
+        inside && self.times.as_ref().is_none_or(|times| holds_times(times, row))
+    }
+
+    /// Whether offsets of which nothing is known may lie in it, as far as the chunks beside them tell: times are roughly in order.
+    pub fn may_reach(&self, offsets: &Range<i64>, before: Option<&Row>, behind: Option<&Row>) -> bool {
+        if offsets.end <= self.offsets.start || offsets.start >= self.offsets.end {
+            return false;
+        }
+        let Some(times) = &self.times else { return true };
+        let older = behind.is_some_and(|row| row.max_ts != NO_TIME && row.max_ts < times.start);
+        let newer = before.is_some_and(|row| row.base_ts != NO_TIME && row.base_ts >= times.end);
+        !(older || newer)
+    }
+}
+
+/// The row says for certain that all of its records have these times.
+pub fn holds_times(times: &Range<i64>, row: &Row) -> bool {
+    let not_older = times.start == i64::MIN
+        || row.min_ts != TIME_UNKNOWN && row.min_ts != NO_TIME && row.min_ts >= times.start;
+    row.kept == 0 || not_older && row.max_ts < times.end
+}
+
+/// `TOPIC[:PARTITION]=FROM..TO`.
+#[derive(Debug, Clone)]
+struct Rule {
+    text: String,
+    topic: String,
+    partition: Option<u32>,
+    from: Option<Moment>,
+    to: Option<Moment>,
+}
+
+impl Rule {
+    fn parse(text: &str) -> Result<Self, EngineError> {
+        let bad = |what: &str| {
+            EngineError::Refused(format!(
+                "--window `{text}`: {what}; write TOPIC=FROM..TO or TOPIC:PARTITION=FROM..TO"
+            ))
+        };
+        let (place, times) = text.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
+        let (topic, partition) = match place.split_once(':') {
+            None => (place, None),
+            Some((topic, partition)) => {
+                (topic, Some(partition.parse().map_err(|_| bad(&format!("`{partition}` is no partition")))?))
+            }
+        };
+        let (from, to) = times.split_once("..").ok_or_else(|| bad("there is no `..`"))?;
+        if topic.is_empty() || from.is_empty() && to.is_empty() {
+            return Err(bad("something is missing"));
+        }
+        let moment = |text: &str| match text {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|what: String| bad(&what)),
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            topic: topic.to_owned(),
+            partition,
+            from: moment(from)?,
+            to: moment(to)?,
+        })
+    }
+
+    fn covers(&self, topic: &str, partition: u32) -> bool {
+        self.partition.is_none_or(|own| own == partition) && matches(&self.topic, topic)
+    }
+
+    /// Partitions go before topics, names before globs.
+    fn rank(&self) -> u8 {
+        2 * u8::from(self.partition.is_some()) + u8::from(!is_glob(&self.topic))
+    }
+}
+
+/// All windows of a run, with times as they are meant.
+#[derive(Debug, Default)]
+pub struct Windows {
+    all: Option<Range<i64>>,
+    rules: Vec<(Rule, Option<Range<i64>>)>,
+    offsets: BTreeMap<(String, u32), Range<i64>>,
+}
+
+impl Windows {
+    /// From the flags; times ago count from `now`, ms. An empty window is refused.
+    pub fn new(flags: &WindowFlags, now: i64) -> Result<Self, EngineError> {
+        let all = times("--from and --to", (flags.from, flags.to), now)?;
+        let mut rules = Vec::new();
+        for text in &flags.windows {
+            let rule = Rule::parse(text)?;
+            let times = times(&format!("--window `{text}`"), (rule.from, rule.to), now)?;
+            rules.push((rule, times));
+        }
+        let mut offsets: BTreeMap<(String, u32), Range<i64>> = BTreeMap::new();
+        let mut said = BTreeSet::new();
+        for (flag, texts) in [("--from-offset", &flags.from_offset), ("--to-offset", &flags.to_offset)] {
+            for text in texts {
+                let (place, offset) = offset(flag, text)?;
+                if !said.insert((flag, place.clone())) {
+                    return Err(EngineError::Refused(format!("{flag} names {}:{} twice", place.0, place.1)));
+                }
+                let range = offsets.entry(place).or_insert(Window::ALL.offsets);
+                if flag == "--to-offset" { range.end = offset } else { range.start = offset }
+            }
+        }
+        if let Some(((topic, partition), range)) = offsets.iter().find(|(_, range)| range.is_empty()) {
+            return Err(EngineError::Refused(format!(
+                "--from-offset and --to-offset of {topic}:{partition}: {} to {} (exclusive) holds no offset",
+                range.start, range.end
+            )));
+        }
+        Ok(Self { all, rules, offsets })
+    }
+
+    /// What is wanted of a partition.
+    pub fn of(&self, topic: &str, partition: u32) -> Result<Window, EngineError> {
+        let mut best: Option<&(Rule, Option<Range<i64>>)> = None;
+        for rule in self.rules.iter().filter(|(rule, _)| rule.covers(topic, partition)) {
+            match best {
+                Some((other, _)) if other.rank() == rule.0.rank() => {
+                    return Err(EngineError::Refused(format!(
+                        "--window `{}` and --window `{}` both choose from {topic}-{partition}",
+                        other.text, rule.0.text
+                    )));
+                }
+                Some((other, _)) if other.rank() > rule.0.rank() => {}
+                _ => best = Some(rule),
+            }
+        }
+        let times = best.map_or_else(|| self.all.clone(), |(_, times)| times.clone());
+        let offsets = self.offsets.get(&(topic.to_owned(), partition)).cloned();
+        Ok(Window { times, offsets: offsets.unwrap_or(Window::ALL.offsets) })
+    }
+
+    /// A flag must be about something that is restored.
+    pub fn check_used(&self, parts: &BTreeSet<(&str, u32)>) -> Result<(), EngineError> {
+        for (rule, _) in &self.rules {
+            if !parts.iter().any(|(topic, partition)| rule.covers(topic, *partition)) {
+                return Err(EngineError::Refused(format!(
+                    "--window `{}`: no such topic or partition is among those to restore",
+                    rule.text
+                )));
+            }
+        }
+        match self.offsets.keys().find(|(topic, partition)| !parts.contains(&(topic.as_str(), *partition))) {
+            Some((topic, partition)) => Err(EngineError::Refused(format!(
+                "--from-offset, --to-offset: {topic}:{partition} is not among the partitions to restore"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `TOPIC:PARTITION=N`.
+fn offset(flag: &str, text: &str) -> Result<((String, u32), i64), EngineError> {
+    let parsed = text.split_once('=').and_then(|(place, offset)| {
+        let (topic, partition) = place.split_once(':')?;
+        let offset = offset.parse::<i64>().ok().filter(|offset| *offset >= 0)?;
+        (!topic.is_empty()).then_some(((topic.to_owned(), partition.parse::<u32>().ok()?), offset))
+    });
+    parsed.ok_or_else(|| {
+        EngineError::Refused(format!("{flag} `{text}`: write TOPIC:PARTITION=OFFSET, such as orders:3=1500"))
+    })
+}
+
+/// A span of times, ms; `None`: without bounds.
+fn times(
+    what: &str,
+    (from, to): (Option<Moment>, Option<Moment>),
+    now: i64,
+) -> Result<Option<Range<i64>>, EngineError> {
+    if from.is_none() && to.is_none() {
+        return Ok(None);
+    }
+    let start = from.map_or(i64::MIN, |from| from.resolve(now));
+    let end = to.map_or(i64::MAX, |to| to.resolve(now));
+    match start.cmp(&end) {
+        std::cmp::Ordering::Less => Ok(Some(start..end)),
+        order => {
+            let how = if order.is_eq() { "empty" } else { "inverted" };
+            let (start, end) = (Moment::At(start), Moment::At(end));
+            Err(EngineError::Refused(format!(
+                "{what}: the window is {how}: from {start} (inclusive) to {end} (exclusive)"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn flags(windows: &[&str], from_offset: &[&str], to_offset: &[&str]) -> WindowFlags {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        let (from, to) = (Some(Moment::At(1000)), None);
+        WindowFlags {
+            from,
+            to,
+            windows: own(windows),
+            from_offset: own(from_offset),
+            to_offset: own(to_offset),
+        }
+    }
+
+    #[test]
+    fn the_nearest_rule_counts() {
+        let flags = flags(
+            &["orders:3=0..5", "orders=10..20", "o*=30..", "*:3=..-1h"],
+            &["orders:3=7"],
+            &["orders:3=9"],
+        );
+        let windows = Windows::new(&flags, NOW).unwrap();
+        let of = |topic, partition| windows.of(topic, partition).unwrap();
+        assert_eq!(of("orders", 3), Window { times: Some(0..5), offsets: 7..9 });
+        assert_eq!(of("orders", 2).times, Some(10..20));
+        assert_eq!(of("other", 2).times, Some(30..i64::MAX));
+        assert_eq!(of("other", 3).times, Some(i64::MIN..NOW - 3_600_000), "partitions go first");
+        assert_eq!(of("x", 1).times, Some(1000..i64::MAX));
+        assert!(flags.is_relative().unwrap());
+        windows.check_used(&[("orders", 3), ("orders", 2), ("x", 3)].into()).unwrap();
+        assert!(windows.check_used(&[("orders", 3), ("orders", 2)].into()).is_ok());
+        assert!(windows.check_used(&[("orders", 2), ("x", 3)].into()).is_err());
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for bad in [
+            "orders",
+            "orders=1",
+            "orders=..",
+            "=1..2",
+            "orders:x=1..2",
+            "orders=1..y",
+            "orders=5..5",
+            "orders=6..5",
+        ] {
+            let refused = Windows::new(&flags(&[bad], &[], &[]), NOW).unwrap_err();
+            assert!(refused.to_string().contains(bad), "{refused}");
+        }
+        for bad in ["orders=1", "orders:1", "orders:1=-1", "orders:x=1", ":1=1"] {
+            assert!(Windows::new(&flags(&[], &[bad], &[]), NOW).is_err(), "{bad}");
+        }
+        assert!(Windows::new(&flags(&[], &["a:0=5"], &["a:0=5"]), NOW).is_err(), "no offset");
+        assert!(Windows::new(&flags(&[], &["a:0=5", "a:0=6"], &[]), NOW).is_err(), "twice");
+        let twice = Windows::new(&flags(&["a*=1..2", "*a=1..2"], &[], &[]), NOW).unwrap();
+        assert!(twice.of("aa", 0).is_err() && twice.of("ab", 0).is_ok());
+    }
+
+    #[test]
+    fn rows() {
+        let row = |kept, min_ts, max_ts| {
+            let kind = crate::vault::rows::Kind::Data;
+            let row = Row::without_chunk(([1; 16], 0), 0, kind, 100..200, -1);
+            Row { kept, min_ts, max_ts, ..row }
+        };
+        let window = |times: Range<i64>, offsets: Range<i64>| Window { times: Some(times), offsets };
+        let fate = |window: &Window, row: &Row| (window.passes_over(row), window.holds(row));
+        let (known, unknown) = (row(5, 10, 20), row(5, TIME_UNKNOWN, 20));
+        let all = 0..i64::MAX;
+        assert_eq!(fate(&window(10..21, all.clone()), &known), (false, true));
+        assert_eq!(fate(&window(10..20, all.clone()), &known), (false, false));
+        assert_eq!(fate(&window(21..30, all.clone()), &known), (true, false));
+        assert_eq!(fate(&window(0..10, all.clone()), &known), (true, false));
+        assert_eq!(fate(&window(0..10, all.clone()), &unknown), (false, false));
+        assert_eq!(fate(&window(i64::MIN..21, all.clone()), &unknown), (false, true));
+        assert_eq!(fate(&window(0..21, all.clone()), &unknown), (false, false));
+        assert_eq!(fate(&window(10..21, 0..150), &known), (false, false));
+        assert_eq!(fate(&window(10..21, 0..100), &known), (true, false));
+        // Records without a time have -1, which in a row also says that there is no record.
+        assert_eq!(fate(&window(-1..0, all.clone()), &row(5, NO_TIME, NO_TIME)), (false, false));
+        assert_eq!(fate(&window(5..6, all), &row(0, NO_TIME, NO_TIME)), (true, true));
+    }
+}

@@ -1,0 +1,126 @@
+//! What is to be sent of one partition: which chunks, and what of them.
+
+use std::ops::{Deref, Range};
+
+use bodley_protocol::sieve::Sieve;
+use bodley_protocol::stamp::Stamp;
+
+use super::window::{Window, holds_times};
+use crate::vault::rows::{AbortedRow, Kind, Range as Row};
+
+/// A chunk of which something may be wanted.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    row: Row,
+    /// What is sent of it are as many records as its row says.
+    pub is_exact: bool,
+}
+
+impl Deref for Chunk {
+    type Target = Row;
+
+    fn deref(&self) -> &Row {
+        &self.row
+    }
+}
+
+impl Chunk {
+    /// Records that are sent; `None`: not known before it is read.
+    pub fn count(&self) -> Option<i64> {
+        self.is_exact.then_some(self.row.kept)
+    }
+
+    /// Each of its offsets has a record that is sent.
+    pub fn is_dense(&self) -> bool {
+        self.is_exact && self.row.kept == self.row.next - self.row.first
+    }
+}
+
+/// What a partition has in the vault.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// Chunks were left out behind so many records.
+    pub left_out_behind: Option<i64>,
+    /// In order.
+    pub chunks: Vec<Chunk>,
+    /// What is wanted of them; `None`: everything.
+    pub window: Option<Window>,
+    /// What is added to each record.
+    pub stamp: Option<Stamp>,
+    /// What they hold of aborted transactions.
+    pub aborted: Vec<AbortedRow>,
+    /// Group positions (source offsets, sorted) to be translated along the way.
+    pub marks: Vec<i64>,
+    /// Small batches are merged up to so many bytes. What is sent, and where, does not depend on it.
+    pub merge_up_to: Option<usize>,
+}
+
+impl Work {
+    /// Of a partition's rows. Chunks of which nothing is wanted are left aside.
+    pub fn new(rows: &[Row], aborted: &[AbortedRow], window: Window) -> Self {
+        let mut chunks = Vec::new();
+        let mut before: Option<&Row> = None;
+        for row in rows.iter().filter(|row| row.kind == Kind::Data) {
+            // A chunk that follows another one begins with a whole batch, any other may begin inside one.
+            let follows = before.is_some_and(|b| b.next == row.first && b.rewind == row.rewind);
+            let is_exact = row.kept >= 0 && (follows || row.first == 0) && window.holds(row);
+            if !window.passes_over(row) {
+                chunks.push(Chunk { row: row.clone(), is_exact });
+            }
+            before = Some(row);
+        }
+        let window = (!window.is_all()).then_some(window);
+        Self { chunks, window, aborted: aborted.to_vec(), ..Self::default() }
+    }
+
+    /// What is wanted of a chunk.
+    pub fn sieve(&self, chunk: &Chunk) -> Sieve {
+        let own = chunk.first..chunk.next;
+        let (offsets, times) = match &self.window {
+            None => (own, None),
+            Some(window) => {
+                let offsets: Range<i64> =
+                    own.start.max(window.offsets.start)..own.end.min(window.offsets.end);
+                // Where the row says that all of its times are wanted, no batch need be looked into.
+                (offsets, window.times.clone().filter(|times| !holds_times(times, chunk)))
+            }
+        };
+        Sieve { offsets, times, stamp: self.stamp.clone() }
+    }
+
+    /// Leaves chunks out, by their places in order.
+    pub fn leave_out(&mut self, places: &[usize]) {
+        let Some(first) = places.first() else { return };
+        let before = self.chunks.iter().take(*first);
+        self.left_out_behind = Some(before.map(|chunk| chunk.count().unwrap_or(0)).sum());
+        let mut index = 0;
+        self.chunks.retain(|_| {
+            index += 1;
+            !places.contains(&(index - 1))
+        });
+    }
+
+    /// Bytes to read when the first `done` records are at the target.
+    pub fn bytes_behind(&self, done: i64) -> u64 {
+        let mut records = 0;
+        let mut bytes = 0;
+        for chunk in &self.chunks {
+            records += chunk.count().unwrap_or(0);
+            if records > done || chunk.count().is_none() {
+                bytes += u64::from(chunk.stored);
+            }
+        }
+        bytes
+    }
+
+    /// Records that are sent, as far as they are known; and whether that is all.
+    pub fn records(&self) -> (u64, bool) {
+        let known: i64 = self.chunks.iter().filter_map(Chunk::count).sum();
+        (known.max(0) as u64, self.chunks.iter().all(|chunk| chunk.is_exact))
+    }
+
+    /// Bytes of its chunks.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| u64::from(chunk.stored)).sum()
+    }
+}

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod doctor;
 pub mod error;
 pub mod inventory;
+pub mod look;
 pub mod moment;
 pub mod progress;
 pub mod rebuild;

@@ -9,4 +9,5 @@ pub mod history;
 pub mod machine;
 pub mod memory;
 pub mod model;
+pub mod odd_log;
 pub mod sample;

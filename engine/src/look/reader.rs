@@ -1,0 +1,245 @@
+//! The records of one partition that are asked for, batch by batch.
+
+use std::ops::Range as Span;
+use std::sync::Arc;
+
+use bodley_io::BufferPool;
+use bodley_io::store::SharedStore;
+use bodley_protocol::batch::Header;
+use bodley_protocol::records::{Body, Payload};
+
+use super::chunk::{Chunk, damaged};
+use super::window::Window;
+use crate::error::EngineError;
+use crate::report::Gap;
+use crate::vault::rows::{Kind, Range};
+use crate::vault::state::PartitionState;
+
+/// Where chunks come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The vault's objects.
+    pub store: SharedStore,
+    /// Part buffers; a reader holds one at a time.
+    pub pool: Arc<BufferPool>,
+}
+
+/// What comes next in a partition.
+#[derive(Debug)]
+pub enum Seen {
+    /// Records.
+    Batch(Batch),
+    /// Offsets that are lost, some of which are asked for.
+    Gap(Gap),
+    /// Records can't be read; [`EngineError::Damaged`]. What lies behind them comes next.
+    Damage(EngineError),
+}
+
+/// The records of a batch that are asked for; one at least.
+pub struct Batch {
+    payload: Payload,
+    is_append_time: bool,
+    /// Offsets that count.
+    offsets: Span<i64>,
+    window: Window,
+    /// So many are passed over.
+    skip: usize,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// At the source.
+    pub offset: i64,
+    /// ms; the append time where the batch says so.
+    pub timestamp: i64,
+    /// The broker set the time, not the producer.
+    pub is_append_time: bool,
+    /// Key, value and headers.
+    pub body: Body<'a>,
+}
+
+impl Batch {
+    /// Unpacks a batch; no record may be asked for. An error says in words what is wrong with it.
+    fn open((header, bytes): (&Header, &[u8]), offsets: Span<i64>, window: Window) -> Result<Self, String> {
+        let payload = Payload::unpack(header, bytes).map_err(|e| e.to_string())?;
+        for record in payload.records() {
+            record.map_err(|e| e.to_string())?.parse_body().map_err(|e| e.to_string())?;
+        }
+        Ok(Self { payload, is_append_time: header.is_append_time(), offsets, window, skip: 0 })
+    }
+
+    /// In order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        // All of them were readable when the batch was opened.
+        self.wanted().skip(self.skip).filter_map(|record| {
+            let body = record.parse_body().ok()?;
+            let (offset, timestamp) = (record.offset, record.timestamp);
+            Some(Record { offset, timestamp, is_append_time: self.is_append_time, body })
+        })
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = bodley_protocol::records::Record<'_>> {
+        self.payload.records().flatten().filter(|record| {
+            self.offsets.contains(&record.offset) && self.window.holds(record.offset, record.timestamp)
+        })
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.records()).finish()
+    }
+}
+
+/// Goes through a partition.
+pub struct Reader<'a> {
+    source: &'a Source,
+    topic: &'a str,
+    partition: &'a PartitionState,
+    window: Window,
+    /// The range behind the one that is read.
+    next: usize,
+    chunk: Option<Chunk>,
+    /// So many records of the next chunk are passed over.
+    skip: u64,
+}
+
+impl<'a> Reader<'a> {
+    /// At the begin of what is asked for. `topic` is its name, for messages.
+    pub fn new(source: &'a Source, topic: &'a str, partition: &'a PartitionState, window: Window) -> Self {
+        let start = window.offsets().start;
+        let next = partition.ranges.partition_point(|row| row.next <= start);
+        Self { source, topic, partition, window, next, chunk: None, skip: 0 }
+    }
+
+    /// Only the last `count` records of what is asked for come, as far as rows tell how many there are. To be called before anything has come. Reads no chunk
+    /// of which all or nothing is asked for.
+    pub async fn only_last(&mut self, count: u64) -> Result<(), EngineError> {
+        let (first, mut left) = (self.next, count);
+        for index in (first..self.partition.ranges.len()).rev() {
+            let Some(row) = self.partition.ranges.get(index) else { break };
+            if row.kind != Kind::Data || self.window.misses(row) {
+                continue;
+            }
+            let exact = self.is_exact(index) && self.window.holds_all(row);
+            let there = if exact { row.kept.unsigned_abs() } else { self.count(row).await? };
+            if there >= left {
+                (self.next, self.skip) = (index, there - left);
+                return Ok(());
+            }
+            left -= there;
+        }
+        Ok(())
+    }
+
+    /// What comes next; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Seen>, EngineError> {
+        loop {
+            if let Some(seen) = self.next_in_chunk() {
+                tokio::task::yield_now().await;
+                return Ok(Some(seen));
+            }
+            let (index, partition) = (self.next, self.partition);
+            let Some(row) = partition.ranges.get(index) else { return Ok(None) };
+            if row.first >= self.window.offsets().end {
+                return Ok(None);
+            }
+            self.next += 1;
+            match row.kind {
+                Kind::Gap(reason) if self.window.may_hold_gap(&partition.ranges, index) => {
+                    let gap = Gap::new(self.topic, row.partition, row.first..row.next, reason);
+                    return Ok(Some(Seen::Gap(gap)));
+                }
+                Kind::Data if !self.window.misses(row) => match self.read(row).await {
+                    Ok(chunk) => self.chunk = Some(chunk),
+                    Err(damage @ EngineError::Damaged { .. }) => {
+                        self.skip = 0;
+                        return Ok(Some(Seen::Damage(damage)));
+                    }
+                    Err(error) => return Err(error),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    /// What comes next in the chunk in hand, which is let go of at its end.
+    fn next_in_chunk(&mut self) -> Option<Seen> {
+        let chunk = self.chunk.as_mut()?;
+        let row = self.partition.ranges.get(self.next.checked_sub(1)?)?;
+        let offsets = chunk.offsets();
+        let mut at = offsets.start;
+        loop {
+            let (header, bytes) = match chunk.next() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                Err(what) => {
+                    (self.chunk, self.skip) = (None, 0);
+                    return Some(Seen::Damage(damaged(self.topic, row, at..offsets.end, what)));
+                }
+            };
+            let behind = header.last_offset().saturating_add(1).min(offsets.end);
+            let begin = std::mem::replace(&mut at, behind).max(header.base_offset);
+            if self.window.misses_batch(&header) {
+                continue;
+            }
+            let is_whole = offsets.start <= header.base_offset
+                && behind > header.last_offset()
+                && self.window.holds_batch(&header);
+            let count = u64::from(header.record_count.unsigned_abs());
+            if is_whole && count <= self.skip {
+                self.skip -= count;
+                continue;
+            }
+            let mut batch = match Batch::open((&header, bytes), offsets.clone(), self.window) {
+                Ok(batch) => batch,
+                Err(what) => return Some(Seen::Damage(damaged(self.topic, row, begin..behind, what))),
+            };
+            let count = batch.wanted().count() as u64;
+            let skip = self.skip.min(count);
+            self.skip -= skip;
+            if skip < count {
+                batch.skip = skip as usize;
+                return Some(Seen::Batch(batch));
+            }
+        }
+        (self.chunk, self.skip) = (None, 0);
+        None
+    }
+
+    async fn read(&self, row: &Range) -> Result<Chunk, EngineError> {
+        let from = (&self.source.store, &self.source.pool);
+        Chunk::read(from, self.topic, row, &self.partition.aborted).await
+    }
+
+    /// Counts the records of a chunk that are asked for and can be read.
+    async fn count(&self, row: &Range) -> Result<u64, EngineError> {
+        let mut chunk = match self.read(row).await {
+            Ok(chunk) => chunk,
+            Err(EngineError::Damaged { .. }) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let (offsets, mut count) = (chunk.offsets(), 0);
+        while let Ok(Some((header, bytes))) = chunk.next() {
+            if !self.window.misses_batch(&header)
+                && let Ok(batch) = Batch::open((&header, bytes), offsets.clone(), self.window)
+            {
+                count += batch.wanted().count() as u64;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether a chunk has as many records that count as its row says: it begins and ends with whole batches. One that follows no chunk may begin inside a
+    /// batch, and a rewind may have cut its end.
+    fn is_exact(&self, index: usize) -> bool {
+        let ranges = &self.partition.ranges;
+        let Some(row) = ranges.get(index) else { return false };
+        let before = index.checked_sub(1).and_then(|before| ranges.get(before));
+        let follows = before.is_some_and(|b| b.kind == Kind::Data && b.rewind == row.rewind);
+        let is_cut = ranges.get(index + 1).is_some_and(|behind| behind.rewind != row.rewind);
+        row.kept >= 0 && (follows || row.first == 0) && !is_cut
+    }
+}

@@ -1,0 +1,118 @@
+//! Which records are asked for: by time and by offset.
+
+use std::ops::Range as Span;
+
+use bodley_protocol::batch::Header;
+
+use crate::error::EngineError;
+use crate::moment::Moment;
+use crate::vault::rows::{Kind, NO_TIME, Range, TIME_UNKNOWN};
+
+/// Bounds of times (ms) and offsets; lower ones are inclusive, upper ones exclusive, and none is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Least time.
+    pub from: Option<i64>,
+    /// All times are less.
+    pub to: Option<i64>,
+    /// Least offset.
+    pub from_offset: Option<i64>,
+    /// All offsets are less.
+    pub to_offset: Option<i64>,
+}
+
+impl Window {
+    /// Refuses a window that can hold nothing.
+    pub fn check(&self) -> Result<(), EngineError> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            let (from, to) = (Moment::At(from), Moment::At(to));
+            return Err(EngineError::Refused(format!(
+                "no time is between --from {from} and --to {to}: --from is inclusive, --to is not"
+            )));
+        }
+        if let (Some(from), Some(to)) = (self.from_offset, self.to_offset)
+            && from >= to
+        {
+            return Err(EngineError::Refused(format!(
+                "no offset is between --from-offset {from} and --to-offset {to}: --from-offset is inclusive, --to-offset is not"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a record is asked for.
+    pub fn holds(&self, offset: i64, timestamp: i64) -> bool {
+        self.offsets().contains(&offset)
+            && self.from.is_none_or(|from| timestamp >= from)
+            && self.to.is_none_or(|to| timestamp < to)
+    }
+
+    /// Offsets that are asked for.
+    pub fn offsets(&self) -> Span<i64> {
+        self.from_offset.unwrap_or(i64::MIN)..self.to_offset.unwrap_or(i64::MAX)
+    }
+
+    /// No record of a chunk is asked for, as its row tells.
+    pub(super) fn misses(&self, row: &Range) -> bool {
+        row.kept == 0 || !self.meets(row) || is_before(row, self.from) || is_behind(row, self.to)
+    }
+
+    /// Every record of a chunk that counts is asked for, as its row tells.
+    pub(super) fn holds_all(&self, row: &Range) -> bool {
+        let offsets = self.offsets();
+        let late = self.from.is_none_or(|from| is_known(row.min_ts) && row.min_ts >= from);
+        let early = self.to.is_none_or(|to| row.max_ts != NO_TIME && row.max_ts < to);
+        offsets.start <= row.first && row.next <= offsets.end && late && early
+    }
+
+    /// Some offsets of a row are asked for.
+    pub(super) fn meets(&self, row: &Range) -> bool {
+        let offsets = self.offsets();
+        row.next > offsets.start && row.first < offsets.end
+    }
+
+    /// No record of a batch is asked for, as its header tells.
+    pub(super) fn misses_batch(&self, header: &Header) -> bool {
+        let offsets = self.offsets();
+        header.record_count == 0
+            || header.last_offset() < offsets.start
+            || header.base_offset >= offsets.end
+            || self.from.is_some_and(|from| header.max_timestamp < from)
+            || header.is_append_time() && self.to.is_some_and(|to| header.max_timestamp >= to)
+    }
+
+    /// Every record of a batch is asked for, as its header tells.
+    pub(super) fn holds_batch(&self, header: &Header) -> bool {
+        let offsets = self.offsets();
+        self.from.is_none_or(|from| header.is_append_time() && header.max_timestamp >= from)
+            && self.to.is_none_or(|to| header.max_timestamp < to)
+            && offsets.start <= header.base_offset
+            && header.last_offset() < offsets.end
+    }
+
+    /// A gap may have held records that are asked for. A gap has no times: its neighbours' tell, where times are roughly in order.
+    pub(super) fn may_hold_gap(&self, ranges: &[Range], index: usize) -> bool {
+        let data = |range: &&Range| range.kind == Kind::Data && range.kept != 0;
+        let before = ranges.iter().take(index).rev().find(data);
+        let behind = ranges.iter().skip(index).find(data);
+        ranges.get(index).is_some_and(|gap| self.meets(gap))
+            && !before.is_some_and(|row| is_behind(row, self.to))
+            && !behind.is_some_and(|row| is_before(row, self.from))
+    }
+}
+
+/// All records of a chunk are older.
+fn is_before(row: &Range, from: Option<i64>) -> bool {
+    from.is_some_and(|from| row.max_ts != NO_TIME && row.max_ts < from)
+}
+
+/// No record of a chunk is older.
+fn is_behind(row: &Range, to: Option<i64>) -> bool {
+    to.is_some_and(|to| is_known(row.min_ts) && row.min_ts >= to)
+}
+
+fn is_known(min_ts: i64) -> bool {
+    min_ts != TIME_UNKNOWN && min_ts != NO_TIME
+}

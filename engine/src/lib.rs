@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod doctor;
 pub mod error;
+pub mod groups;
 pub mod inventory;
 pub mod look;
 pub mod moment;

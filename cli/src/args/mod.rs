@@ -1,11 +1,15 @@
 //! The command line, as typed. Names follow Kafka's own tools.
 
+mod groups;
 mod restore;
 
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use groups::{
+    By, GroupsArgs, GroupsCommand, GroupsDiff, GroupsReset, GroupsRollback, GroupsShow, To, WantedArgs,
+};
 pub use restore::{Groups, Restore};
 
 const EXAMPLES: &str = "\
@@ -84,6 +88,9 @@ pub enum Command {
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
     #[command(after_help = SHOW_EXAMPLES)]
     Show(Show),
+    /// Look at the positions of consumer groups in a vault, compare them, set them at a cluster, and put them back
+    #[command(after_help = groups::EXAMPLES)]
+    Groups(GroupsArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bodley completions bash > /etc/bash_completion.d/bodley")]
     Completions {
@@ -103,6 +110,7 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::List(_) => "list",
             Self::Show(_) => "show",
+            Self::Groups(groups) => groups.command.name(),
             Self::Completions { .. } => "completions",
         }
     }

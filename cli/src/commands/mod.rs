@@ -3,6 +3,7 @@
 mod backup;
 mod cluster;
 mod doctor;
+mod groups;
 mod list;
 mod rebuild;
 mod restore;
@@ -44,6 +45,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, format).await,
         Command::Show(flags) => show::run(flags, format).await,
+        Command::Groups(flags) => groups::run(flags, &args.common).await,
         Command::Completions { shell } => completions(shell),
     };
     match outcome {

@@ -266,8 +266,18 @@ fn a_reset_can_be_taken_back_exactly() {
     assert_eq!(after, before);
     assert_eq!(committed(&site, "gr-new"), []);
 
-    // Where nothing is said of a file, it is made here, and named.
+    // For people, and for Kafka's tool.
     let bootstrap = site.cluster.bootstrap();
+    let fixed = ["groups", "reset", "-b", &bootstrap, "--group", "gr-a", "--to", "earliest"];
+    let table =
+        "group  topic  partition  now  new  difference\ngr-a   gr-t           0   30    0         -30\n";
+    let shown = bodley(&fixed).exits(0);
+    assert!(shown.out.starts_with(table), "{shown}");
+    assert!(shown.out.ends_with("1 group, 2 positions: nothing was changed; --execute does it\n"), "{shown}");
+    let lines = bodley(&[&fixed[..], &["--csv"]].concat()).exits(0).out;
+    assert_eq!(lines, "gr-a,gr-t,0,0\ngr-a,gr-t,1,0\n");
+
+    // Where nothing is said of a file, it is made here, and named.
     let args = ["groups", "reset", "-b", &bootstrap, "--group", "gr-b", "--to", "latest", "--execute"];
     let mut command = common::command(&args);
     command.current_dir(folder.path());

@@ -47,7 +47,6 @@ impl Plan {
         let groups: BTreeSet<String> = wanted.iter().map(|(group, ..)| group.clone()).collect();
         let live = cluster.live_groups(&groups).await?;
         let Held { positions, mut issues } = held(cluster, &groups).await;
-        issues.retain(|issue| !live.iter().any(|group| issue.message == in_use(group).message));
         issues.extend(live.iter().map(|group| in_use(group)));
         let mut changes = Vec::with_capacity(wanted.len());
         for (group, tp, new) in wanted {

@@ -103,7 +103,7 @@ impl Search {
                 }
             }
             self.next = self.next.max(header.last_offset().saturating_add(1));
-            bytes = bytes.get(header.size as usize..).unwrap_or_default();
+            bytes = bytes.get(header.size..).unwrap_or_default();
         }
         if self.next == before {
             return Err(bad(before, "the broker sends nothing that goes on from there".into()));

@@ -72,7 +72,7 @@ pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result
         Aim::Timestamps(store, at) => (by_timestamp(store, at, &wanted, &rename).await?, Vec::new()),
         Aim::Headers(source) => (by_headers(cluster, source, &wanted, &rename).await?, Vec::new()),
     };
-    if wishes.is_empty() {
+    if wishes.is_empty() && issues.is_empty() {
         return Err(EngineError::Refused(
             "none of the chosen groups has a position in the chosen topics: there is nothing to reset".into(),
         ));

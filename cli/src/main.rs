@@ -9,6 +9,7 @@ mod files;
 mod limits;
 mod output;
 mod progress;
+mod records;
 mod signals;
 
 use std::borrow::Cow;

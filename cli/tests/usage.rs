@@ -140,7 +140,7 @@ fn wrong_flags() {
     let vault = Vault::new();
     let to = ["--vault", vault.url()];
     let broker = ["-b", "127.0.0.1:9"];
-    let wrong: [&[&str]; 14] = [
+    let wrong: [&[&str]; 17] = [
         &["backup"],
         &["backup", "-b", "127.0.0.1:9"],
         &["restore", "--vault", "x"],
@@ -151,6 +151,9 @@ fn wrong_flags() {
         &["show", "--vault", "x", "topic", "--commits"],
         &["show", "--vault", "x", "--groups", "--commits"],
         &["verify", "--vault", "x", "--no-such-flag"],
+        &["show", "--vault", "x", "--commits", "--at", "1"],
+        &["list", "--vault", "x", "--at", "soon"],
+        &["cat", "--vault", "x"],
         &["frobnicate"],
         &["completions"],
         &["completions", "tcsh"],
@@ -205,11 +208,12 @@ fn documents_name_their_command_wherever_the_flags_stand() {
 }
 
 /// Every command that reads a vault.
-fn readers(url: &str) -> [Vec<&str>; 5] {
+fn readers(url: &str) -> [Vec<&str>; 6] {
     let to = ["--vault", url];
     [
         [&["verify"], &to[..]].concat(),
         [&["list"], &to[..]].concat(),
+        [&["cat", "--topic", "topic"], &to[..]].concat(),
         [&["show", "topic"], &to[..]].concat(),
         [&["show", "--commits"], &to[..]].concat(),
         [&["show", "--groups"], &to[..]].concat(),
@@ -316,7 +320,7 @@ fn completions() {
 fn help_and_version() {
     let version = bodley(&["--version"]).exits(0);
     assert_eq!(version.out.trim(), format!("bodley {}", env!("CARGO_PKG_VERSION")));
-    for verb in ["backup", "restore", "verify", "list", "show", "completions"] {
+    for verb in ["backup", "restore", "verify", "cat", "list", "show", "completions"] {
         let help = bodley(&[verb, "--help"]).exits(0);
         assert!(help.err.is_empty() && help.out.contains("Usage: bodley"), "{help}");
         assert!(bodley(&["--help"]).exits(0).out.contains(verb));

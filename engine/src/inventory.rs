@@ -7,11 +7,12 @@ use futures_util::stream::StreamExt;
 use serde::Serialize;
 
 use crate::error::EngineError;
+use crate::moment::At;
 use crate::report::{Gap, TopicReport, known_time};
-use crate::vault::hex;
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range, TopicRow};
 use crate::vault::state::{PartitionState, State};
+use crate::vault::{hex, now_ms};
 
 /// A vault's contents.
 #[derive(Debug, Serialize)]
@@ -165,9 +166,18 @@ pub struct ListedOffset {
     pub unstable: bool,
 }
 
-/// Lists the topics of a vault.
-pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
+/// Opens a vault for reading it as it was at a commit; `None`: at its newest.
+pub async fn open_at(store: SharedStore, at: Option<At>) -> Result<Vault, EngineError> {
     let mut vault = Vault::open(store).await?;
+    if let Some(at) = at {
+        vault.go_back(at, now_ms()).await?;
+    }
+    Ok(vault)
+}
+
+/// Lists the topics of a vault, at a commit if one is given.
+pub async fn list(store: SharedStore, at: Option<At>) -> Result<Inventory, EngineError> {
+    let mut vault = open_at(store, at).await?;
     let state = vault.fold(true).await?;
     let newest = state.newest();
     let mut topics: Vec<ListedTopic> = state
@@ -197,9 +207,9 @@ pub async fn list(store: SharedStore) -> Result<Inventory, EngineError> {
     })
 }
 
-/// Shows all topics of a name.
-pub async fn show_topic(store: SharedStore, name: &str) -> Result<TopicDetail, EngineError> {
-    let mut vault = Vault::open(store).await?;
+/// Shows all topics of a name, at a commit if one is given.
+pub async fn show_topic(store: SharedStore, name: &str, at: Option<At>) -> Result<TopicDetail, EngineError> {
+    let mut vault = open_at(store, at).await?;
     let state = vault.fold(true).await?;
     let rebuilt_from = vault.identity().rebuilt_from.clone();
     let lives = state.lives(name);
@@ -236,9 +246,9 @@ pub async fn show_commits(store: SharedStore) -> Result<Commits, EngineError> {
     Ok(Commits { rebuilt_from: vault.identity().rebuilt_from.clone(), commits })
 }
 
-/// Shows the newest snapshot of consumer groups.
-pub async fn show_groups(store: SharedStore) -> Result<Groups, EngineError> {
-    let mut vault = Vault::open(store).await?;
+/// Shows the newest snapshot of consumer groups, of those that are not younger than a commit if one is given.
+pub async fn show_groups(store: SharedStore, at: Option<At>) -> Result<Groups, EngineError> {
+    let mut vault = open_at(store, at).await?;
     let state = vault.fold(false).await?;
     let rebuilt_from = vault.identity().rebuilt_from.clone();
     let mut groups = Vec::new();
@@ -294,7 +304,7 @@ fn detail(partition: u32, state: &PartitionState) -> PartitionDetail {
         next: state.cursor.map_or(0, |cursor| cursor.next),
         records: data().map(kept).sum(),
         bytes: data().map(|range| u64::from(range.stored)).sum(),
-        min_timestamp: data().filter_map(|range| known_time(range.base_ts)).min(),
+        min_timestamp: data().filter_map(Range::oldest).min(),
         max_timestamp: data().filter_map(|range| known_time(range.max_ts)).max(),
         gaps: ranges.iter().filter(|range| matches!(range.kind, Kind::Gap(_))).count() as u64,
     }

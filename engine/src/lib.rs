@@ -1,5 +1,9 @@
 //! The domain: what a backup is, how it is written, proven and put back. Knows Kafka's operations and a store's port, no HTTP, no flags.
 
+// Helpers that unit tests share with the tests beside the crate call it by this name.
+#[cfg(test)]
+extern crate self as bodley_engine;
+
 pub mod backup;
 pub mod doctor;
 pub mod error;

@@ -401,6 +401,11 @@ impl Checker {
                 "it has {} records ({} kept), its row says {} ({})",
                 walk.records, walk.kept, row.records, row.kept
             )
+        } else if let Some(times) = walk.times.filter(|times| !times.keep_to(row.min_ts, row.max_ts)) {
+            format!(
+                "its records are of times {} to {}, its row says {} to {}",
+                times.min, times.max, row.min_ts, row.max_ts
+            )
         } else {
             return (crc, None);
         };

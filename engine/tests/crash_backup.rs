@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodley_engine::backup::{BackupOptions, backup};
-use bodley_engine::restore::{RestoreOptions, restore};
+use bodley_engine::restore::{Choice, RestoreOptions, restore};
 use bodley_engine::{EngineError, Progress, Report, Selection};
 use bodley_io::kafka::{Address, ClientOptions, Cluster};
 use bodley_io::store::SharedStore;
@@ -209,8 +209,11 @@ async fn bring_back(
 ) -> Result<Report, EngineError> {
     let (_keep, stop) = watch::channel(false);
     let options = RestoreOptions {
-        selection: Selection { topics: vec![TOPIC.into()], ..Selection::default() },
-        rename: vec![format!("{TOPIC}={target}")],
+        choice: Choice {
+            selection: Selection { topics: vec![TOPIC.into()], ..Selection::default() },
+            rename: vec![format!("{TOPIC}={target}")],
+            ..Choice::default()
+        },
         state: Some(state.into()),
         ..RestoreOptions::default()
     };

@@ -45,10 +45,10 @@ fn tells(issue: &Issue, row: &Range) -> bool {
 async fn look(sample: &Sample, what: &str) {
     let store = || std::sync::Arc::clone(&sample.store);
     let errors = [
-        inventory::list(store()).await.err(),
-        inventory::show_topic(store(), "orders").await.err(),
+        inventory::list(store(), None).await.err(),
+        inventory::show_topic(store(), "orders", None).await.err(),
         inventory::show_commits(store()).await.err(),
-        inventory::show_groups(store()).await.err(),
+        inventory::show_groups(store(), None).await.err(),
     ];
     for error in errors.into_iter().flatten() {
         let issue = Issue::from(&error);
@@ -319,7 +319,7 @@ async fn what_a_newer_version_wrote_is_refused() {
             let result = sample.verified(quick).await;
             assert_eq!(exit_code(&result), code, "{fields}: {result:?}");
         }
-        let listed = inventory::list(std::sync::Arc::clone(&sample.store)).await;
+        let listed = inventory::list(std::sync::Arc::clone(&sample.store), None).await;
         assert_eq!(listed.map_or_else(|e| e.severity().exit_code(), |_| 0), code, "{fields}");
     }
     // Nothing is wrong with this one but that it follows another commit.

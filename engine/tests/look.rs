@@ -10,13 +10,20 @@ use std::sync::Arc;
 
 use bodley_engine::EngineError;
 use bodley_engine::look::{Reader, Seen, Source, Window, times_at};
-use bodley_engine::vault::rows::Kind;
+use bodley_engine::vault::log::{Addition, Vault};
+use bodley_engine::vault::rows::{Kind, Rows};
+use bodley_engine::vault::segment::{Footer, SegmentWriter};
 use bodley_io::BufferPool;
 use bodley_io::latency::Latencies;
 use bodley_io::store::decorators::Measured;
 use bodley_io::store::memory::MemoryStore;
+use bodley_protocol::batch::{self, HEADER_LEN};
+use bodley_protocol::checksum::crc64;
+use bodley_protocol::codecs::Codec;
+use bodley_protocol::records::Builder;
 use common::memory::shared;
 use common::odd_log::{Made, OddLog, TIMES};
+use common::sample::{TOPIC, row, topic_row};
 
 const SEEDS: Range<u64> = 0..400;
 
@@ -212,7 +219,7 @@ async fn beside_damage_the_rest_is_seen() {
                 let mut bytes = objects[&path].to_vec();
                 bytes[row.position as usize + random.usize(0..row.stored as usize)] ^= 1;
                 objects.insert(path, bytes.into());
-                vec![row.first..row.next]
+                std::iter::once(row.first..row.next).collect()
             }
         };
         let source = source(&log.memory);
@@ -229,4 +236,53 @@ async fn beside_damage_the_rest_is_seen() {
         assert!(matches!(times, Err(EngineError::Damaged { .. })), "seed {seed}: {times:?}");
     }
     assert!(lost > 100, "{lost} records were hit");
+}
+
+/// A vault of very many commits, each with a segment that has three records of each of four partitions.
+async fn many_segments(commits: i64) -> MemoryStore {
+    let memory = MemoryStore::new();
+    let store = shared(&memory);
+    let pool = BufferPool::new(64 << 10, 1 << 20);
+    let mut vault = Vault::create(Arc::clone(&store), "cluster").await.unwrap();
+    for commit in 0..commits {
+        let first = commit * 3;
+        let mut builder = Builder::new(Codec::None);
+        (0..3).for_each(|n| builder.push(first + n, 0, &[1, 2, b'v', 0]));
+        let bytes = builder.finish().unwrap();
+        let mut header = batch::view(&bytes).unwrap().unwrap();
+        header.base_offset = first;
+        let bytes = batch::encode(&header, &bytes[HEADER_LEN..]);
+        let mut writer = SegmentWriter::create(&store, &pool).await.unwrap();
+        for partition in 0..4 {
+            writer.put(&bytes).await.unwrap();
+            let mut row = row(partition, first..first + 3, if commit == 0 { -1 } else { first });
+            (row.kind, row.stored, row.crc64) = (Kind::Data, bytes.len() as u32, crc64(&bytes));
+            (row.records, row.kept, row.max_ts) = (3, 3, first + 2);
+            writer.keep(row);
+        }
+        let topics = [topic_row()];
+        let footer = Footer { topics: &topics, writer: &"ab".repeat(16), base: 1 };
+        let (segment, ranges) = writer.finish(footer).await.unwrap();
+        let rows = Rows { ranges, topics: vec![topic_row()], ..Rows::default() };
+        vault.append(Addition { segments: vec![segment], rows }).await.unwrap();
+    }
+    vault.checkpoint().await.unwrap();
+    memory
+}
+
+#[tokio::test]
+async fn the_last_ten_of_very_many_segments_cost_four() {
+    let memory = many_segments(1000).await;
+    let (source, latencies) = counted(&memory);
+    let mut vault = Vault::open(Arc::clone(&source.store)).await.unwrap();
+    let state = vault.fold(true).await.unwrap();
+    let before = reads(&latencies);
+    let mut reader = Reader::new(&source, "orders", &state.partitions[&(TOPIC, 2)], Window::default());
+    reader.only_last(10).await.unwrap();
+    let mut offsets = Vec::new();
+    while let Some(Seen::Batch(batch)) = reader.next().await.unwrap() {
+        offsets.extend(batch.records().map(|record| record.offset));
+    }
+    assert_eq!(offsets, (2990..3000).collect::<Vec<_>>());
+    assert_eq!(reads(&latencies) - before, 4);
 }

@@ -1,6 +1,6 @@
 //! The compression codecs of record batches, in the framings that Kafka's own clients write, with bounded output.
 //!
-//! Only [`crate::rewrite`] and [`crate::merge`] need them: a batch that goes back as it is stays compressed.
+//! Only [`crate::rewrite`], [`crate::merge`] and [`crate::times`] need them: a batch that goes back as it is stays compressed.
 
 use std::io::{Read, Write};
 
@@ -63,19 +63,28 @@ impl Codec {
 
     /// Unpacks `input` to at most `limit` bytes.
     pub fn decompress(self, input: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
+        let mut out = Vec::new();
+        self.decompress_to(input, limit, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Codec::decompress`], to an `out` that is empty.
+    fn decompress_to(self, input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
         match self {
-            Self::None if input.len() > limit => Err(CodecError::TooLarge(limit)),
-            Self::None => Ok(input.to_vec()),
-            Self::Gzip => self.read_all(flate2::read::MultiGzDecoder::new(input), limit),
-            Self::Snappy => snappy_decompress(input, limit),
+            Self::None if input.len() > limit => return Err(CodecError::TooLarge(limit)),
+            Self::None => out.extend_from_slice(input),
+            Self::Gzip => self.read_all(flate2::read::MultiGzDecoder::new(input), limit, out)?,
+            Self::Snappy => snappy_decompress(input, limit, out)?,
             Self::Lz4 => {
-                self.read_all(lz4::Decoder::new(input).map_err(|e| self.broken(&e.to_string()))?, limit)
+                let decoder = lz4::Decoder::new(input);
+                self.read_all(decoder.map_err(|e| self.broken(&e.to_string()))?, limit, out)?;
             }
             Self::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(input);
-                self.read_all(decoder.map_err(|e| self.broken(&e.to_string()))?, limit)
+                self.read_all(decoder.map_err(|e| self.broken(&e.to_string()))?, limit, out)?;
             }
         }
+        Ok(())
     }
 
     /// Packs `input` as Kafka's Java client would.
@@ -110,11 +119,10 @@ impl Codec {
         CodecError::Broken { codec: self, what: what.to_owned() }
     }
 
-    fn read_all(self, reader: impl Read, limit: usize) -> Result<Vec<u8>, CodecError> {
-        let mut out = Vec::new();
+    fn read_all(self, reader: impl Read, limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
         let mut bounded = reader.take(limit as u64 + 1);
-        bounded.read_to_end(&mut out).map_err(|e| self.broken(&e.to_string()))?;
-        if out.len() > limit { Err(CodecError::TooLarge(limit)) } else { Ok(out) }
+        bounded.read_to_end(out).map_err(|e| self.broken(&e.to_string()))?;
+        if out.len() > limit { Err(CodecError::TooLarge(limit)) } else { Ok(()) }
     }
 }
 
@@ -125,7 +133,7 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// Unpacks `input` to at most `limit` bytes, which replace what is in `out`. `out` keeps room for that much.
+    /// Unpacks `input` to at most `limit` bytes, which replace what is in `out`. `out` keeps its room, with zstd for `limit` bytes.
     pub fn unpack(
         &mut self,
         codec: Codec,
@@ -133,9 +141,9 @@ impl Unpacker {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
+        out.clear();
         if codec != Codec::Zstd {
-            *out = codec.decompress(input, limit)?;
-            return Ok(());
+            return codec.decompress_to(input, limit, out);
         }
         let broken = |e: std::io::Error| codec.broken(&e.to_string());
         // A stream's decoder makes a window of some MiB, whatever the payload's length. In one step there is none.
@@ -143,7 +151,6 @@ impl Unpacker {
             Some(decoder) => decoder,
             none => none.insert(zstd::bulk::Decompressor::new().map_err(broken)?),
         };
-        out.clear();
         out.reserve_exact(limit);
         decoder.decompress_to_buffer(input, out).map_err(broken)?;
         // The vector may have had more room than was asked for.
@@ -151,20 +158,18 @@ impl Unpacker {
     }
 }
 
-fn snappy_decompress(input: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::new();
+fn snappy_decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
     if !input.starts_with(XERIAL_MAGIC) {
-        snappy_block(input, limit, &mut out)?;
-        return Ok(out);
+        return snappy_block(input, limit, out);
     }
     let mut rest = input.get(XERIAL_HEADER.len()..).unwrap_or_default();
     while let Some((prefix, behind)) = rest.split_first_chunk::<4>() {
         let block = behind.get(..u32::from_be_bytes(*prefix) as usize);
         let block = block.ok_or_else(|| Codec::Snappy.broken("a block reaches past the end"))?;
-        snappy_block(block, limit, &mut out)?;
+        snappy_block(block, limit, out)?;
         rest = behind.get(block.len()..).unwrap_or_default();
     }
-    if rest.is_empty() { Ok(out) } else { Err(Codec::Snappy.broken("cut block length")) }
+    if rest.is_empty() { Ok(()) } else { Err(Codec::Snappy.broken("cut block length")) }
 }
 
 fn snappy_block(block: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {

@@ -2,7 +2,7 @@
 //!
 //! The way of a byte: `io` reads a Fetch response from a socket, [`fetch::ResponseParser`] says where its record
 //! bytes begin, [`batch`] walks them (header view, CRC-32C) and patches a header on the way back, and
-//! [`produce`] frames them for a Produce request. Nothing here looks inside a batch but [`records`], which is
+//! [`produce`] frames them for a Produce request. Nothing here looks inside a batch but [`times`], which reads no body, and [`records`], which is
 //! for the few batches that a broker would refuse as they are or of which not every record is wanted ([`rewrite`], [`sieve`], [`stamp`]),
 //! and for runs of tiny ones ([`merge`]).
 
@@ -20,6 +20,7 @@ pub mod sasl;
 pub mod shape;
 pub mod sieve;
 pub mod stamp;
+pub mod times;
 pub mod versions;
 pub mod wire;
 

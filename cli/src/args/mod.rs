@@ -1,5 +1,6 @@
 //! The command line, as typed. Names follow Kafka's own tools.
 
+mod cat;
 mod groups;
 mod restore;
 
@@ -7,6 +8,8 @@ use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use bodley_engine::At;
+pub use cat::Cat;
 pub use groups::{
     By, GroupsArgs, GroupsCommand, GroupsDiff, GroupsReset, GroupsRollback, GroupsShow, To, WantedArgs,
 };
@@ -17,6 +20,7 @@ Examples:
   bodley backup  -b broker:9092 --vault /backups/prod
   bodley verify  --vault /backups/prod
   bodley list    --vault /backups/prod
+  bodley cat     --vault /backups/prod --topic orders --last 10
   bodley restore -b other:9092 --vault /backups/prod --topic 'orders*'
   bodley backup  --command-config client.properties --vault /backups/prod
   bodley --config bodley.toml backup --cluster prod
@@ -83,7 +87,11 @@ pub enum Command {
     /// Look at everything that a backup or a restore needs, and say what is wrong and how to mend it
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Doctor),
+    /// Print records of a vault, without any Kafka
+    #[command(after_help = cat::EXAMPLES)]
+    Cat(Cat),
     /// List a vault's topics with sizes, records, times and gaps
+    #[command(after_help = LIST_EXAMPLES)]
     List(List),
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
     #[command(after_help = SHOW_EXAMPLES)]
@@ -108,6 +116,7 @@ impl Command {
             Self::Restore(_) => "restore",
             Self::Rebuild(_) => "rebuild",
             Self::Doctor(_) => "doctor",
+            Self::Cat(_) => "cat",
             Self::List(_) => "list",
             Self::Show(_) => "show",
             Self::Groups(groups) => groups.command.name(),
@@ -148,11 +157,19 @@ Examples:
   bodley doctor -b broker:9093 --command-config client.properties
   bodley doctor -b broker:9092 --vault /backups/prod";
 
+const LIST_EXAMPLES: &str = "\
+A topic that was deleted and created again has one row for each incarnation.
+
+Examples:
+  bodley list --vault /backups/prod
+  bodley list --vault /backups/prod --at -1d";
+
 const SHOW_EXAMPLES: &str = "\
 Examples:
   bodley show --vault /backups/prod orders
+  bodley show --vault /backups/prod orders --at 2026-01-02T03:04:05Z
   bodley show --vault /backups/prod --commits
-  bodley show --vault /backups/prod --groups";
+  bodley show --vault /backups/prod --groups --at 12";
 
 /// Where the vault is.
 #[derive(Debug, Clone, ClapArgs)]
@@ -212,6 +229,9 @@ pub struct Backup {
     /// Write at most so many bytes per second to the vault
     #[arg(long, value_name = "BYTES/S")]
     pub limit_write: Option<Rate>,
+    /// Unpack compressed batches to note their oldest record, so that restores of a window of time read less; costs CPU
+    #[arg(long)]
+    pub exact_times: bool,
 }
 
 /// `bodley verify`
@@ -264,14 +284,18 @@ pub struct Doctor {
 pub struct List {
     #[command(flatten)]
     pub vault: VaultArg,
+    /// As the vault was at this commit, or at the newest one that is not younger than this time
+    #[arg(long, value_name = "SEQ|TIME", allow_hyphen_values = true)]
+    pub at: Option<At>,
 }
 
 /// `bodley show`
 #[derive(Debug, ClapArgs)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Show {
-    #[command(flatten)]
-    pub vault: VaultArg,
+    /// The vault: a folder, or file:///folder
+    #[arg(long, value_name = "URL", required_unless_present = "offset_map")]
+    pub vault: Option<String>,
     /// The topic whose partitions to show
     #[arg(group = "what")]
     pub topic: Option<String>,
@@ -281,6 +305,24 @@ pub struct Show {
     /// Consumer groups and their committed offsets
     #[arg(long, group = "what")]
     pub groups: bool,
+    /// As the vault was at this commit, or at the newest one that is not younger than this time
+    #[arg(long, value_name = "SEQ|TIME", allow_hyphen_values = true, conflicts_with = "commits")]
+    pub at: Option<At>,
+    /// Which offset at the source became which at the target, as the report of a restore has it
+    #[arg(long, group = "what", requires = "report")]
+    pub offset_map: bool,
+    /// The JSON report of a restore (`bodley restore --report FILE`)
+    #[arg(long, value_name = "FILE", requires = "offset_map")]
+    pub report: Option<std::path::PathBuf>,
+    /// Only this topic of the map, by its name at the source or at the target
+    #[arg(long = "topic", value_name = "TOPIC", requires = "offset_map")]
+    pub map_topic: Option<String>,
+    /// Only this partition of the map
+    #[arg(long, value_name = "N", requires = "offset_map")]
+    pub partition: Option<i32>,
+    /// Where the record lies at the target that a reader at this source offset would have read next
+    #[arg(long, value_name = "N", requires = "offset_map")]
+    pub offset: Option<i64>,
 }
 
 /// Bytes per second.

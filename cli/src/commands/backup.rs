@@ -22,6 +22,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
         selection: selection(flags.topics),
         commit_interval: flags.commit_interval.0,
         limit_read: throttle(flags.limit_read),
+        exact_times: flags.exact_times,
         ..BackupOptions::default()
     };
     let display = Display::start("backup", Arc::clone(&progress), common.quiet);

@@ -1,5 +1,7 @@
 //! `bodley list`
 
+use std::collections::BTreeMap;
+
 use bodley_engine::inventory;
 
 use super::{Outcome, open_store};
@@ -8,7 +10,7 @@ use crate::output::{self, bytes, plural, time};
 
 pub async fn run(flags: List, format: OutputFormat) -> Outcome {
     let store = open_store(&flags.vault.vault, None, None)?;
-    let inventory = inventory::list(store).await?;
+    let inventory = inventory::list(store, flags.at).await?;
     if format == OutputFormat::Json {
         output::print_json("list", 0, &inventory);
         return Ok(0);
@@ -16,12 +18,12 @@ pub async fn run(flags: List, format: OutputFormat) -> Outcome {
     output::print_rebuilt(inventory.rebuilt_from.as_deref());
     let header = ["topic", "partitions", "records", "bytes", "first", "last", "gaps", ""];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let mut lives: BTreeMap<&str, usize> = BTreeMap::new();
     for topic in &inventory.topics {
-        let mark = match (topic.present, topic.superseded) {
-            (_, true) => "older incarnation",
-            (false, _) => "gone from the source",
-            _ => "",
-        };
+        *lives.entry(&topic.topic.topic).or_default() += 1;
+    }
+    for topic in &inventory.topics {
+        let lives = lives.get(topic.topic.topic.as_str()).copied().unwrap_or_default();
         rows.push(vec![
             topic.topic.topic.clone(),
             topic.topic.partitions.to_string(),
@@ -30,7 +32,7 @@ pub async fn run(flags: List, format: OutputFormat) -> Outcome {
             time(topic.topic.min_timestamp),
             time(topic.topic.max_timestamp),
             topic.topic.gaps.to_string(),
-            mark.to_owned(),
+            mark(topic, lives),
         ]);
     }
     output::print(&output::table(&rows));
@@ -47,4 +49,17 @@ pub async fn run(flags: List, format: OutputFormat) -> Outcome {
         output::print(&format!("receipt {receipt}"));
     }
     Ok(0)
+}
+
+/// What is to be said of one of a name's `lives`.
+fn mark(topic: &inventory::ListedTopic, lives: usize) -> String {
+    let mut marks = Vec::new();
+    if lives > 1 {
+        let age = if topic.superseded { "older" } else { "the newest" };
+        marks.push(format!("incarnation {}, {age}", topic.incarnation));
+    }
+    if !topic.present && !topic.superseded {
+        marks.push("gone from the source".to_owned());
+    }
+    marks.join(", ")
 }

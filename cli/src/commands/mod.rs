@@ -1,10 +1,12 @@
 //! One file per command; here what they share.
 
 mod backup;
+mod cat;
 mod cluster;
 mod doctor;
 mod groups;
 mod list;
+mod offset_map;
 mod rebuild;
 mod restore;
 mod show;
@@ -43,6 +45,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Restore(flags) => restore::run(flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
+        Command::Cat(flags) => cat::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, format).await,
         Command::Show(flags) => show::run(flags, format).await,
         Command::Groups(flags) => groups::run(flags, &args.common).await,

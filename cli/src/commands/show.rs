@@ -2,20 +2,24 @@
 
 use bodley_engine::inventory;
 
-use super::{Outcome, open_store};
+use super::{Outcome, offset_map, open_store};
 use crate::args::{OutputFormat, Show};
 use crate::output::{self, bytes, time};
 
 pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
-    let store = open_store(&flags.vault.vault, None, None)?;
+    if let Some(report) = flags.report.as_deref().filter(|_| flags.offset_map) {
+        let (topic, partition, offset) = (flags.map_topic.as_deref(), flags.partition, flags.offset);
+        return offset_map::run(&offset_map::Question { report, topic, partition, offset }, format);
+    }
+    let store = open_store(flags.vault.as_deref().unwrap_or_default(), None, None)?;
     if let Some(topic) = &flags.topic {
-        let shown = inventory::show_topic(store, topic).await?;
+        let shown = inventory::show_topic(store, topic, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), topic_rows);
     } else if flags.commits {
         let shown = inventory::show_commits(store).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), commit_rows);
     } else {
-        let shown = inventory::show_groups(store).await?;
+        let shown = inventory::show_groups(store, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), group_rows);
     }
     Ok(0)

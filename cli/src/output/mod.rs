@@ -15,7 +15,7 @@ use crate::args::OutputFormat;
 use crate::ended::Ended;
 
 /// Changes when a field changes its meaning or goes away.
-const SCHEMA: &str = "bodley.report.v1";
+pub const SCHEMA: &str = "bodley.report.v1";
 
 #[derive(Serialize)]
 struct Document<'a, T> {
@@ -30,7 +30,12 @@ struct Document<'a, T> {
 /// The document of a command.
 pub fn json<T: Serialize>(command: &str, exit_code: u8, body: &T) -> String {
     let document = Document { schema: SCHEMA, command, version: env!("CARGO_PKG_VERSION"), exit_code, body };
-    serde_json::to_string_pretty(&document).map(without_commands).unwrap_or_default()
+    let text = match command {
+        // Its records are lines.
+        "cat" => serde_json::to_string(&document),
+        _ => serde_json::to_string_pretty(&document),
+    };
+    text.map(without_commands).unwrap_or_default()
 }
 
 /// Prints the document of a command.
@@ -39,7 +44,7 @@ pub fn print_json<T: Serialize>(command: &str, exit_code: u8, body: &T) {
 }
 
 /// JSON need not escape DEL and the second set of control characters, but terminals obey them. They stand in strings only.
-fn without_commands(json: String) -> String {
+pub fn without_commands(json: String) -> String {
     let is_command = |c: char| is_command(c) && c != '\n';
     if !json.contains(is_command) {
         return json;
@@ -79,7 +84,7 @@ pub fn print_failure(format: OutputFormat, command: &str, ended: &Ended) {
 }
 
 /// One line, or one for each of several reasons, and one more with advice.
-fn print_issue(issue: &Issue) {
+pub fn print_issue(issue: &Issue) {
     let reasons: Vec<Cow<'_, str>> = issue.message.split(REASON).map(plain).collect();
     eprintln!("bodley: {}", reasons.join(REASON));
     if let Some(hint) = &issue.hint {

@@ -75,15 +75,20 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Without tasks.
-    pub fn new(store: SharedStore, pool: Arc<BufferPool>, progress: Arc<Progress>) -> Self {
+    /// Without tasks. `exact_times`: compressed batches are unpacked for their records' times.
+    pub fn new(
+        store: SharedStore,
+        pool: Arc<BufferPool>,
+        progress: Arc<Progress>,
+        exact_times: bool,
+    ) -> Self {
         Self {
             tasks: BTreeMap::new(),
             segment: None,
             outcomes: Vec::new(),
             received: 0,
             expected: 0,
-            checked: Checked::default(),
+            checked: Checked::with_times(exact_times),
             asked: BTreeSet::new(),
             names: HashMap::new(),
             ids: HashMap::new(),
@@ -139,16 +144,11 @@ impl Intake {
             return Outcome::Hunted(hunt.look(segment.pending(head.records_len)));
         }
         task.aborted.learn(&head.aborted, task.next);
-        let (checked, offsets) = (std::mem::take(&mut self.checked), task.next..task.end);
-        let walk = walk_on(segment.pending(head.records_len), checked, offsets, &mut task.aborted);
+        let (bytes, offsets) = (segment.pending(head.records_len), task.next..task.end);
+        let walk = walk_on(bytes, &mut self.checked, offsets, &mut task.aborted);
         if walk.len > 0 {
-            let mut row = task.row(Kind::Data, walk.next);
-            row.last_epoch = walk.last_epoch;
+            let mut row = walk.describe(task.row(Kind::Data, walk.next));
             (row.lso, row.high_watermark) = (head.last_stable_offset, head.high_watermark);
-            row.stored = walk.len as u32;
-            (row.records, row.kept) = (walk.records, walk.kept);
-            (row.min_ts, row.max_ts, row.base_ts) = (walk.min_ts, walk.max_ts, walk.base_ts);
-            row.crc64 = walk.crc64;
             segment.keep(row);
             self.progress.advance(walk.len as u64, (walk.next - task.next).max(0) as u64);
             task.advance(walk.next, walk.last_epoch);
@@ -178,7 +178,8 @@ impl FetchSink for Intake {
         if self.segment.is_none() {
             self.segment = Some(SegmentWriter::create(&self.store, &self.pool).await?);
         }
-        (self.expected, self.checked) = (head.records_len, Checked::default());
+        self.expected = head.records_len;
+        self.checked.restart();
         match self.segment.as_mut() {
             Some(segment) => Ok(segment.make_room(head.records_len).await?),
             None => Err(EngineError::Refused("no open segment".into())),

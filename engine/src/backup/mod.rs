@@ -47,6 +47,8 @@ pub struct BackupOptions {
     pub commit_interval: Duration,
     /// Bound on bytes read from the source.
     pub limit_read: Option<Arc<Throttle>>,
+    /// Unpack compressed batches to learn the least time of their records.
+    pub exact_times: bool,
 }
 
 impl Default for BackupOptions {
@@ -57,6 +59,7 @@ impl Default for BackupOptions {
             connections: 4,
             commit_interval: Duration::from_secs(60),
             limit_read: None,
+            exact_times: false,
         }
     }
 }
@@ -179,7 +182,7 @@ fn count(report: &mut Report, rows: &Rows) {
         let Some(topic) = report.topics.iter_mut().find(|topic| topic.topic_id == id) else { continue };
         topic.bytes += u64::from(range.stored);
         topic.records = topic.records.filter(|_| range.kept >= 0).map(|records| records + range.kept as u64);
-        let (min, max) = (known_time(range.base_ts), known_time(range.max_ts));
+        let (min, max) = (range.oldest(), known_time(range.max_ts));
         topic.min_timestamp = [topic.min_timestamp, min].into_iter().flatten().min();
         topic.max_timestamp = topic.max_timestamp.max(max);
     }

@@ -234,7 +234,7 @@ impl Run {
     fn worker(&mut self, key: (i32, usize)) -> &mpsc::UnboundedSender<Order> {
         self.workers.entry(key).or_insert_with(|| {
             let (store, pool) = (Arc::clone(self.vault.store()), Arc::clone(&self.means.pool));
-            let intake = Intake::new(store, pool, Arc::clone(&self.means.progress));
+            let intake = Intake::new(store, pool, Arc::clone(&self.means.progress), self.options.exact_times);
             Worker::start(Arc::clone(&self.shared), key.0, intake, self.events.clone())
         })
     }

@@ -9,6 +9,7 @@ mod times;
 mod topic;
 mod window;
 
+pub use bodley_protocol::records::Body;
 pub use reader::{Batch, Reader, Record, Seen, Source};
 pub use times::times_at;
 pub use topic::{find_topic, partitions_of};

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::report::{Issue, Report};
 use crate::vault::SegmentRef;
 use crate::vault::aborted::Aborted;
-use crate::vault::rows::{AbortedRow, Kind, Range, Reason, TopicRow};
+use crate::vault::rows::{AbortedRow, Kind, Range, Reason, TIME_UNKNOWN, TopicRow};
 use crate::vault::segment::{ChunkFlaw, Footer, PART_LEN, SegmentWriter, read_chunk};
 use crate::vault::state::PartKey;
 use crate::vault::walk::walk;
@@ -251,20 +251,12 @@ impl<'a> Copier<'a> {
                 "which of its records were aborted is not certain",
             ));
         }
-        let row = Range {
-            first: place.next,
-            next: walk.next,
-            last_epoch: walk.last_epoch,
-            from: place.from,
-            stored: bytes.len() as u32,
-            records: walk.records,
-            kept: walk.kept,
-            min_ts: walk.min_ts,
-            max_ts: walk.max_ts,
-            base_ts: walk.base_ts,
-            crc64: walk.crc64,
-            ..candidate.row
-        };
+        let told = candidate.row.min_ts;
+        let mut row = walk.describe(Range { first: place.next, from: place.from, ..candidate.row });
+        // The backup had unpacked batches to learn it.
+        if row.min_ts == TIME_UNKNOWN {
+            row.min_ts = told;
+        }
         self.write(bytes, row).await?;
         self.copied.used.insert(candidate.object.clone());
         if let Some(taken) = &mut place.taken {

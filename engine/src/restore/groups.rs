@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::kafka::groups::NewOffset;
+use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::ErrorCode;
 
+use super::outgo::Source;
 use super::plan::{Plan, Position, Status};
 use super::{GroupStrategy, RestoreOptions};
 use crate::error::{EngineError, Severity};
+use crate::look::times_at;
 use crate::report::{Issue, Report};
 use crate::select::Pick;
 use crate::vault::state::State;
@@ -61,7 +64,7 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
                         partition.work.marks.push(row.offset);
                     }
                     let (group, metadata) = (group.clone(), row.metadata.clone());
-                    topic.positions.push(Position { group, tp, offset: row.offset, metadata });
+                    topic.positions.push(Position { group, tp, offset: row.offset, time: None, metadata });
                 }
             }
         }
@@ -72,36 +75,115 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     }
 }
 
+/// Reads when the record was written that each group would read next.
+pub async fn look_up_times(source: &Source, state: &State, plan: &mut Plan) -> Result<(), EngineError> {
+    for topic in &mut plan.topics {
+        topic.positions.sort_by(|a, b| (&a.tp, a.offset).cmp(&(&b.tp, b.offset)));
+        for some in topic.positions.chunk_by_mut(|a, b| a.tp == b.tp) {
+            let Some(first) = some.first() else { continue };
+            let key = (topic.source.topic, first.tp.partition as u32);
+            let Some(partition) = state.partitions.get(&key) else { continue };
+            let offsets: Vec<i64> = some.iter().map(|position| position.offset).collect();
+            let times = times_at(&source.store, &source.pool, partition, &offsets).await?;
+            some.iter_mut().zip(times).for_each(|(position, time)| position.time = time);
+        }
+    }
+    Ok(())
+}
+
 /// What is to be committed.
 pub struct Wanted {
+    /// How.
+    pub strategy: GroupStrategy,
     /// Positions at the source.
     pub positions: Vec<Position>,
     /// Topics that held data before: who reads them goes on as it stands.
     pub in_use: BTreeSet<Arc<str>>,
 }
 
-/// Commits the translated positions, group by group. A group with live members is left alone and named.
-pub async fn commit(cluster: &Arc<Cluster>, wanted: Wanted, positions: &Positions, report: &mut Report) {
-    let mut by_group: BTreeMap<&str, Vec<NewOffset>> = BTreeMap::new();
-    for position in &wanted.positions {
-        let target = positions.get(&position.tp).and_then(|of| of.get(&position.offset));
-        if let Some(offset) = target {
-            let new =
-                NewOffset { tp: position.tp.clone(), offset: *offset, metadata: position.metadata.clone() };
-            by_group.entry(&position.group).or_default().push(new);
+/// Where positions lie at the target.
+struct Places<'a> {
+    strategy: GroupStrategy,
+    /// Of records that passed by.
+    mapped: &'a Positions,
+    /// Ends of logs, or starts.
+    ends: HashMap<TopicPartition, i64>,
+    /// By partition and time.
+    by_time: BTreeMap<(TopicPartition, i64), Option<i64>>,
+}
+
+impl<'a> Places<'a> {
+    async fn look_up(
+        cluster: &Arc<Cluster>,
+        wanted: &Wanted,
+        mapped: &'a Positions,
+    ) -> Result<Self, KafkaError> {
+        let strategy = wanted.strategy;
+        let mut places = Self { strategy, mapped, ends: HashMap::new(), by_time: BTreeMap::new() };
+        if matches!(strategy, GroupStrategy::Map | GroupStrategy::None) {
+            return Ok(places);
+        }
+        let parts: BTreeSet<TopicPartition> = wanted.positions.iter().map(|p| p.tp.clone()).collect();
+        let parts: Vec<TopicPartition> = parts.into_iter().collect();
+        let end = if strategy == GroupStrategy::Earliest { End::Earliest } else { End::HighWatermark };
+        let answers = cluster.list_offsets(&parts, end).await?;
+        if let Some((_, error)) = answers.failed.into_iter().next() {
+            return Err(error);
+        }
+        places.ends = answers.found.into_iter().map(|(tp, found)| (tp, found.offset)).collect();
+        if strategy == GroupStrategy::Timestamp {
+            let times = wanted.positions.iter().filter_map(|p| Some((p.tp.clone(), p.time?)));
+            let answers = cluster.offsets_for_times(&times.collect::<Vec<_>>()).await;
+            if let Some((_, error)) = answers.failed.into_iter().next() {
+                return Err(error);
+            }
+            places.by_time = answers.found;
+        }
+        Ok(places)
+    }
+
+    fn of(&self, position: &Position) -> Option<i64> {
+        let end = || self.ends.get(&position.tp).copied();
+        match self.strategy {
+            GroupStrategy::Map => self.mapped.get(&position.tp)?.get(&position.offset).copied(),
+            GroupStrategy::Earliest | GroupStrategy::Latest => end(),
+            GroupStrategy::Timestamp => {
+                let of_time =
+                    |time: i64| self.by_time.get(&(position.tp.clone(), time.max(0))).copied().flatten();
+                position.time.and_then(of_time).or_else(end)
+            }
+            GroupStrategy::None => None,
         }
     }
-    for (group, mut offsets) in by_group {
-        if let Err(error) = leave_readers(cluster, group, &mut offsets, &wanted.in_use, report).await {
-            report.errors.push(refused(group, &offsets, &error));
-            continue;
+}
+
+/// Commits the translated positions of all groups, few requests for each coordinator. A group with live members is left alone and named.
+pub async fn commit(cluster: &Arc<Cluster>, wanted: Wanted, mapped: &Positions, report: &mut Report) {
+    let places = match Places::look_up(cluster, &wanted, mapped).await {
+        Ok(places) => places,
+        Err(error) => {
+            let message =
+                format!("no group's offsets were restored: where they lie can't be looked up: {error}");
+            let issue = Issue::new("group_refused", Severity::Failed, message);
+            return report.errors.push(issue.hint("run the same command again: it goes on with the groups"));
         }
-        if offsets.is_empty() {
-            continue;
+    };
+    let mut by_group: BTreeMap<String, Vec<NewOffset>> = BTreeMap::new();
+    for position in &wanted.positions {
+        if let Some(offset) = places.of(position) {
+            let new = NewOffset { tp: position.tp.clone(), offset, metadata: position.metadata.clone() };
+            by_group.entry(position.group.clone()).or_default().push(new);
         }
-        match cluster.commit_group_offsets(group, &offsets).await {
+    }
+    leave_readers(cluster, &mut by_group, &wanted.in_use, report).await;
+    by_group.retain(|_, offsets| !offsets.is_empty());
+    for (group, result) in cluster.commit_groups(&by_group).await {
+        match result {
             Ok(()) => report.groups += 1,
-            Err(error) => report.errors.push(refused(group, &offsets, &error)),
+            Err(error) => {
+                let offsets = by_group.get(&group).map(Vec::as_slice).unwrap_or_default();
+                report.errors.push(refused(&group, offsets, &error));
+            }
         }
     }
     if report.groups > 0 {
@@ -111,25 +193,34 @@ pub async fn commit(cluster: &Arc<Cluster>, wanted: Wanted, positions: &Position
 
 /// Takes out what a group has a position for in a topic that is in use: it has not read yet what was there before.
 async fn leave_readers(
-    cluster: &Cluster,
-    group: &str,
-    offsets: &mut Vec<NewOffset>,
+    cluster: &Arc<Cluster>,
+    by_group: &mut BTreeMap<String, Vec<NewOffset>>,
     in_use: &BTreeSet<Arc<str>>,
     report: &mut Report,
-) -> Result<(), KafkaError> {
-    if !offsets.iter().any(|new| in_use.contains(&new.tp.topic)) {
-        return Ok(());
+) {
+    let concerned = by_group.iter().filter(|(_, new)| new.iter().any(|new| in_use.contains(&new.tp.topic)));
+    let concerned: Vec<String> = concerned.map(|(group, _)| group.clone()).collect();
+    if concerned.is_empty() {
+        return;
     }
-    let there = cluster.group_offsets(group).await?.offsets;
-    let before = offsets.len();
-    offsets.retain(|new| !(in_use.contains(&new.tp.topic) && there.contains_key(&new.tp)));
-    if offsets.len() < before {
-        report.notes.push(format!(
-            "group {group} keeps its {} positions in topics that were in use",
-            before - offsets.len()
-        ));
+    for (group, there) in cluster.groups_offsets(&concerned).await {
+        let Some(offsets) = by_group.get_mut(&group) else { continue };
+        match there {
+            Ok(there) => {
+                let before = offsets.len();
+                let stays =
+                    |new: &NewOffset| in_use.contains(&new.tp.topic) && there.offsets.contains_key(&new.tp);
+                offsets.retain(|new| !stays(new));
+                if offsets.len() < before {
+                    report.notes.push(format!(
+                        "group {group} keeps its {} positions in topics that were in use",
+                        before - offsets.len()
+                    ));
+                }
+            }
+            Err(error) => report.errors.push(refused(&group, &std::mem::take(offsets), &error)),
+        }
     }
-    Ok(())
 }
 
 fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {

@@ -34,6 +34,8 @@ mod sender;
 mod settings;
 mod stand;
 mod target;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod trail;
 mod tray;
@@ -261,7 +263,7 @@ async fn carry_out(
     let wanted: Vec<_> = plan.topics.iter().flat_map(|topic| topic.positions.iter().cloned()).collect();
     let in_use = plan.topics.iter().filter(|topic| topic.status == Status::InUse);
     let in_use = in_use.map(|topic| Arc::clone(&topic.target)).collect();
-    let wanted = groups::Wanted { positions: wanted, in_use };
+    let wanted = groups::Wanted { strategy: means.options.groups, positions: wanted, in_use };
     groups::commit(cluster, wanted, &done.positions, report).await;
     if author.ledger.coarse {
         report
@@ -270,7 +272,7 @@ async fn carry_out(
     }
     let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
     if !failed {
-        let groups = means.options.groups == GroupStrategy::Map;
+        let groups = means.options.groups != GroupStrategy::None;
         if let Err(error) = author.ledger.finish(report.exit_code(), groups).await {
             let message = format!(
                 "everything is restored, but this could not be noted in the restore's state: {error}"

@@ -51,7 +51,9 @@ pub struct TopicPlan {
     pub status: Status,
     /// Settings while it is written and after.
     pub settings: Settings,
-    /// Partitions with data.
+    /// Partitions that it must have at the target.
+    pub needs: u32,
+    /// Chosen partitions that the vault knows.
     pub partitions: Vec<PartitionPlan>,
     /// For the report.
     pub summary: TopicReport,
@@ -83,6 +85,8 @@ pub struct Position {
     pub tp: TopicPartition,
     /// At the source.
     pub offset: i64,
+    /// Time of the record that it would have read next, ms, if that has been looked up and there is one.
+    pub time: Option<i64>,
     /// The client's own words.
     pub metadata: Option<String>,
 }
@@ -299,11 +303,13 @@ impl Plan {
             summary.bytes = partitions.iter().map(|p| p.work.bytes()).sum();
         }
         summary.target = (*target != *source.name).then(|| target.to_string());
+        let chosen = (0..source.partitions).filter(|number| wanted.partitions.covers(*number));
         self.topics.push(TopicPlan {
             source: source.clone(),
             target,
             status: Status::Missing,
             settings: Settings::default(),
+            needs: chosen.max().map_or(0, |last| last + 1),
             partitions,
             summary,
             positions: Vec::new(),

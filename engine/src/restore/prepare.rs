@@ -16,7 +16,7 @@ use super::outgo::Source;
 use super::plan::{self, Plan, Status};
 use super::settings::Settings;
 use super::target::Look;
-use super::{GroupStrategy, RestoreOptions, identity, preview, scan, target};
+use super::{GroupStrategy, RestoreOptions, groups, identity, preview, scan, target};
 use crate::error::{EngineError, Severity};
 use crate::moment::At;
 use crate::report::{Issue, Report};
@@ -109,6 +109,9 @@ pub async fn prepare(
             check_whole(&source, &state, &plan, &entries).await?;
             HashMap::new()
         };
+    }
+    if options.groups == GroupStrategy::Timestamp && !options.dry_run {
+        groups::look_up_times(&source, &state, &mut plan).await?;
     }
     let preview = preview::of((&mut plan, &state), options, &vault, &target, now);
     report.plan = Some(preview);
@@ -331,7 +334,7 @@ fn earlier_results(
         let message = format!("an earlier run of this restore ended with exit {worst}: see its report");
         report.errors.push(Issue::new("earlier_result", severity, message));
     }
-    if groups == GroupStrategy::Map && !without_groups.is_empty() {
+    if groups != GroupStrategy::None && !without_groups.is_empty() {
         let message = format!(
             "an earlier run has restored the records without the positions of groups: {}",
             without_groups.join(", ")

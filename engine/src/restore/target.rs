@@ -53,12 +53,12 @@ pub async fn check_target(
     for topic in &mut plan.topics {
         let Some(found) = look.layout.topics.get(&topic.target) else { continue };
         present.push(Arc::clone(&topic.target));
-        let wanted = topic.source.partitions as usize;
-        if found.partitions.len() < wanted {
-            let there = found.partitions.len();
+        let (there, wanted) = (found.partitions.len(), topic.needs as usize);
+        if there < wanted {
             conflicts.push(format!(
-                "topic {} has {there} partitions at the target, {wanted} are needed",
-                topic.target
+                "topic {} has {there} partitions at the target, {wanted} are needed: give it more, restore under another name with --rename, or only what fits with --partitions 0-{}",
+                topic.target,
+                there.saturating_sub(1)
             ));
         }
         parts.extend(

@@ -2,6 +2,7 @@
 
 pub mod aborted;
 pub mod audit;
+pub mod checked;
 pub mod checkpoint;
 mod checkpoint_writer;
 pub mod commit;

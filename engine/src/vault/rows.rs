@@ -119,6 +119,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// The least time that is known of its records, ms: the least of all, or else that of batches' first records.
+    pub fn oldest(&self) -> Option<i64> {
+        [self.min_ts, self.base_ts].into_iter().filter(|ms| *ms >= 0).min()
+    }
+
     /// Offsets of (topic id, partition) without a record; how the log stood when it was read is not known.
     pub fn without_chunk(
         (topic, partition): (TopicId, u32),

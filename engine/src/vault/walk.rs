@@ -1,13 +1,15 @@
-//! The one walk over fetched records: header, CRC-32C, checksum of the chunk, counts. Nothing is decoded.
+//! The one walk over fetched records: header, CRC-32C, checksum of the chunk, counts, times. No record's body is looked at.
 //!
 //! On the way of a byte: the connection reads the records into their place; what has arrived is checked while it is in the processor's cache
 //! ([`Checked`]), which is several times faster than a pass over memory; what the walk then accepts stays there and is a chunk.
 
 use bodley_protocol::batch::{self, BatchError, Header};
-use bodley_protocol::checksum::{Crc64, crc64};
+use bodley_protocol::checksum::crc64;
+use bodley_protocol::times::Span;
 
 use super::aborted::Aborted;
-use super::rows::{NO_TIME, TIME_UNKNOWN};
+pub use super::checked::Checked;
+use super::rows::{NO_TIME, Range, TIME_UNKNOWN};
 
 /// What the walk found.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,18 +24,25 @@ pub struct Walk {
     pub records: i64,
     /// Those neither control nor aborted.
     pub kept: i64,
-    /// See [`super::rows::Range::min_ts`].
-    pub min_ts: i64,
-    /// Greatest time.
-    pub max_ts: i64,
-    /// Least time of a batch's first record.
-    pub base_ts: i64,
+    /// Of all records but those of control batches; `None`: there is no such record.
+    pub times: Option<Times>,
     /// CRC-64 of the accepted batches.
     pub crc64: u64,
     /// A batch at or beyond the end was seen, with this last offset: nothing lies between `next` and the end.
     pub beyond_end: Option<i64>,
     /// The batch at `next` is bad.
     pub bad: Option<(Bad, Behind)>,
+}
+
+/// The times of records, ms. A record without a time has -1, which counts as a time here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// No record is older; [`TIME_UNKNOWN`].
+    pub min: i64,
+    /// No record is newer.
+    pub max: i64,
+    /// Least time of a batch's first record.
+    pub base: i64,
 }
 
 /// What bytes say of the offset behind a bad batch: as a good batch that follows bears it out, and as the bad one says itself.
@@ -60,64 +69,15 @@ pub enum Bad {
 /// The end of a stored chunk: all of it counts.
 pub const WHOLE: i64 = i64::MAX;
 
-/// The second checksum follows the first at this distance at most, so that it finds the bytes in the cache.
-const WARM: usize = 128 << 10;
-
-/// The first batches of some bytes, as far as their CRC-32C is known to be good.
-#[derive(Default)]
-pub struct Checked {
-    /// Bytes of these batches.
-    len: usize,
-    /// Of these bytes.
-    crc: Crc64,
-    /// The next batch is bad.
-    is_stopped: bool,
-}
-
-impl Checked {
-    /// Goes on with batches that have arrived since; `bytes` are all from the start. Stops at the first that is not good or not there in full.
-    pub fn advance(&mut self, bytes: &[u8]) {
-        let mut len = self.len;
-        while !self.is_stopped {
-            match batch::view_checked(bytes.get(len..).unwrap_or_default()) {
-                Ok(Some(header)) => len += header.size,
-                Ok(None) => break,
-                // Not summed up again with each piece that arrives.
-                Err(_) => self.is_stopped = true,
-            }
-            if len - self.len >= WARM {
-                self.take(bytes, len);
-            }
-        }
-        self.take(bytes, len);
-    }
-
-    /// Bytes of these batches.
-    pub fn bytes(&self) -> usize {
-        self.len
-    }
-
-    /// CRC-64 of all of `bytes`, which are the same from the start.
-    pub fn crc64_of(mut self, bytes: &[u8]) -> u64 {
-        self.take(bytes, bytes.len());
-        self.crc.finish()
-    }
-
-    fn take(&mut self, bytes: &[u8], len: usize) {
-        self.crc.update(bytes.get(self.len..len).unwrap_or_default());
-        self.len = len;
-    }
-}
-
 /// Walks over `bytes`, which a Fetch at offset `from` brought, up to the first batch at or beyond `end`. A cut last batch is left out.
 pub fn walk(bytes: &[u8], from: i64, end: i64, aborted: &mut Aborted) -> Walk {
-    walk_on(bytes, Checked::default(), from..end, aborted)
+    walk_on(bytes, &mut Checked::with_times(false), from..end, aborted)
 }
 
 /// As [`walk`] over offsets `from..end`, where the first batches have been checked already.
 pub fn walk_on(
     bytes: &[u8],
-    mut checked: Checked,
+    checked: &mut Checked,
     offsets: std::ops::Range<i64>,
     aborted: &mut Aborted,
 ) -> Walk {
@@ -129,16 +89,15 @@ pub fn walk_on(
         last_epoch: -1,
         records: 0,
         kept: 0,
-        min_ts: NO_TIME,
-        max_ts: NO_TIME,
-        base_ts: NO_TIME,
+        times: None,
         crc64: 0,
         beyond_end: None,
         bad: None,
     };
+    let mut spans = checked.spans();
     loop {
         let rest = bytes.get(walk.len..).unwrap_or_default();
-        let viewed = if walk.len < checked.len { batch::view(rest) } else { batch::view_checked(rest) };
+        let viewed = if walk.len < checked.bytes() { batch::view(rest) } else { batch::view_checked(rest) };
         let header = match viewed {
             Ok(Some(header)) => header,
             Ok(None) => break,
@@ -166,10 +125,11 @@ pub fn walk_on(
             walk.beyond_end = Some(header.last_offset());
             break;
         }
-        walk.accept(&header, aborted);
+        let span = if checked.reads(&header) { spans.next().flatten() } else { None };
+        walk.accept(&header, span, aborted);
     }
-    walk.crc64 = match walk.len == checked.len {
-        true => checked.crc.finish(),
+    walk.crc64 = match walk.len == checked.bytes() {
+        true => checked.crc64(),
         false => crc64(bytes.get(..walk.len).unwrap_or_default()),
     };
     walk
@@ -197,7 +157,26 @@ fn follower_base(rest: &[u8], header: &Header) -> Option<i64> {
 }
 
 impl Walk {
-    fn accept(&mut self, header: &Header, aborted: &mut Aborted) {
+    /// `row` with what the walk found of the batches that it accepted.
+    pub fn describe(&self, row: Range) -> Range {
+        let no_time = Times { min: NO_TIME, max: NO_TIME, base: NO_TIME };
+        let times = self.times.unwrap_or(no_time);
+        Range {
+            next: self.next,
+            last_epoch: self.last_epoch,
+            stored: self.len as u32,
+            records: self.records,
+            kept: self.kept,
+            min_ts: times.min,
+            max_ts: times.max,
+            base_ts: times.base,
+            crc64: self.crc64,
+            ..row
+        }
+    }
+
+    /// `span`: the times of its records, if they have been read.
+    fn accept(&mut self, header: &Header, span: Option<Span>, aborted: &mut Aborted) {
         self.len += header.size;
         self.next = header.last_offset().saturating_add(1);
         self.last_epoch = header.leader_epoch;
@@ -214,30 +193,53 @@ impl Walk {
         if !dropped {
             self.kept += count;
         }
-        self.times(header);
+        if count > 0 {
+            let of_batch = times(header, span);
+            self.times = Some(self.times.map_or(of_batch, |times| times.and(of_batch)));
+        }
+    }
+}
+
+impl Times {
+    /// No record is known to be older than `min` or newer than `max`. Earlier versions left records without a time aside.
+    pub fn keep_to(&self, min: i64, max: i64) -> bool {
+        let is_told = self.min != TIME_UNKNOWN && self.min != NO_TIME;
+        (!is_told || min <= self.min) && max >= self.max
     }
 
-    fn times(&mut self, header: &Header) {
-        if header.record_count == 0 {
-            return;
+    /// Those of both.
+    fn and(self, other: Self) -> Self {
+        Self {
+            // Unknown is less than any time, and stays.
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+            base: self.base.min(other.base),
         }
-        let exact = header.is_append_time() || header.record_count == 1;
-        let min = if exact { header.max_timestamp } else { TIME_UNKNOWN };
-        let base = match header.is_append_time() || header.has_delete_horizon() {
-            true => header.max_timestamp,
-            false => header.base_timestamp,
-        };
-        let first = self.max_ts == NO_TIME && self.base_ts == NO_TIME && self.min_ts == NO_TIME;
-        self.min_ts = if first { min } else { self.min_ts.min(min) };
-        self.max_ts = self.max_ts.max(header.max_timestamp);
-        self.base_ts = if first { base } else { self.base_ts.min(base) };
+    }
+}
+
+/// The times of a batch with records.
+fn times(header: &Header, span: Option<Span>) -> Times {
+    let exact = header.is_append_time() || header.record_count == 1;
+    let told = if exact { header.max_timestamp } else { TIME_UNKNOWN };
+    let base = match header.is_append_time() || header.has_delete_horizon() {
+        true => header.max_timestamp,
+        false => header.base_timestamp,
+    };
+    match span {
+        Some(Span { least, greatest }) => Times { min: least, max: greatest, base },
+        None => Times { min: told, max: header.max_timestamp, base },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::rows::Kind;
     use super::*;
+    use bodley_protocol::codecs::Codec;
     use bodley_protocol::fetch::AbortedTransaction;
+    use bodley_protocol::records::Builder;
+    use proptest::prelude::*;
 
     fn batch(base_offset: i64, count: i32, attributes: i16, producer_id: i64) -> Vec<u8> {
         let header = Header {
@@ -257,6 +259,98 @@ mod tests {
         batch::encode(&header, b"payload")
     }
 
+    /// A batch of records with these times.
+    fn timed(base_offset: i64, codec: u8, attributes: i16, times: &[i64]) -> Vec<u8> {
+        let mut builder = Builder::new(Codec::from_number(codec).unwrap());
+        times.iter().for_each(|time| builder.push(*time, 0, &[1, 1, 0]));
+        let bytes = builder.finish().unwrap();
+        let header = batch::view(&bytes).unwrap().unwrap();
+        let max_timestamp = times.iter().copied().max().unwrap();
+        let attributes = header.attributes | attributes;
+        batch::encode(
+            &Header { base_offset, attributes, max_timestamp, ..header },
+            &bytes[batch::HEADER_LEN..],
+        )
+    }
+
+    fn any_batch() -> impl Strategy<Value = (u8, i16, Vec<i64>)> {
+        let time = prop_oneof![Just(-1i64), -3i64..10, 0i64..1 << 42];
+        let codec = prop_oneof![3 => Just(0u8), 1 => 1u8..5];
+        // None, append time, transactional, control.
+        let attributes = prop_oneof![5 => Just(0i16), 1 => Just(8i16), 1 => Just(16i16), 1 => Just(48i16)];
+        (codec, attributes, proptest::collection::vec(time, 1..6))
+    }
+
+    /// Least and greatest time as consumers see them.
+    fn truth(batches: &[(u8, i16, Vec<i64>)]) -> Option<(i64, i64)> {
+        let seen = batches.iter().filter(|(_, attributes, _)| attributes & 32 == 0);
+        let times: Vec<i64> = seen
+            .flat_map(|(_, attributes, times)| {
+                let append = (attributes & 8 != 0).then(|| *times.iter().max().unwrap());
+                times.iter().map(move |time| append.unwrap_or(*time))
+            })
+            .collect();
+        Some((*times.iter().min()?, *times.iter().max()?))
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_true_where_they_are_known(batches in proptest::collection::vec(any_batch(), 1..12), exact: bool, step in 1usize..500) {
+            let (mut log, mut next) = (Vec::new(), 0);
+            for (codec, attributes, times) in &batches {
+                log.extend(timed(next, *codec, *attributes, times));
+                next += times.len() as i64;
+            }
+            let mut checked = Checked::with_times(exact);
+            // Of other bytes before.
+            checked.advance(&timed(0, 0, 0, &[-9, 9]));
+            checked.restart();
+            (0..log.len()).step_by(step).for_each(|len| checked.advance(&log[..len]));
+            let walk = walk_on(&log, &mut checked, 0..WHOLE, &mut Aborted::default());
+            prop_assert_eq!((walk.len, walk.next), (log.len(), next));
+            let hidden = |(codec, attributes, times): &(u8, i16, Vec<i64>)| {
+                *codec > 0 && attributes & 40 == 0 && times.len() > 1 && !exact
+            };
+            match (walk.times, truth(&batches)) {
+                (None, truth) => prop_assert_eq!(truth, None),
+                (Some(times), Some((least, greatest))) => {
+                    prop_assert_eq!(times.max, greatest);
+                    let known = if batches.iter().any(hidden) { TIME_UNKNOWN } else { least };
+                    prop_assert_eq!(times.min, known);
+                    prop_assert!(times.keep_to(known, greatest));
+                    prop_assert!(!times.keep_to(known, greatest - 1));
+                    prop_assert!([TIME_UNKNOWN, NO_TIME].contains(&known) || !times.keep_to(known + 1, greatest));
+                }
+                (Some(_), None) => prop_assert!(false, "times without records"),
+            }
+            let row = walk.describe(Range::without_chunk(([0; 16], 0), 0, Kind::Data, 0..next, -1));
+            prop_assert!(row.max_ts >= row.base_ts && (row.min_ts == TIME_UNKNOWN || row.min_ts <= row.max_ts));
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_time_counts() {
+        let of = |batches: &[Vec<u8>]| walk(&batches.concat(), 0, WHOLE, &mut Aborted::default()).times;
+        let times = |min, max, base| Some(Times { min, max, base });
+        assert_eq!(of(&[timed(0, 0, 0, &[-1]), timed(1, 0, 0, &[5])]), times(-1, 5, -1));
+        assert_eq!(of(&[timed(0, 0, 0, &[-1, 7])]), times(-1, 7, -1));
+        assert_eq!(of(&[timed(0, 0, 0, &[-1])]), times(-1, -1, -1));
+        assert_eq!(of(&[timed(0, 0, CONTROL, &[3])]), None);
+    }
+
+    #[test]
+    fn a_payload_that_its_header_belies_has_no_least_time() {
+        let good = timed(0, 0, 0, &[7, 3, 9]);
+        let header = batch::view(&good).unwrap().unwrap();
+        let records = &good[batch::HEADER_LEN..];
+        for payload in [&records[..records.len() - 1], &[records, &[0]].concat(), &[0xff; 30], &[]] {
+            let log = batch::encode(&header, payload);
+            let walk = walk(&log, 0, WHOLE, &mut Aborted::default());
+            assert_eq!((walk.len, walk.bad), (log.len(), None));
+            assert_eq!(walk.times, Some(Times { min: TIME_UNKNOWN, max: 9, base: 7 }));
+        }
+    }
+
     const TRANSACTIONAL: i16 = 16;
     const CONTROL: i16 = 16 | 32;
 
@@ -268,8 +362,8 @@ mod tests {
         assert_eq!((most.next, most.bad), (16, None), "a hole that nothing bears out yet");
         assert_eq!((whole.len, whole.next, whole.records, whole.kept), (log.len(), 25, 11, 11));
         assert_eq!(
-            (whole.base_ts, whole.max_ts, whole.min_ts, whole.last_epoch),
-            (110, 220, TIME_UNKNOWN, 3)
+            (whole.times, whole.last_epoch),
+            (Some(Times { min: TIME_UNKNOWN, max: 220, base: 110 }), 3)
         );
         assert_eq!(whole.crc64, bodley_protocol::checksum::crc64(&log));
         let cut = walk(&log[..log.len() - 1], 12, 100, &mut Aborted::default());
@@ -288,9 +382,9 @@ mod tests {
             let flip = |log: &mut Vec<u8>| damage.and_then(|at| log.get_mut(at)).map(|byte| *byte ^= 1);
             flip(&mut log);
             for (step, end) in [(1, 1000), (7, 100), (100, 1000), (3000, WHOLE)] {
-                let mut checked = Checked::default();
+                let mut checked = Checked::with_times(false);
                 (0..log.len()).step_by(step).for_each(|len| checked.advance(&log[..len]));
-                let pieces = walk_on(&log, checked, 10..end, &mut Aborted::default());
+                let pieces = walk_on(&log, &mut checked, 10..end, &mut Aborted::default());
                 let whole = walk(&log, 10, end, &mut Aborted::default());
                 assert_eq!(pieces, whole);
                 assert_eq!(whole.crc64, crc64(&log[..whole.len]));

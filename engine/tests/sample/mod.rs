@@ -157,11 +157,8 @@ pub async fn segment(
         let mut known = Aborted::from_rows(known.iter().filter(of_part));
         let walk = walk(&bytes, piece.first, i64::MAX, &mut known);
         assert_eq!((walk.len, &walk.bad), (bytes.len(), &None));
-        let mut row = row(piece.topic, piece.partition, Kind::Data, piece.first..walk.next, piece.from);
-        (row.stored, row.crc64, row.last_epoch) = (bytes.len() as u32, walk.crc64, walk.last_epoch);
-        (row.records, row.kept) = (walk.records, walk.kept);
-        (row.min_ts, row.max_ts, row.base_ts) = (walk.min_ts, walk.max_ts, walk.base_ts);
-        writer.keep(row);
+        let row = row(piece.topic, piece.partition, Kind::Data, piece.first..walk.next, piece.from);
+        writer.keep(walk.describe(row));
     }
     let topics: Vec<TopicRow> = writer.topics().into_iter().map(topic_row).collect();
     let writer_id = "ab".repeat(16);

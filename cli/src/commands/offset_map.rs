@@ -1,0 +1,140 @@
+//! `bodley show --offset-map`: where source offsets lie at the target of a restore.
+
+use std::path::Path;
+
+use bodley_engine::restore::OffsetMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Outcome, usage};
+use crate::args::OutputFormat;
+use crate::ended::Ended;
+use crate::output;
+
+/// A report with as many runs as a restore keeps is far smaller.
+const MAX_REPORT: u64 = 256 << 20;
+
+/// What is asked.
+pub struct Question<'a> {
+    /// A restore's JSON report.
+    pub report: &'a Path,
+    /// Topic, by its name at the source or at the target.
+    pub topic: Option<&'a str>,
+    /// Partition.
+    pub partition: Option<i32>,
+    /// Source offset.
+    pub offset: Option<i64>,
+}
+
+/// The part of a report that is read.
+#[derive(Deserialize)]
+struct Report {
+    schema: String,
+    command: String,
+    #[serde(default)]
+    offset_map: Vec<OffsetMap>,
+}
+
+/// An offset at both.
+#[derive(Serialize)]
+struct Place<'a> {
+    topic: &'a str,
+    target: &'a str,
+    partition: i32,
+    source_offset: i64,
+    target_offset: i64,
+    /// `false`: it may lie some records too early.
+    exact: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(map: &'a OffsetMap, source_offset: i64) -> Self {
+        let (target_offset, exact) = map.find(source_offset);
+        let OffsetMap { topic, target, partition, .. } = map;
+        Self { topic, target, partition: *partition, source_offset, target_offset, exact }
+    }
+}
+
+#[derive(Serialize)]
+struct Maps<'a> {
+    offset_map: Vec<&'a OffsetMap>,
+}
+
+#[derive(Serialize)]
+struct Places<'a> {
+    places: Vec<Place<'a>>,
+}
+
+pub fn run(question: &Question<'_>, format: OutputFormat) -> Outcome {
+    let maps = read(question.report)?;
+    let is_meant = |map: &&OffsetMap| {
+        question.topic.is_none_or(|topic| topic == map.topic || topic == map.target)
+            && question.partition.is_none_or(|partition| partition == map.partition)
+    };
+    let maps: Vec<&OffsetMap> = maps.iter().filter(is_meant).collect();
+    if maps.is_empty() {
+        return Err(usage(format!(
+            "--report {}: it has no offset map of such a topic and partition",
+            question.report.display()
+        )));
+    }
+    match question.offset {
+        Some(offset) => print_places(&maps, offset, format),
+        None => print_maps(maps, format),
+    }
+    Ok(0)
+}
+
+fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
+    let bad = |what: String| usage(format!("--report {}: {what}", path.display()));
+    let bytes = crate::files::bytes(path, MAX_REPORT).map_err(bad)?;
+    let report: Report =
+        serde_json::from_slice(&bytes).map_err(|e| bad(format!("it is no report of a restore ({e})")))?;
+    if report.command != "restore" || report.schema != output::SCHEMA {
+        return Err(bad(
+            "it is no report of a restore (make one with `bodley restore --report FILE`)".to_owned()
+        ));
+    }
+    Ok(report.offset_map)
+}
+
+fn print_places(maps: &[&OffsetMap], source_offset: i64, format: OutputFormat) {
+    let places: Vec<Place<'_>> = maps.iter().map(|map| Place::of(map, source_offset)).collect();
+    if format == OutputFormat::Json {
+        return output::print_json("show", 0, &Places { places });
+    }
+    let header = ["topic", "target", "partition", "source offset", "target offset", "exact"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for place in places {
+        rows.push(vec![
+            place.topic.to_owned(),
+            place.target.to_owned(),
+            place.partition.to_string(),
+            place.source_offset.to_string(),
+            place.target_offset.to_string(),
+            if place.exact { "yes".to_owned() } else { "not later".to_owned() },
+        ]);
+    }
+    output::print(&output::table(&rows));
+}
+
+fn print_maps(maps: Vec<&OffsetMap>, format: OutputFormat) {
+    if format == OutputFormat::Json {
+        return output::print_json("show", 0, &Maps { offset_map: maps });
+    }
+    let header = ["topic", "target", "partition", "source from", "to", "target from", "records"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for map in maps {
+        rows.extend(map.runs.iter().map(|run| {
+            vec![
+                map.topic.clone(),
+                map.target.clone(),
+                map.partition.to_string(),
+                run.source.to_string(),
+                run.next.to_string(),
+                run.target.to_string(),
+                run.records.to_string(),
+            ]
+        }));
+    }
+    output::print(&output::table(&rows));
+}

@@ -1,0 +1,497 @@
+//! Exactly the part that is wanted, and every group where it stood: on a real Kafka, judged by Apache's own client.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bodley_testbed::dump::DumpedRecord;
+use bodley_testbed::shared_cluster;
+use bodley_testbed::workbench::{Codec, GroupOffset, ProduceOptions, Record};
+use serde_json::Value;
+
+use common::site::Site;
+use common::vault::Vault;
+use common::{Rng, list};
+
+/// Times of records count from here: September 2025.
+const EPOCH: i64 = 1_757_000_000_000;
+/// Times lie in so many ms.
+const SPAN: i64 = 1_000_000;
+const PARTITIONS: i32 = 3;
+const GROUPS: usize = 24;
+
+fn site() -> Site {
+    Site::at(shared_cluster().unwrap())
+}
+
+/// A topic with times in any order, all codecs, transactions of both kinds, holes and a trimmed start, and groups at random places in it.
+struct Mess {
+    vault: Vault,
+    records: Vec<DumpedRecord>,
+    groups: Vec<GroupOffset>,
+}
+
+const MESS: &str = "mess";
+
+impl Mess {
+    fn get() -> &'static Self {
+        static MADE: OnceLock<Mess> = OnceLock::new();
+        MADE.get_or_init(Self::make)
+    }
+
+    fn make() -> Self {
+        let (site, mut rng) = (site(), Rng::new("the mess", 4711));
+        let settings = [
+            ("cleanup.policy", "compact,delete"),
+            ("retention.ms", "-1"),
+            ("segment.ms", "100"),
+            ("min.cleanable.dirty.ratio", "0.01"),
+        ];
+        site.bench.create_topic(MESS, PARTITIONS, &settings).unwrap();
+        let mut n = 0;
+        let mut record = |rng: &mut Rng| {
+            n += 1;
+            let time = EPOCH + n * 400 + rng.below(SPAN as u64 / 3) as i64 - SPAN / 6;
+            let record =
+                Record::new(rng.below(PARTITIONS as u64) as i32).key(format!("key-{}", rng.below(900)));
+            record.value(format!("{n} {}", "x".repeat(rng.below(60) as usize))).at(time)
+        };
+        for round in 0..12u64 {
+            let codec =
+                [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd][round as usize % 5];
+            let options = ProduceOptions::codec(codec).flush_every(1 + rng.below(40) as u32);
+            let records: Vec<Record> = (0..120).map(|_| record(&mut rng)).collect();
+            site.bench.produce(MESS, &records, &options).unwrap();
+            let producer = format!("mess-{round}");
+            site.bench.begin(&producer, &options).unwrap();
+            let records: Vec<Record> = (0..40).map(|_| record(&mut rng)).collect();
+            site.bench.send(&producer, MESS, &records).unwrap();
+            if round % 2 == 0 {
+                site.bench.commit(&producer).unwrap()
+            } else {
+                site.bench.abort(&producer).unwrap()
+            }
+            site.bench.drop_producer(&producer).unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        site.bench.delete_records(MESS, 1, 20).unwrap();
+        // The cleaner is done with it: what is backed up is what the consumer sees.
+        site.bench
+            .alter_config(MESS, &[("cleanup.policy", "delete"), ("segment.ms", "604800000")], &[])
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let ends = site.ends(MESS);
+        let mut groups = Vec::new();
+        for group in 0..GROUPS {
+            for partition in 0..PARTITIONS {
+                let end = ends[partition as usize];
+                let offset = match group {
+                    0 => 0,
+                    1 => end,
+                    2 => end + 1_000_000,
+                    _ => rng.below(end as u64) as i64,
+                };
+                groups.push((format!("mess-{group:02}"), GroupOffset::new(MESS, partition, offset)));
+            }
+        }
+        for of_group in groups.chunk_by(|a, b| a.0 == b.0) {
+            let offsets: Vec<GroupOffset> = of_group.iter().map(|(_, offset)| offset.clone()).collect();
+            site.bench.commit_offsets(&of_group[0].0, &offsets).unwrap();
+        }
+        let vault = Vault::below(site.cluster.dir());
+        site.backup(&vault, &["--topic", MESS]).exits(0);
+        let records = site.dump(MESS).records().unwrap();
+        assert!(records.len() > 800, "{}", records.len());
+        Self { vault, records, groups: groups.into_iter().map(|(_, offset)| offset).collect() }
+    }
+
+    fn group(index: usize) -> String {
+        format!("mess-{:02}", index / PARTITIONS as usize)
+    }
+}
+
+/// Value, time, and all else that must be the same.
+fn content(record: &DumpedRecord) -> (i32, i64, Option<String>, Option<String>) {
+    (record.partition, record.timestamp, record.key_text(), record.value_text())
+}
+
+/// The target holds these records and no others, and each group's next record is the one that it would have read next.
+fn judge(site: &Site, target: &str, wanted: impl Fn(&DumpedRecord) -> bool, what: &str) {
+    let mess = Mess::get();
+    let expected: Vec<&DumpedRecord> = mess.records.iter().filter(|record| wanted(record)).collect();
+    let found = site.dump(target).records().unwrap();
+    let all = |records: &mut dyn Iterator<Item = &DumpedRecord>| records.map(content).collect::<Vec<_>>();
+    assert_eq!(all(&mut found.iter()), all(&mut expected.iter().copied()), "{what}");
+    let mut of_groups: BTreeMap<String, Vec<GroupOffset>> = BTreeMap::new();
+    for (index, position) in mess.groups.iter().enumerate() {
+        let group = Mess::group(index);
+        let offsets =
+            of_groups.entry(group.clone()).or_insert_with(|| site.bench.group_offsets(&group).unwrap());
+        let (partition, offset) = (position.partition, position.offset);
+        let at = offsets.iter().find(|o| o.topic == target && o.partition == partition);
+        let at =
+            at.unwrap_or_else(|| panic!("{what}: {group} has no position in {target}-{partition}")).offset;
+        let next = |records: &mut dyn Iterator<Item = &DumpedRecord>, from: i64| {
+            records.find(|record| record.partition == partition && record.offset >= from).map(content)
+        };
+        let (expected, found) = (next(&mut expected.iter().copied(), offset), next(&mut found.iter(), at));
+        assert_eq!(found, expected, "{what}: {group} at {partition}:{offset}, now {at}");
+        if expected.is_none() {
+            assert_eq!(
+                at,
+                site.ends(target)[partition as usize],
+                "{what}: {group} past the end of {partition}"
+            );
+        }
+    }
+}
+
+fn restore_window(site: &Site, target: &str, window: &[String]) -> Value {
+    let rename = format!("{MESS}={target}");
+    let mut args = vec!["--topic", MESS, "--rename", &rename];
+    args.extend(window.iter().map(String::as_str));
+    site.restore(&Mess::get().vault, &args).exits(0).json()
+}
+
+#[test]
+fn any_window_holds_what_a_consumer_saw() {
+    let (site, mut rng) = (site(), Rng::new("windows", 99));
+    let mess = Mess::get();
+    let mut restored = 0;
+    for number in 0..16 {
+        let target = format!("window-{number}");
+        let (a, b) = (rng.below(SPAN as u64) as i64, rng.below(SPAN as u64) as i64);
+        let (from, to) = (EPOCH + a.min(b), EPOCH + a.max(b) + 1);
+        let mut window = Vec::new();
+        let (mut low, mut high) = (i64::MIN, i64::MAX);
+        if number % 4 != 1 {
+            window.push(format!("--from={from}"));
+            low = from;
+        }
+        if number % 4 != 2 {
+            window.push(format!("--to={to}"));
+            high = to;
+        }
+        // Partition 2 has a window of its own, and partition 0 ends earlier.
+        let own = if number % 5 == 0 {
+            window.push(format!("--window={MESS}:2={}..", EPOCH + SPAN / 2));
+            window.push(format!("--to-offset={MESS}:0=300"));
+            true
+        } else {
+            false
+        };
+        let report = restore_window(&site, &target, &window);
+        let wanted = |record: &DumpedRecord| match record.partition {
+            2 if own => record.timestamp >= EPOCH + SPAN / 2,
+            partition => {
+                (low..high).contains(&record.timestamp) && (partition != 0 || !own || record.offset < 300)
+            }
+        };
+        judge(&site, &target, wanted, &format!("{window:?}"));
+        let count = mess.records.iter().filter(|record| wanted(record)).count() as u64;
+        assert_eq!(report["records"], count, "{window:?}");
+        let plan = &report["plan"];
+        let (known, cut) =
+            (plan["records"].as_u64().unwrap(), plan["records_in_cut_chunks"].as_u64().unwrap());
+        assert!(known <= count && count <= known + cut, "{window:?}: {known} + {cut}, {count}");
+        restored += count;
+    }
+    assert!(restored > 2000, "{restored} records in all windows");
+}
+
+/// Whoever is killed in a window goes on in it, beside another restore of the same topic.
+#[test]
+fn a_killed_window_goes_on() {
+    let (site, mut rng) = (site(), Rng::new("kills", 7));
+    let mess = Mess::get();
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    for (number, window) in
+        [vec![], vec![format!("--from={}", EPOCH + SPAN / 4), "--to=-1m".to_owned()]].into_iter().enumerate()
+    {
+        let target = format!("killed-{number}");
+        let rename = format!("{MESS}={target}");
+        let mut args =
+            vec!["--topic", MESS, "--rename", &rename, "--no-merge", "--report", report.to_str().unwrap()];
+        args.extend(window.iter().map(String::as_str));
+        let beside = format!("{MESS}=beside-{number}");
+        let beside =
+            site.start("restore", &mess.vault, &["--topic", MESS, "--rename", &beside, "--groups", "none"]);
+        let mut kills = 0;
+        let (ran, document) = loop {
+            let mut run = site.start("restore", &mess.vault, &args);
+            if kills < 8 {
+                run.leave_alone(rng.millis(700));
+                if run.is_running() {
+                    run.kill();
+                    kills += 1;
+                    continue;
+                }
+            }
+            let ran = run.wait().exits(0);
+            break (ran.json(), std::fs::read(&report).unwrap());
+        };
+        beside.wait().exits(0);
+        assert!(kills > 0);
+        let from = if number == 0 { i64::MIN } else { EPOCH + SPAN / 4 };
+        let wanted = |record: &DumpedRecord| record.timestamp >= from;
+        judge(&site, &target, wanted, &format!("{window:?}, {kills} kills"));
+        judge_map(&site, &target, wanted, &report);
+        let saved: Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!(saved["offset_map"], ran["offset_map"]);
+        assert!(list(&saved, "offset_map").len() == PARTITIONS as usize, "{saved:#}");
+    }
+}
+
+/// The map in a report leads from each source offset to the record that follows it.
+fn judge_map(site: &Site, target: &str, wanted: impl Fn(&DumpedRecord) -> bool, report: &std::path::Path) {
+    let found = site.dump(target).records().unwrap();
+    let expected: Vec<&DumpedRecord> = Mess::get().records.iter().filter(|record| wanted(record)).collect();
+    for partition in 0..PARTITIONS {
+        let end = site.ends(MESS)[partition as usize];
+        for offset in (0..end + 5).step_by(37) {
+            let number = (partition.to_string(), offset.to_string());
+            let args = ["show", "--offset-map", "--report", report.to_str().unwrap(), "--output", "json"];
+            let args =
+                [&args[..], &["--topic", MESS, "--partition", &number.0, "--offset", &number.1]].concat();
+            let shown = common::bodley(&args).exits(0).json();
+            let place = &list(&shown, "places")[0];
+            assert_eq!(place["exact"], true);
+            let at = place["target_offset"].as_i64().unwrap();
+            let next = |records: &mut dyn Iterator<Item = &DumpedRecord>, from: i64| {
+                records.find(|record| record.partition == partition && record.offset >= from).map(content)
+            };
+            assert_eq!(
+                next(&mut found.iter(), at),
+                next(&mut expected.iter().copied(), offset),
+                "{target}: {partition}:{offset} is said to be {at}"
+            );
+        }
+    }
+}
+
+#[test]
+fn strategies_of_groups() {
+    let site = site();
+    let mess = Mess::get();
+    for (strategy, flags) in [
+        ("earliest", &["--group", "mess-0*"][..]),
+        ("latest", &[]),
+        ("timestamp", &["--exclude-group", "mess-1*"]),
+    ] {
+        let target = format!("by-{strategy}");
+        let rename = format!("{MESS}={target}");
+        let args = [&["--topic", MESS, "--rename", &rename, "--groups", strategy], flags].concat();
+        let report = site.restore(&mess.vault, &args).exits(0).json();
+        assert_eq!(report["plan"]["group_strategy"], strategy);
+        let (ends, found) = (site.ends(&target), site.dump(&target).records().unwrap());
+        for (index, position) in mess.groups.iter().enumerate() {
+            let group = Mess::group(index);
+            let chosen = match strategy {
+                "earliest" => group.starts_with("mess-0"),
+                "latest" => true,
+                _ => !group.starts_with("mess-1"),
+            };
+            let partition = position.partition;
+            let offsets = site.bench.group_offsets(&group).unwrap();
+            let at = offsets.iter().find(|o| o.topic == target && o.partition == partition).map(|o| o.offset);
+            let next = mess.records.iter().find(|r| r.partition == partition && r.offset >= position.offset);
+            let end = ends[partition as usize];
+            let expected = match (chosen, strategy) {
+                (false, _) => None,
+                (true, "earliest") => Some(0),
+                (true, "latest") => Some(end),
+                (true, _) => Some(next.map_or(end, |next| {
+                    let not_older =
+                        |r: &&DumpedRecord| r.partition == partition && r.timestamp >= next.timestamp;
+                    found.iter().find(not_older).map_or(end, |r| r.offset)
+                })),
+            };
+            assert_eq!(at, expected, "{strategy}: {group} in partition {partition}");
+        }
+    }
+}
+
+#[test]
+fn stamps_tell_where_records_come_from() {
+    let site = site();
+    let mess = Mess::get();
+    let rename = format!("{MESS}=stamped");
+    site.restore(&mess.vault, &["--topic", MESS, "--rename", &rename, "--stamp-headers", "--groups", "none"])
+        .exits(0);
+    let found = site.dump("stamped").records().unwrap();
+    assert_eq!(
+        found.iter().map(content).collect::<Vec<_>>(),
+        mess.records.iter().map(content).collect::<Vec<_>>()
+    );
+    for (found, source) in found.iter().zip(&mess.records) {
+        let text = |data: &Option<bodley_testbed::dump::Data>| {
+            String::from_utf8(data.as_ref().unwrap().bytes().unwrap()).unwrap()
+        };
+        let headers: Vec<(&str, String)> =
+            found.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+        let expected = [
+            ("x-source-topic", MESS.to_owned()),
+            ("x-source-partition", source.partition.to_string()),
+            ("x-original-offset", source.offset.to_string()),
+            ("x-original-timestamp", source.timestamp.to_string()),
+        ];
+        assert_eq!(headers, expected);
+    }
+}
+
+#[test]
+fn lives_partitions_and_commits() {
+    let site = site();
+    let vault = Vault::new();
+    let write = |what: &str, count| {
+        site.topic("phoenix", 4);
+        (0..4).for_each(|partition| site.write("phoenix", partition, what, count));
+    };
+    write("first", 10);
+    let backup = || site.backup(&vault, &["--topic", "phoenix"]).exits(0);
+    backup();
+    site.write("phoenix", 1, "later", 5);
+    backup();
+    site.bench.delete_topic("phoenix").unwrap();
+    while site.has("phoenix") {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    write("second", 3);
+    backup();
+    let restore = |target: &str, flags: &[&str]| {
+        let rename = format!("phoenix={target}");
+        site.restore(&vault, &[&["--topic", "phoenix", "--rename", &rename], flags].concat())
+    };
+    let values = |topic: &str, partition: i32| -> Vec<String> {
+        let records = site.dump(topic).records().unwrap().into_iter();
+        records.filter(|r| r.partition == partition).map(|r| r.value_text().unwrap()).collect()
+    };
+    restore("newest", &[]).exits(0);
+    assert_eq!(values("newest", 1), ["second 0", "second 1", "second 2"]);
+    restore("oldest", &["--incarnation", "phoenix=0"]).exits(0);
+    assert_eq!(values("oldest", 1).len(), 15);
+    // The init commit is 1.
+    restore("early", &["--at", "2"]).exits(0);
+    assert_eq!(values("early", 1).len(), 10);
+    restore("some", &["--incarnation", "0", "--partitions", "1,3-3"]).exits(0);
+    assert_eq!([0, 1, 2, 3].map(|p| values("some", p).len()), [0, 15, 0, 10]);
+    assert_eq!(site.ends("some").len(), 4, "the topic has all partitions");
+    // Into more partitions, and into fewer.
+    site.topic("wide", 6);
+    restore("wide", &[]).exits(0);
+    assert_eq!([3, 4, 5].map(|p| values("wide", p).len()), [3, 0, 0]);
+    site.topic("narrow", 2);
+    restore("narrow", &[]).exits(2).says("has 2 partitions at the target").says("--partitions 0-1");
+    restore("narrow", &["--partitions", "0-1"]).exits(0);
+    assert_eq!([0, 1].map(|p| values("narrow", p).len()), [3, 3]);
+    // Many at once under other names, and the time of a commit.
+    let shown = vault.bodley("show", &["--commits"]).exits(0).json();
+    let time = list(&shown, "commits")[2]["time"].as_i64().unwrap().to_string();
+    site.restore(&vault, &["--at", &time, "--rename", "p*=dr.p*"]).exits(0);
+    assert_eq!(values("dr.phoenix", 1).len(), 15);
+    assert_eq!(list(&vault.listed(), "topics").len(), 2);
+}
+
+#[test]
+fn a_dry_run_tells_and_writes_nothing() {
+    let site = site();
+    let mess = Mess::get();
+    let (topics, groups) = (site.bench.topics().unwrap().len(), site.bench.groups().unwrap());
+    let from = format!("--from={}", EPOCH + SPAN / 2);
+    let flags = ["--topic", MESS, "--rename", "mess=planned", &from, "--topic-config", "retention.ms=1000"];
+    let dry = site.restore(&mess.vault, &[&flags[..], &["--dry-run"]].concat()).exits(0).json();
+    let plan = &dry["plan"];
+    let topic = &list(plan, "topics")[0];
+    assert_eq!((&topic["action"], &topic["target"]), (&"create".into(), &"planned".into()));
+    assert_eq!(list(plan, "groups").len(), GROUPS);
+    assert!(
+        plan["bytes"].as_u64().unwrap() > 0 && plan["objects"] == 1 && plan["reads"].as_u64().unwrap() > 0,
+        "{plan:#}"
+    );
+    // All of it is older than a second.
+    assert!(topic["expired_records"].as_u64().unwrap() > 0, "{plan:#}");
+    assert!(
+        list(&dry, "notes").iter().any(|note| note.as_str().unwrap().contains("--hold-retention")),
+        "{dry:#}"
+    );
+    assert!(!site.has("planned"));
+    assert_eq!(site.bench.groups().unwrap(), groups);
+    // The real run has the same plan.
+    let real = site.restore(&mess.vault, &flags).exits(0).json();
+    assert_eq!(real["plan"], dry["plan"]);
+    assert!(site.has("planned") && site.bench.topics().unwrap().len() > topics);
+    // Everything that speaks against a restore is told at once.
+    let wrong = [
+        "--rename",
+        "mess=planned-2",
+        "--topic-config",
+        "cleanup.policy=nonsense",
+        "--replication-factor",
+        "9",
+        "--dry-run",
+    ];
+    let wrong = site.restore(&mess.vault, &[&["--topic", MESS][..], &wrong].concat()).exits(2).json();
+    let said: Vec<&str> = list(&wrong, "errors").iter().map(|e| e["message"].as_str().unwrap()).collect();
+    assert!(said.iter().any(|text| text.contains("replication-factor")), "{said:?}");
+    assert!(said.iter().any(|text| text.contains("cleanup.policy")), "{said:?}");
+    assert!(!site.has("planned-2"));
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_is_written() {
+    let site = site();
+    let mess = Mess::get();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--from", "2026-01-02"], "no time"),
+        (&["--from", "yesterday"], "no time"),
+        (&["--from", "-5x"], "no time"),
+        (&["--from", "1000", "--to", "1000"], "empty"),
+        (&["--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"], "inverted"),
+        (&["--window", "mess=5..4"], "inverted"),
+        (&["--window", "other=4..5"], "other=4..5"),
+        (&["--window", "mess:9=4..5"], "mess:9"),
+        (&["--window", "mess"], "write TOPIC=FROM..TO"),
+        (&["--window", "me*=1..2", "--window", "m*=1..2"], "both choose"),
+        (&["--from-offset", "mess:0=9", "--to-offset", "mess:0=9"], "holds no offset"),
+        (&["--from-offset", "mess:17=9"], "mess:17"),
+        (&["--to-offset", "mess=9"], "TOPIC:PARTITION=OFFSET"),
+        (&["--partitions", "0,7"], "partition 7"),
+        (&["--partitions", "2-1"], "0,3-5"),
+        (&["--incarnation", "4"], "none of this number"),
+        (&["--incarnation", "x=0"], "among those"),
+        (&["--group", "nobody"], "no consumer group `nobody`"),
+        (&["--group", "no*body"], "no consumer group matches"),
+        (&["--group", "mess-01", "--groups", "none"], "--groups none"),
+        (&["--at", "999"], "commits 1 to 2"),
+        (&["--at", "1000000000000"], "younger"),
+        (&["--at", "first"], "number of a commit"),
+        (&["--topic", "mess2"], "no topic `mess2`"),
+        (&["--rename", "*=one"], "both sides"),
+        (&["--rename", "x*=y*"], "no topic among those"),
+        (&["--report", "/no/such/folder/report.json"], "/no/such/folder"),
+    ];
+    for (flags, said) in cases {
+        let mut args = vec!["--topic", MESS];
+        if !flags.contains(&"--rename") {
+            args.extend(["--rename", "mess=nonsense"]);
+        }
+        site.restore(&mess.vault, &[&args, *flags].concat()).exits(2).says(said).within(20);
+    }
+    assert!(!site.has("nonsense"));
+    // Two topics must not become one.
+    let vault = site.vault_of(&["mess", "stamped-2", "stamped-3"].map(|name| {
+        if name != MESS {
+            site.topic(name, 1);
+        }
+        name
+    }));
+    site.restore(&vault, &["--topic", "stamped-*", "--rename", "stamped-2=one", "--rename", "stamped-3=one"])
+        .exits(2)
+        .says("would both become `one`");
+    assert!(!site.has("one"));
+}

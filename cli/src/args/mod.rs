@@ -80,7 +80,7 @@ pub enum Command {
     Verify(Verify),
     /// Put topics of a vault into a cluster, where they are missing or empty
     #[command(after_help = restore::EXAMPLES)]
-    Restore(Restore),
+    Restore(Box<Restore>),
     /// Make a new vault from what is left of one whose log is lost or damaged
     #[command(after_help = REBUILD_EXAMPLES)]
     Rebuild(Rebuild),

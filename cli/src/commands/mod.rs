@@ -42,7 +42,7 @@ pub async fn run(args: Args) -> u8 {
     let outcome = match args.command {
         Command::Backup(flags) => backup::run(flags, &args.common).await,
         Command::Verify(flags) => verify::run(flags, &args.common).await,
-        Command::Restore(flags) => restore::run(flags, &args.common).await,
+        Command::Restore(flags) => restore::run(*flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,

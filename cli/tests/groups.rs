@@ -270,7 +270,7 @@ fn a_reset_can_be_taken_back_exactly() {
     let bootstrap = site.cluster.bootstrap();
     let fixed = ["groups", "reset", "-b", &bootstrap, "--group", "gr-a", "--to", "earliest"];
     let table =
-        "group  topic  partition  now  new  difference\ngr-a   gr-t           0   30    0         -30\n";
+        "group  topic  partition  now  new  difference\ngr-a    gr-t          0   30    0         -30\n";
     let shown = bodley(&fixed).exits(0);
     assert!(shown.out.starts_with(table), "{shown}");
     assert!(shown.out.ends_with("1 group, 2 positions: nothing was changed; --execute does it\n"), "{shown}");

@@ -457,8 +457,9 @@ fn many_groups_at_once() {
     let (site, folder) = (site(), folder());
     let (count, partitions) = if common::soak() { (1000, 100) } else { (150, 20) };
     site.topic("gm", partitions as i32);
-    let fill: Vec<Record> =
-        (0..partitions).flat_map(|p| (0..50).map(move |_| Record::new(p as i32).value("x"))).collect();
+    let fill: Vec<Record> = (0..partitions)
+        .flat_map(|p| (0..50).map(move |n| Record::new(p as i32).value("x").at(first_time() + n)))
+        .collect();
     site.bench.produce("gm", &fill, &ProduceOptions::default()).unwrap();
     let first = csv(&folder, &many("gm", count, partitions, 0));
     let (_, one) = save(&folder, "one.json");
@@ -483,6 +484,11 @@ fn many_groups_at_once() {
         assert!(list(&plan, "changes").iter().all(|change| change["now"] == change["new"]));
     };
     is_back(folder.path());
+    let vault = site.vault_of(&["gm"]);
+    let by_time = ["--vault", vault.url(), "--by", "timestamp", "--group", "gm-*"];
+    let by_time = groups(&site, "reset", &by_time).exits(0).within(10);
+    assert_eq!(list(&by_time.json(), "changes").len(), count * partitions);
+    eprintln!("planned by time: {:?}", by_time.took);
 
     // Killed on the way, what was replaced is in the file, and goes back.
     let (path, three) = save(&folder, "three.json");

@@ -33,7 +33,9 @@ pub fn csv<'a>(rows: impl Iterator<Item = (&'a str, &'a str, i32, i64)>) -> Stri
 }
 
 fn quoted(name: &str) -> String {
-    let plain = !name.contains([',', '"', '\n', '\r', '#', ' ', '\\']) && !name.is_empty();
+    // Blanks at its ends, and a byte order mark, would be lost.
+    let bare = !name.is_empty() && name.trim() == name && !name.starts_with('\u{feff}');
+    let plain = bare && !name.contains([',', '"', '\n', '\r', '#', ' ', '\\']);
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
@@ -173,11 +175,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(group in "[^\u{0}]{1,20}", partition in 0..i32::MAX, offset in 0..i64::MAX) {
-            prop_assume!(group != "\u{feff}" && !group.starts_with('\u{feff}'));
             let text = csv([(group.as_str(), "t", partition, offset)].into_iter());
             let rows = parse_csv(&text, None);
-            // Blanks around a name that needs no quotes elsewise are another name.
-            prop_assume!(group.trim() == group);
             prop_assert_eq!(rows.unwrap(), [FileRow { group, topic: "t".into(), partition, offset }]);
         }
 

@@ -133,7 +133,7 @@ fn the_page_is_well_formed() {
         assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
         commands += 1;
     }
-    assert_eq!(commands, 9);
+    assert_eq!(commands, 11);
     for policy in page.split("```json\n").skip(1) {
         let policy: Value = serde_json::from_str(policy.split_once("```").unwrap().0).unwrap();
         assert!(policy["Statement"].is_array());
@@ -476,4 +476,44 @@ fn behind_what_is_there() {
     copy.needs(&needed, &["--append"], || assert_eq!(copy.site.ends(&copy.target), [5, 0]));
     copy.restore(&["--append"]).exits(0);
     assert_eq!(copy.site.ends(&copy.target), [45, 20]);
+}
+
+// Groups.
+
+#[test]
+fn each_right_that_a_reset_needs_is_named() {
+    let (site, folder) = (site(), tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+    let (topic, group) = ("reset-topic", "reset-group");
+    site.topic(topic, 1);
+    site.write(topic, 0, "some", 10);
+    let all = acls("Groups: reset and rollback", &[("orders-", topic), ("billing-", group)]);
+    all.iter().for_each(|acl| acl.allow(&site));
+    let csv = folder.path().join("offsets.csv").display().to_string();
+    fs::write(&csv, format!("{group},{topic},0,5\n")).unwrap();
+    let properties = properties_of(site.cluster, BOB).display().to_string();
+    let groups = |verb: &str, args: &[&str]| {
+        let fixed =
+            ["groups", verb, "--command-config", &properties, "--output", "json", "--quiet", "--execute"];
+        common::bodley(&[&fixed, args].concat())
+    };
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for acl in all.iter().filter(|acl| acl.operation == "READ") {
+        acl.revoke(&site);
+        let saved = file(acl.kind);
+        let report = groups("reset", &["--from-file", &csv, "--save", &saved]).exits(1).json();
+        let said = told(error(&report, "denied"));
+        // Delete includes Describe, not Read.
+        assert!(acl.is_named(&said), "{acl:?}: {said}");
+        acl.allow(&site);
+    }
+    let saved = file("saved.json");
+    groups("reset", &["--from-file", &csv, "--save", &saved]).exits(0);
+    assert_eq!(site.bench.group_offsets(group).unwrap(), position(topic, 5));
+    let delete = all.iter().find(|acl| acl.operation == "DELETE").unwrap();
+    delete.revoke(&site);
+    let report = groups("rollback", &[&saved]).exits(1).json();
+    assert!(delete.is_named(&told(error(&report, "denied"))), "{report:#}");
+    delete.allow(&site);
+    groups("rollback", &[&saved]).exits(0);
+    assert_eq!(site.bench.group_offsets(group).unwrap(), []);
 }

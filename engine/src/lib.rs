@@ -7,6 +7,7 @@ extern crate self as bodley_engine;
 pub mod backup;
 pub mod doctor;
 pub mod error;
+pub mod groups;
 pub mod inventory;
 pub mod look;
 pub mod moment;

@@ -15,9 +15,10 @@ use crate::paths;
 const OLDEST_JAVA: u32 = 17;
 
 /// The workbench program, compiled once for each state of its source and each Kafka version.
-const SOURCES: [(&str, &str); 12] = [
+const SOURCES: [(&str, &str); 13] = [
     ("Access.java", include_str!("../java/workbench/Access.java")),
     ("ClusterAdmin.java", include_str!("../java/workbench/ClusterAdmin.java")),
+    ("Consumers.java", include_str!("../java/workbench/Consumers.java")),
     ("Generator.java", include_str!("../java/workbench/Generator.java")),
     ("Main.java", include_str!("../java/workbench/Main.java")),
     ("Producers.java", include_str!("../java/workbench/Producers.java")),

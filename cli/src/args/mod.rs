@@ -1,6 +1,7 @@
 //! The command line, as typed. Names follow Kafka's own tools.
 
 mod cat;
+mod groups;
 mod restore;
 
 use std::str::FromStr;
@@ -9,6 +10,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use bodley_engine::At;
 pub use cat::Cat;
+pub use groups::{
+    By, GroupsArgs, GroupsCommand, GroupsDiff, GroupsReset, GroupsRollback, GroupsShow, To, WantedArgs,
+};
 pub use restore::{Groups, Restore};
 
 const EXAMPLES: &str = "\
@@ -76,7 +80,7 @@ pub enum Command {
     Verify(Verify),
     /// Put topics of a vault into a cluster, where they are missing or empty
     #[command(after_help = restore::EXAMPLES)]
-    Restore(Restore),
+    Restore(Box<Restore>),
     /// Make a new vault from what is left of one whose log is lost or damaged
     #[command(after_help = REBUILD_EXAMPLES)]
     Rebuild(Rebuild),
@@ -92,6 +96,9 @@ pub enum Command {
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
     #[command(after_help = SHOW_EXAMPLES)]
     Show(Show),
+    /// Look at the positions of consumer groups in a vault, compare them, set them at a cluster, and put them back
+    #[command(after_help = groups::EXAMPLES)]
+    Groups(GroupsArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  bodley completions bash > /etc/bash_completion.d/bodley")]
     Completions {
@@ -112,6 +119,7 @@ impl Command {
             Self::Cat(_) => "cat",
             Self::List(_) => "list",
             Self::Show(_) => "show",
+            Self::Groups(groups) => groups.command.name(),
             Self::Completions { .. } => "completions",
         }
     }

@@ -4,6 +4,7 @@ mod backup;
 mod cat;
 mod cluster;
 mod doctor;
+mod groups;
 mod list;
 mod offset_map;
 mod rebuild;
@@ -41,12 +42,13 @@ pub async fn run(args: Args) -> u8 {
     let outcome = match args.command {
         Command::Backup(flags) => backup::run(flags, &args.common).await,
         Command::Verify(flags) => verify::run(flags, &args.common).await,
-        Command::Restore(flags) => restore::run(flags, &args.common).await,
+        Command::Restore(flags) => restore::run(*flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, format).await,
         Command::Show(flags) => show::run(flags, format).await,
+        Command::Groups(flags) => groups::run(flags, &args.common).await,
         Command::Completions { shell } => completions(shell),
     };
     match outcome {

@@ -35,7 +35,7 @@ pub struct Named {
 impl Clusters {
     /// Checks the keys of all clusters; values are looked at when they are needed.
     pub(super) fn of(config: Config) -> Result<Self, String> {
-        let clusters = config.section("clusters")?;
+        let clusters = config.section(&["clusters"])?;
         for name in clusters.keys() {
             let part = format!("[clusters.{name}]");
             let Some(Value::Table(table)) = clusters.get(name) else {
@@ -56,7 +56,7 @@ impl Clusters {
                 "--cluster {name}: there are no clusters: say --config FILE, or set BODLEY_CONFIG"
             ));
         };
-        let clusters = config.section("clusters")?;
+        let clusters = config.section(&["clusters"])?;
         let Some(Value::Table(table)) = clusters.get(name) else {
             let meant = meant(name, &clusters.keys().map(String::as_str).collect::<Vec<_>>());
             return Err(

@@ -59,47 +59,97 @@ pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Args, B
 
 /// The command line with nothing required: what is not typed may be in the file.
 fn relaxed() -> Command {
-    let mut command = Args::command();
+    let command = Args::command();
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    for name in names {
-        command = command.mut_subcommand(name, |sub| {
-            let groups: Vec<clap::Id> = sub.get_groups().map(|group| group.get_id().clone()).collect();
-            let sub = sub.mut_args(|arg| arg.required(false));
-            groups.into_iter().fold(sub, |sub, id| sub.mut_group(id, |group| group.required(false)))
-        });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_duties))
+}
+
+fn without_duties(command: Command) -> Command {
+    let groups: Vec<clap::Id> = command.get_groups().map(|group| group.get_id().clone()).collect();
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| arg.required(false));
+    let command =
+        groups.into_iter().fold(command, |sub, id| sub.mut_group(id, |group| group.required(false)));
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_duties))
+}
+
+/// The subcommand, and below it its own, with what was typed for the last of them.
+fn innermost(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
+    let (mut path, mut inner) = (Vec::new(), matches);
+    while let Some((name, below)) = inner.subcommand() {
+        path.push(name);
+        inner = below;
     }
-    command
+    (path, inner)
 }
 
 /// How many words lead up to the subcommand, with it.
 fn behind_subcommand(command: &Command, matches: &ArgMatches, words: &[OsString]) -> usize {
     let reaches = |count: &usize| {
         let upto = command.clone().try_get_matches_from(words.iter().take(*count));
-        upto.is_ok_and(|upto| upto.subcommand_name() == matches.subcommand_name())
+        upto.is_ok_and(|upto| innermost(&upto).0 == innermost(matches).0)
     };
     (2..=words.len()).find(reaches).unwrap_or(words.len())
 }
 
+/// Commands that take flags, by the names that lead to them: `[backup]`, `[groups.reset]`.
+fn sections<'a>(command: &'a Command, path: &[&'a str]) -> Vec<(Vec<&'a str>, &'a Command)> {
+    let mut found = Vec::new();
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "completions") {
+        let path = [path, &[sub.get_name()]].concat();
+        match sub.has_subcommands() {
+            true => found.extend(sections(sub, &path)),
+            false if sub.get_arguments().any(is_flag) => found.push((path, sub)),
+            false => {}
+        }
+    }
+    found
+}
+
+/// Every section has a name that is known.
+fn check_names(config: &Config, sections: &[(Vec<&str>, &Command)]) -> Result<(), String> {
+    let unknown = |path: &[&str], names: &[&str]| {
+        let meant = meant(path.last().unwrap_or(&""), names);
+        config.error(&format!("[{}]", path.join(".")), &format!("unknown section ({meant})"))
+    };
+    let mut names: Vec<&str> = sections.iter().filter_map(|(path, _)| path.first().copied()).collect();
+    names.dedup();
+    names.extend([COMMON, CLUSTERS]);
+    if let Some(name) = config.table.keys().find(|name| !names.contains(&name.as_str())) {
+        return Err(unknown(&[name], &names));
+    }
+    for first in names {
+        let below: Vec<&str> = sections
+            .iter()
+            .filter_map(|(path, _)| match path.as_slice() {
+                [group, name] if *group == first => Some(*name),
+                _ => None,
+            })
+            .collect();
+        let table = config.section(&[first])?;
+        if let Some(name) = table.keys().find(|name| !below.is_empty() && !below.contains(&name.as_str())) {
+            return Err(unknown(&[first, name], &below));
+        }
+    }
+    Ok(())
+}
+
 /// The words that the file adds to those typed. All of its sections are checked.
 fn added(config: &Config, command: &Command, matches: &ArgMatches) -> Result<Vec<OsString>, String> {
-    let (current, typed) = matches.subcommand().unwrap_or(("", matches));
-    let takes_flags = |sub: &&Command| sub.get_name() != "completions" && sub.get_arguments().any(is_flag);
-    let sections: Vec<&Command> = command.get_subcommands().filter(takes_flags).collect();
-    let names: Vec<&str> = sections.iter().map(|sub| sub.get_name()).chain([COMMON, CLUSTERS]).collect();
-    if let Some(name) = config.table.keys().find(|name| !names.contains(&name.as_str())) {
-        let what = format!("unknown section ({})", meant(name, &names));
-        return Err(config.error(&format!("[{name}]"), &what));
-    }
+    let (current, typed) = innermost(matches);
+    let sections = sections(command, &[]);
+    check_names(config, &sections)?;
     let mut words = Vec::new();
-    for section in sections {
-        let flags = section_words(config, section.get_name(), section, &config.section(section.get_name())?)?;
-        if section.get_name() == current {
-            check(config, command, current, (current, &flags))?;
+    for (path, section) in sections {
+        let name = path.join(".");
+        let flags = section_words(config, &name, section, &config.section(&path)?)?;
+        if path == current {
+            check(config, command, &current, (&name, &flags))?;
             words.extend(not_typed(section, typed, flags));
         }
     }
-    let flags = section_words(config, COMMON, command, &config.section(COMMON)?)?;
-    check(config, command, current, (COMMON, &flags))?;
+    let flags = section_words(config, COMMON, command, &config.section(&[COMMON])?)?;
+    check(config, command, &current, (COMMON, &flags))?;
     words.extend(not_typed(command, typed, flags));
     Ok(words)
 }
@@ -156,11 +206,12 @@ fn flag_words(key: &str, arg: &Arg, value: &Value) -> Result<Vec<String>, String
 fn check(
     config: &Config,
     command: &Command,
-    current: &str,
+    current: &[&str],
     (name, flags): (&str, &[Flag<'_>]),
 ) -> Result<(), String> {
     let words = flags.iter().flat_map(|(_, words)| words.iter().cloned());
-    let words = ["bodley".to_owned(), current.to_owned()].into_iter().chain(words);
+    let current = current.iter().map(|name| (*name).to_owned());
+    let words = ["bodley".to_owned()].into_iter().chain(current).chain(words);
     command.clone().try_get_matches_from(words).map(drop).map_err(|error| {
         let message = error.to_string();
         let first: Vec<&str> = message.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();

@@ -38,13 +38,20 @@ impl Config {
         format!("{}: {part}: {what}", self.path.display())
     }
 
-    /// A section, empty where there is none.
-    fn section(&self, name: &str) -> Result<Table, String> {
-        match self.table.get(name) {
-            None => Ok(Table::new()),
-            Some(Value::Table(table)) => Ok(table.clone()),
-            Some(_) => Err(self.error(name, &format!("this is a section: write [{name}]"))),
+    /// A section, empty where there is none: `&["backup"]`, `&["groups", "reset"]`.
+    fn section(&self, path: &[&str]) -> Result<Table, String> {
+        let mut table = &self.table;
+        for name in path {
+            table = match table.get(*name) {
+                None => return Ok(Table::new()),
+                Some(Value::Table(table)) => table,
+                Some(_) => {
+                    let name = path.join(".");
+                    return Err(self.error(&name, &format!("this is a section: write [{name}]")));
+                }
+            };
         }
+        Ok(table.clone())
     }
 }
 

@@ -130,13 +130,18 @@ pub fn print_report(report: &Report, summary: &str) {
     if report.gaps.len() > MANY {
         eprintln!("bodley: … and {} gaps more (all are in --output json)", report.gaps.len() - MANY);
     }
-    report.errors.iter().take(MANY).for_each(print_issue);
-    if report.errors.len() > MANY {
-        eprintln!("bodley: … and {} errors more (all are in --output json)", report.errors.len() - MANY);
-    }
+    print_issues(&report.errors);
     print(summary);
     if let Some(receipt) = &report.receipt {
         print(&format!("receipt {receipt}"));
+    }
+}
+
+/// What went wrong, or as much of it as people read.
+pub fn print_issues(issues: &[Issue]) {
+    issues.iter().take(MANY).for_each(print_issue);
+    if issues.len() > MANY {
+        eprintln!("bodley: … and {} errors more (all are in --output json)", issues.len() - MANY);
     }
 }
 

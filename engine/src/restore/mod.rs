@@ -62,6 +62,7 @@ use stand::Stand;
 
 pub use identity::PREFIX as GROUP_PREFIX;
 pub use map::{MapRun, OffsetMap};
+pub(crate) use names::Renames;
 pub use options::{Choice, GroupStrategy, RestoreOptions};
 pub use preview::{PlanReport, PlannedGroup, PlannedTopic};
 pub use window::WindowFlags;

@@ -40,6 +40,10 @@ final class Verbs {
         verbs.put("look", access::look);
         verbs.put("set_scram_users", access::setScramUsers);
 
+        Consumers consumers = new Consumers(bootstrap);
+        verbs.put("join", consumers::join);
+        verbs.put("leave", consumers::leave);
+
         Producers producers = new Producers(bootstrap);
         verbs.put("produce", producers::produce);
         verbs.put("generate", producers::generate);

@@ -188,6 +188,18 @@ impl Workbench {
         self.call("groups", &json!({}))
     }
 
+    /// A consumer joins a group and stays, by a protocol (`classic`, `consumer`); it has its partitions when this returns. With `commit` it
+    /// commits what it has read.
+    pub fn join(&self, group: &str, topic: &str, protocol: &str, commit: bool) -> Result<()> {
+        let args = json!({ "group": group, "topic": topic, "protocol": protocol, "commit": commit });
+        self.order("join", &args)
+    }
+
+    /// That consumer leaves.
+    pub fn leave(&self, group: &str) -> Result<()> {
+        self.order("leave", &json!({ "group": group }))
+    }
+
     /// Deletes a group.
     pub fn delete_group(&self, group: &str) -> Result<()> {
         self.order("delete_group", &json!({ "group": group }))

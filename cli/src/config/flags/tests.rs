@@ -103,3 +103,35 @@ fn what_is_wrong_is_named() {
     assert!(parsed("", &["backup"]).unwrap_err().contains("--vault"));
     assert!(parsed("[backup]\nvault = \"x\"", &["backup", "--valt", "y"]).unwrap_err().contains("--valt"));
 }
+
+#[test]
+fn commands_below_commands_have_sections_of_their_own() {
+    let text =
+        "[groups.reset]\nvault = \"/v\"\nby = \"timestamp\"\ngroup = [\"a*\"]\n[groups.show]\nvault = \"/w\"";
+    let reset = |words: &[&str]| match parsed(text, words).unwrap().command {
+        args::Command::Groups(args::GroupsArgs { command: args::GroupsCommand::Reset(reset) }) => reset,
+        other => panic!("{other:?}"),
+    };
+    let flags = reset(&["--quiet", "groups", "reset", "--group", "b", "-b", "x:1"]);
+    assert_eq!((flags.vault.as_deref(), flags.by), (Some("/v"), Some(args::By::Timestamp)));
+    assert_eq!(flags.wanted.group, ["b"]);
+    // A rival that is typed wins.
+    let flags = reset(&["groups", "reset", "--to", "earliest"]);
+    assert_eq!((flags.vault, flags.to), (None, Some(args::To::Earliest)));
+    match parsed(text, &["groups", "show"]).unwrap().command {
+        args::Command::Groups(args::GroupsArgs { command: args::GroupsCommand::Show(show) }) => {
+            assert_eq!(show.vault.vault, "/w");
+        }
+        other => panic!("{other:?}"),
+    }
+    for (text, says) in [
+        ("[groups.rest]", "[groups.rest]: unknown section (did you mean reset?)"),
+        ("[groups]\nvault = \"/v\"", "[groups.vault]: unknown section"),
+        ("[groups.reset]\nvaul = \"/v\"", "[groups.reset]: `vaul` is no flag (did you mean vault?)"),
+        ("groups = 1", "groups: this is a section"),
+        ("[groups]\nreset = 1", "groups.reset: this is a section: write [groups.reset]"),
+    ] {
+        let error = parsed(text, &["groups", "reset"]).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+}

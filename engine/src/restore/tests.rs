@@ -18,7 +18,6 @@ use super::work::Work;
 use common::odd_log::{Bytes, Made, OddLog, TIMES};
 
 #[path = "../../tests/common/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 const SEEDS: Range<u64> = 0..2500;

@@ -457,7 +457,7 @@ mod tests {
                 let cut = walk_on(&log, &mut checked, 0..end, &mut known);
                 let whole = walk(&log, 0, end, &mut known);
                 assert_eq!((&cut.all, &cut.bad, cut.beyond_end), (&whole.all, &whole.bad, whole.beyond_end));
-                assert_eq!(whole.parts, [whole.all.clone()]);
+                assert_eq!(whole.parts, std::slice::from_ref(&whole.all));
                 // Nothing but the large batch may begin before an early end.
                 assert!(end == 20 || cut.parts.len() > 2);
                 let mut at = (0, 0);

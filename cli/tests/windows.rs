@@ -248,9 +248,33 @@ fn a_killed_window_goes_on() {
         let wanted = |record: &DumpedRecord| record.timestamp >= from;
         judge(&site, &target, wanted, &format!("{window:?}, {kills} kills"));
         judge_map(&site, &target, wanted, &report);
+        reset_by_map(&site, &target, &report);
+        judge(&site, &target, wanted, "reset by map");
         let saved: Value = serde_json::from_slice(&document).unwrap();
         assert_eq!(saved["offset_map"], ran["offset_map"]);
         assert!(list(&saved, "offset_map").len() == PARTITIONS as usize, "{saved:#}");
+    }
+}
+
+/// Groups that were moved elsewhere come back to where the restore had put them.
+fn reset_by_map(site: &Site, target: &str, report: &std::path::Path) {
+    let bootstrap = site.cluster.bootstrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (number, how) in [
+        &["--topic", target, "--group", "mess-*", "--to", "earliest"][..],
+        &["--vault", Mess::get().vault.url(), "--by", "map"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let save = folder.path().join(number.to_string());
+        let mut args =
+            vec!["groups", "reset", "-b", &bootstrap, "--execute", "--save", save.to_str().unwrap()];
+        args.extend(how);
+        if number == 1 {
+            args.extend(["--report", report.to_str().unwrap()]);
+        }
+        common::bodley(&args).exits(0);
     }
 }
 

@@ -37,7 +37,8 @@ Examples:
   bodley groups reset -b broker:9092 --group billing --to 2026-01-02T03:04:05Z
   bodley groups reset -b broker:9092 --from-file offsets.csv --execute
   bodley groups reset -b broker:9092 --vault /backups/prod --by timestamp --rename 'orders=dr-orders' --execute
-  bodley groups reset -b broker:9092 --vault /backups/prod --by headers --execute";
+  bodley groups reset -b broker:9092 --vault /backups/prod --by headers --execute
+  bodley groups reset -b broker:9092 --vault /backups/prod --by map --report report.json --execute";
 
 const ROLLBACK_EXAMPLES: &str = "\
 Examples:
@@ -153,10 +154,13 @@ pub struct GroupsReset {
     /// The vault as it was at this commit, or at this time
     #[arg(long, value_name = "SEQ|TIME", allow_hyphen_values = true)]
     pub at: Option<At>,
-    /// How positions at the source become positions here: by the time of the record that was next (with --vault), or by the headers
-    /// of restored records
+    /// How positions at the source become positions here: by the time of the record that was next (with --vault), by the headers
+    /// of restored records, or by the offset map of a restore (with --report)
     #[arg(long, value_enum, value_name = "HOW")]
     pub by: Option<By>,
+    /// The JSON report of the restore whose offset map is meant (`bodley restore --report FILE`)
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Do it; only shown otherwise
     #[arg(long)]
     pub execute: bool,
@@ -188,6 +192,8 @@ pub enum By {
     Timestamp,
     /// By headers.
     Headers,
+    /// By a restore's offset map.
+    Map,
 }
 
 /// Where to.

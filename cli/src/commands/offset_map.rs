@@ -99,7 +99,8 @@ pub fn run(question: &Question<'_>, format: OutputFormat) -> Outcome {
     Ok(0)
 }
 
-fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
+/// The offset map in a restore's report.
+pub fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
     let bad = |what: String| usage(format!("--report {}: {what}", path.display()));
     let bytes = crate::files::bytes(path, MAX_REPORT).map_err(bad)?;
     let report: Report =

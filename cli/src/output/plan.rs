@@ -74,7 +74,10 @@ fn groups(plan: &PlanReport) -> String {
         .groups
         .iter()
         .take(MANY)
-        .map(|group| format!("{} ({})", plain(&group.group), plural(group.partitions as usize, "partition")))
+        .map(|group| {
+            let live = if group.live { ", LIVE" } else { "" };
+            format!("{} ({}{live})", plain(&group.group), plural(group.partitions as usize, "partition"))
+        })
         .collect();
     let more = plan.groups.len().saturating_sub(MANY);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -17,7 +17,7 @@ use crate::error::EngineError;
 use crate::look::times_at;
 use crate::moment::{At, Moment};
 use crate::report::Issue;
-use crate::restore::Renames;
+use crate::restore::{OffsetMap, Renames};
 use crate::vault::now_ms;
 use crate::vault::state::PartitionState;
 
@@ -38,6 +38,8 @@ pub enum Aim {
     Timestamps(SharedStore, Option<At>),
     /// At the first record whose headers say that it was not before the position at the source.
     Headers(Source),
+    /// Where the offset map of a restore leads.
+    Map(Source, Vec<OffsetMap>),
 }
 
 /// Where positions at the source come from.
@@ -71,6 +73,7 @@ pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result
         }
         Aim::Timestamps(store, at) => (by_timestamp(store, at, &wanted, &rename).await?, Vec::new()),
         Aim::Headers(source) => (by_headers(cluster, source, &wanted, &rename).await?, Vec::new()),
+        Aim::Map(source, maps) => (by_map(source_positions(source, &wanted).await?, &maps)?, Vec::new()),
     };
     if wishes.is_empty() && issues.is_empty() {
         return Err(EngineError::Refused(
@@ -168,20 +171,45 @@ fn asked(positions: &Positions) -> BTreeMap<TopicPartition, BTreeSet<i64>> {
     asked
 }
 
+/// Positions at the source.
+async fn source_positions(source: Source, wanted: &Wanted) -> Result<Positions, EngineError> {
+    match source {
+        Source::File(rows) => chosen(rows, wanted),
+        Source::Vault(store, at) => {
+            let (vault, state) = fold(store, at, false).await?;
+            Ok(of_state(&vault, &state, wanted)?.positions())
+        }
+    }
+}
+
+/// Positions by the offset map of a restore, which also tells how topics are called. What it does not know is left alone.
+fn by_map(positions: Positions, maps: &[OffsetMap]) -> Result<Vec<Wish>, EngineError> {
+    let known: BTreeMap<(&str, i32), &OffsetMap> =
+        maps.iter().map(|map| ((map.topic.as_str(), map.partition), map)).collect();
+    let mut wishes = Vec::new();
+    for (group, of_group) in positions {
+        for (tp, position) in of_group {
+            let Some(map) = known.get(&(&*tp.topic, tp.partition)) else { continue };
+            let goal = Goal::Offset(map.find(position.offset).0);
+            let tp = TopicPartition::new(&Arc::from(map.target.as_str()), tp.partition);
+            wishes.push(Wish { group: group.clone(), tp, goal, metadata: position.metadata });
+        }
+    }
+    if wishes.is_empty() {
+        return Err(EngineError::Refused(
+            "the report's offset map knows none of the chosen positions: is it the report of a restore of these topics?".into(),
+        ));
+    }
+    Ok(wishes)
+}
+
 async fn by_headers(
     cluster: &Arc<Cluster>,
     source: Source,
     wanted: &Wanted,
     rename: &[String],
 ) -> Result<Vec<Wish>, EngineError> {
-    let positions = match source {
-        Source::File(rows) => chosen(rows, wanted)?,
-        Source::Vault(store, at) => {
-            let (vault, state) = fold(store, at, false).await?;
-            of_state(&vault, &state, wanted)?.positions()
-        }
-    };
-    let renamed = renamed(positions, rename)?;
+    let renamed = renamed(source_positions(source, wanted).await?, rename)?;
     let asked = asked(&renamed.positions);
     check_partitions(cluster, &asked.keys().cloned().collect()).await?;
     let found = find(cluster, asked, &renamed.sources).await?;

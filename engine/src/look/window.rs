@@ -55,16 +55,27 @@ impl Window {
     }
 
     /// No record of a chunk is asked for, as its row tells.
-    pub(super) fn misses(&self, row: &Range) -> bool {
+    pub(crate) fn misses(&self, row: &Range) -> bool {
         row.kept == 0 || !self.meets(row) || is_before(row, self.from) || is_behind(row, self.to)
     }
 
     /// Every record of a chunk that counts is asked for, as its row tells.
-    pub(super) fn holds_all(&self, row: &Range) -> bool {
+    pub(crate) fn holds_all(&self, row: &Range) -> bool {
         let offsets = self.offsets();
+        offsets.start <= row.first && row.next <= offsets.end && self.holds_times(row)
+    }
+
+    /// Every record of a chunk has a time that is asked for, as its row tells.
+    pub(crate) fn holds_times(&self, row: &Range) -> bool {
         let late = self.from.is_none_or(|from| is_known(row.min_ts) && row.min_ts >= from);
         let early = self.to.is_none_or(|to| row.max_ts != NO_TIME && row.max_ts < to);
-        offsets.start <= row.first && row.next <= offsets.end && late && early
+        late && early
+    }
+
+    /// Times that are asked for; `None`: whatever they are.
+    pub(crate) fn times(&self) -> Option<Span<i64>> {
+        let is_bound = self.from.is_some() || self.to.is_some();
+        is_bound.then(|| self.from.unwrap_or(i64::MIN)..self.to.unwrap_or(i64::MAX))
     }
 
     /// Some offsets of a row are asked for.
@@ -93,7 +104,7 @@ impl Window {
     }
 
     /// A gap may have held records that are asked for. A gap has no times: its neighbours' tell, where times are roughly in order.
-    pub(super) fn may_hold_gap(&self, ranges: &[Range], index: usize) -> bool {
+    pub(crate) fn may_hold_gap(&self, ranges: &[Range], index: usize) -> bool {
         let data = |range: &&Range| range.kind == Kind::Data && range.kept != 0;
         let before = ranges.iter().take(index).rev().find(data);
         let behind = ranges.iter().skip(index).find(data);
@@ -115,4 +126,35 @@ fn is_behind(row: &Range, to: Option<i64>) -> bool {
 
 fn is_known(min_ts: i64) -> bool {
     min_ts != TIME_UNKNOWN && min_ts != NO_TIME
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows() {
+        let row = |kept, min_ts, max_ts| {
+            let row = Range::without_chunk(([1; 16], 0), 0, Kind::Data, 100..200, -1);
+            Range { kept, min_ts, max_ts, ..row }
+        };
+        let times = |times: Span<i64>| {
+            let bound = |value: i64, none: i64| (value != none).then_some(value);
+            Window { from: bound(times.start, i64::MIN), to: bound(times.end, i64::MAX), ..Window::default() }
+        };
+        let fate = |window: Window, row: &Range| (window.misses(row), window.holds_all(row));
+        let (known, unknown) = (row(5, 10, 20), row(5, TIME_UNKNOWN, 20));
+        assert_eq!(fate(times(10..21), &known), (false, true));
+        assert_eq!(fate(times(10..20), &known), (false, false));
+        assert_eq!(fate(times(21..30), &known), (true, false));
+        assert_eq!(fate(times(0..10), &known), (true, false));
+        assert_eq!(fate(times(0..10), &unknown), (false, false));
+        assert_eq!(fate(times(i64::MIN..21), &unknown), (false, true));
+        assert_eq!(fate(times(0..21), &unknown), (false, false));
+        assert_eq!(fate(Window { to_offset: Some(150), ..times(10..21) }, &known), (false, false));
+        assert_eq!(fate(Window { to_offset: Some(100), ..times(10..21) }, &known), (true, false));
+        // Records without a time have -1, which in a row also says that there is no record.
+        assert_eq!(fate(times(-1..0), &row(5, NO_TIME, NO_TIME)), (false, false));
+        assert!(times(5..6).misses(&row(0, NO_TIME, NO_TIME)));
+    }
 }

@@ -14,11 +14,12 @@ use super::outgo::damaged;
 use super::settings::Settings;
 use super::stand::Stand;
 use super::target::{Look, check_target};
-use super::window::{Window, Windows};
+use super::window::Windows;
 use super::work::Work;
 use super::{Choice, RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
+use crate::look::Window;
 use crate::report::{Gap, Issue, TopicReport};
 use crate::rights::Touched;
 use crate::vault::commit::segment_path;
@@ -177,12 +178,9 @@ pub fn empty_topics(plan: &Plan) -> Vec<Arc<str>> {
 /// The gaps of a partition that a window may reach, and how many others there are.
 fn gaps_in(topic: &str, partition: u32, part: &PartitionState, window: &Window) -> (Vec<Gap>, usize) {
     let (mut inside, mut outside) = (Vec::new(), 0);
-    let data = |row: &&Range| row.kind == Kind::Data && row.kept != 0;
     for (at, row) in part.ranges.iter().enumerate() {
         let Kind::Gap(reason) = row.kind else { continue };
-        let before = part.ranges.iter().take(at).rfind(data);
-        let behind = part.ranges.iter().skip(at + 1).find(data);
-        match window.may_reach(&(row.first..row.next), before, behind) {
+        match window.may_hold_gap(&part.ranges, at) {
             true => inside.push(Gap::new(topic, partition, row.first..row.next, reason)),
             false => outside += 1,
         }

@@ -113,7 +113,8 @@ pub async fn prepare(
     if options.groups == GroupStrategy::Timestamp && !options.dry_run {
         groups::look_up_times(&source, &state, &mut plan).await?;
     }
-    let preview = preview::of((&mut plan, &state), options, &vault, &target, now);
+    let mut preview = preview::of((&mut plan, &state), options, &vault, &target, now);
+    plan.notes.extend(preview.look_at_groups(cluster).await);
     report.plan = Some(preview);
     report.notes.append(&mut plan.notes);
     if !plan.topics.is_empty() && plan.open_topics().next().is_none() {

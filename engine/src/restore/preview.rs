@@ -1,7 +1,9 @@
 //! The plan in words and numbers: what a restore would create, write and leave, before it does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use bodley_io::kafka::Cluster;
 use serde::Serialize;
 
 use super::plan::{Plan, Status, TopicPlan};
@@ -82,6 +84,8 @@ pub struct PlannedGroup {
     pub group: String,
     /// Partitions in which its position is set.
     pub partitions: u64,
+    /// It has live members at the target: as long as it has, its position is not set.
+    pub live: bool,
 }
 
 /// Describes a plan. `now`: ms since 1970.
@@ -125,7 +129,8 @@ pub fn of(
     for position in plan.topics.iter().flat_map(|topic| &topic.positions) {
         *groups.entry(&position.group).or_default() += 1;
     }
-    let group = |(group, partitions): (&str, u64)| PlannedGroup { group: group.to_owned(), partitions };
+    let group =
+        |(group, partitions): (&str, u64)| PlannedGroup { group: group.to_owned(), partitions, live: false };
     report.groups = groups.into_iter().map(group).collect();
     let skipped = left_alone(plan, state, options);
     if skipped > 0 {
@@ -135,6 +140,33 @@ pub fn of(
     }
     expired(&report, plan);
     report
+}
+
+impl PlanReport {
+    /// Notes which groups have live members. A target that does not tell is asked again when they are set.
+    pub async fn look_at_groups(&mut self, cluster: &Arc<Cluster>) -> Option<String> {
+        let names: BTreeSet<String> = self.groups.iter().map(|group| group.group.clone()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let live = match cluster.live_groups(&names).await {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::info!("whether groups have live members is not known: {error}");
+                return None;
+            }
+        };
+        self.groups.iter_mut().for_each(|group| group.live = live.contains(&group.group));
+        let shown: Vec<&str> = live.iter().take(10).map(String::as_str).collect();
+        let more = live.len().saturating_sub(shown.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!live.is_empty()).then(|| {
+            format!(
+                "groups with live members at the target keep their positions: {}{more}; stop their consumers before the restore ends",
+                shown.join(", ")
+            )
+        })
+    }
 }
 
 /// Positions in partitions of chosen topics that were not chosen.

@@ -13,8 +13,8 @@ use super::map::{OffsetMap, Room};
 use super::outgo::{Handed, Order, Passed, Source, start};
 use super::scan;
 use super::stand::{Stand, Writer};
-use super::window::Window;
 use super::work::Work;
+use crate::look::Window;
 use common::odd_log::{Bytes, Made, OddLog, TIMES};
 
 #[path = "../../tests/common/mod.rs"]
@@ -78,18 +78,16 @@ async fn all(log: &OddLog, work: &Work, stand: &Stand) -> All {
 }
 
 fn some_window(random: &mut fastrand::Rng, end: i64) -> Window {
-    let bounds = |random: &mut fastrand::Rng, of: Range<i64>| {
+    let mut bounds = |of: Range<i64>| {
         let (a, b) = (random.i64(of.clone()), random.i64(of));
-        a.min(b)..a.max(b) + 1
+        (a.min(b), a.max(b) + 1)
     };
-    let times = match random.u8(0..4) {
-        0 => None,
-        1 => Some(i64::MIN..bounds(random, -5..TIMES).end),
-        2 => Some(bounds(random, -5..TIMES).start..i64::MAX),
-        _ => Some(bounds(random, -5..TIMES)),
-    };
-    let offsets = if random.u8(0..3) == 0 { bounds(random, 0..end + 5) } else { 0..i64::MAX };
-    Window { times, offsets }
+    let ((from, to), offsets) = (bounds(-5..TIMES), bounds(0..end + 5));
+    let mut some = |bound: i64| random.bool().then_some(bound);
+    let (from, to) = (some(from), some(to));
+    let cut = random.u8(0..3) == 0;
+    let (from_offset, to_offset) = (cut.then_some(offsets.0), cut.then_some(offsets.1));
+    Window { from, to, from_offset, to_offset }
 }
 
 fn check(expected: &[&Made], found: &[Left], (from, is_stamped): (i64, bool), what: &str) {
@@ -118,13 +116,10 @@ async fn exactly_what_is_wanted_leaves() {
         let end = log.partition().cursor.map_or(0, |cursor| cursor.next);
         let window = some_window(&mut random, end);
         let what = format!("seed {seed}, {window:?}");
-        let is_wanted = |made: &&Made| {
-            window.offsets.contains(&made.offset)
-                && window.times.as_ref().is_none_or(|times| times.contains(&made.timestamp))
-        };
+        let is_wanted = |made: &&Made| window.holds(made.offset, made.timestamp);
         let expected: Vec<&Made> = log.records.iter().filter(is_wanted).collect();
         let partition = log.partition();
-        let mut work = Work::new(&partition.ranges, &partition.aborted, window.clone());
+        let mut work = Work::new(&partition.ranges, &partition.aborted, window);
         let is_stamped = random.u8(0..4) == 0;
         work.stamp = is_stamped.then(|| Stamp::new("orders", 0));
         work.marks = (0..end + 3).filter(|_| random.bool()).collect();

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::error::EngineError;
+use crate::look::Window;
 use crate::moment::Moment;
 use crate::select::{is_glob, matches};
-use crate::vault::rows::{NO_TIME, Range as Row, TIME_UNKNOWN};
 
 /// As typed.
 #[derive(Debug, Clone, Default)]
@@ -33,60 +33,6 @@ impl WindowFlags {
         }
         Ok(moments.into_iter().any(Moment::is_relative))
     }
-}
-
-/// What is wanted of one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// ms; `None`: whatever the time is.
-    pub times: Option<Range<i64>>,
-    /// Offsets.
-    pub offsets: Range<i64>,
-}
-
-impl Window {
-    /// Everything.
-    pub const ALL: Self = Self { times: None, offsets: 0..i64::MAX };
-
-    /// Whether it leaves anything out.
-    pub fn is_all(&self) -> bool {
-        *self == Self::ALL
-    }
-
-    /// Nothing of a chunk is wanted. Its row says so for certain, or it is not said.
-    pub fn passes_over(&self, row: &Row) -> bool {
-        let apart = row.next <= self.offsets.start || row.first >= self.offsets.end;
-        let of_no_use = |times: &Range<i64>| {
-            row.kept == 0
-                || row.max_ts < times.start
-                || row.min_ts != TIME_UNKNOWN && row.min_ts != NO_TIME && row.min_ts >= times.end
-        };
-        apart || self.times.as_ref().is_some_and(of_no_use)
-    }
-
-    /// All of a chunk is wanted. Its row says so for certain.
-    pub fn holds(&self, row: &Row) -> bool {
-        let inside = self.offsets.start <= row.first && row.next <= self.offsets.end;
-        inside && self.times.as_ref().is_none_or(|times| holds_times(times, row))
-    }
-
-    /// Whether offsets of which nothing is known may lie in it, as far as the chunks beside them tell: times are roughly in order.
-    pub fn may_reach(&self, offsets: &Range<i64>, before: Option<&Row>, behind: Option<&Row>) -> bool {
-        if offsets.end <= self.offsets.start || offsets.start >= self.offsets.end {
-            return false;
-        }
-        let Some(times) = &self.times else { return true };
-        let older = behind.is_some_and(|row| row.max_ts != NO_TIME && row.max_ts < times.start);
-        let newer = before.is_some_and(|row| row.base_ts != NO_TIME && row.base_ts >= times.end);
-        !(older || newer)
-    }
-}
-
-/// The row says for certain that all of its records have these times.
-pub fn holds_times(times: &Range<i64>, row: &Row) -> bool {
-    let not_older = times.start == i64::MIN
-        || row.min_ts != TIME_UNKNOWN && row.min_ts != NO_TIME && row.min_ts >= times.start;
-    row.kept == 0 || not_older && row.max_ts < times.end
 }
 
 /// `TOPIC[:PARTITION]=FROM..TO`.
@@ -166,7 +112,7 @@ impl Windows {
                 if !said.insert((flag, place.clone())) {
                     return Err(EngineError::Refused(format!("{flag} names {}:{} twice", place.0, place.1)));
                 }
-                let range = offsets.entry(place).or_insert(Window::ALL.offsets);
+                let range = offsets.entry(place).or_insert(0..i64::MAX);
                 if flag == "--to-offset" { range.end = offset } else { range.start = offset }
             }
         }
@@ -194,9 +140,15 @@ impl Windows {
                 _ => best = Some(rule),
             }
         }
-        let times = best.map_or_else(|| self.all.clone(), |(_, times)| times.clone());
-        let offsets = self.offsets.get(&(topic.to_owned(), partition)).cloned();
-        Ok(Window { times, offsets: offsets.unwrap_or(Window::ALL.offsets) })
+        let times = best.map_or(self.all.as_ref(), |(_, times)| times.as_ref());
+        let offsets = self.offsets.get(&(topic.to_owned(), partition));
+        let bound = |value: i64, none: i64| (value != none).then_some(value);
+        Ok(Window {
+            from: times.and_then(|times| bound(times.start, i64::MIN)),
+            to: times.and_then(|times| bound(times.end, i64::MAX)),
+            from_offset: offsets.and_then(|offsets| bound(offsets.start, 0)),
+            to_offset: offsets.and_then(|offsets| bound(offsets.end, i64::MAX)),
+        })
     }
 
     /// A flag must be about something that is restored.
@@ -280,11 +232,12 @@ mod tests {
         );
         let windows = Windows::new(&flags, NOW).unwrap();
         let of = |topic, partition| windows.of(topic, partition).unwrap();
-        assert_eq!(of("orders", 3), Window { times: Some(0..5), offsets: 7..9 });
-        assert_eq!(of("orders", 2).times, Some(10..20));
-        assert_eq!(of("other", 2).times, Some(30..i64::MAX));
-        assert_eq!(of("other", 3).times, Some(i64::MIN..NOW - 3_600_000), "partitions go first");
-        assert_eq!(of("x", 1).times, Some(1000..i64::MAX));
+        let window = Window { from: Some(0), to: Some(5), from_offset: Some(7), to_offset: Some(9) };
+        assert_eq!(of("orders", 3), window);
+        assert_eq!(of("orders", 2).times(), Some(10..20));
+        assert_eq!(of("other", 2).times(), Some(30..i64::MAX));
+        assert_eq!(of("other", 3).times(), Some(i64::MIN..NOW - 3_600_000), "partitions go first");
+        assert_eq!(of("x", 1).times(), Some(1000..i64::MAX));
         assert!(flags.is_relative().unwrap());
         windows.check_used(&[("orders", 3), ("orders", 2), ("x", 3)].into()).unwrap();
         assert!(windows.check_used(&[("orders", 3), ("orders", 2)].into()).is_ok());
@@ -313,30 +266,5 @@ mod tests {
         assert!(Windows::new(&flags(&[], &["a:0=5", "a:0=6"], &[]), NOW).is_err(), "twice");
         let twice = Windows::new(&flags(&["a*=1..2", "*a=1..2"], &[], &[]), NOW).unwrap();
         assert!(twice.of("aa", 0).is_err() && twice.of("ab", 0).is_ok());
-    }
-
-    #[test]
-    fn rows() {
-        let row = |kept, min_ts, max_ts| {
-            let kind = crate::vault::rows::Kind::Data;
-            let row = Row::without_chunk(([1; 16], 0), 0, kind, 100..200, -1);
-            Row { kept, min_ts, max_ts, ..row }
-        };
-        let window = |times: Range<i64>, offsets: Range<i64>| Window { times: Some(times), offsets };
-        let fate = |window: &Window, row: &Row| (window.passes_over(row), window.holds(row));
-        let (known, unknown) = (row(5, 10, 20), row(5, TIME_UNKNOWN, 20));
-        let all = 0..i64::MAX;
-        assert_eq!(fate(&window(10..21, all.clone()), &known), (false, true));
-        assert_eq!(fate(&window(10..20, all.clone()), &known), (false, false));
-        assert_eq!(fate(&window(21..30, all.clone()), &known), (true, false));
-        assert_eq!(fate(&window(0..10, all.clone()), &known), (true, false));
-        assert_eq!(fate(&window(0..10, all.clone()), &unknown), (false, false));
-        assert_eq!(fate(&window(i64::MIN..21, all.clone()), &unknown), (false, true));
-        assert_eq!(fate(&window(0..21, all.clone()), &unknown), (false, false));
-        assert_eq!(fate(&window(10..21, 0..150), &known), (false, false));
-        assert_eq!(fate(&window(10..21, 0..100), &known), (true, false));
-        // Records without a time have -1, which in a row also says that there is no record.
-        assert_eq!(fate(&window(-1..0, all.clone()), &row(5, NO_TIME, NO_TIME)), (false, false));
-        assert_eq!(fate(&window(5..6, all), &row(0, NO_TIME, NO_TIME)), (true, true));
     }
 }

@@ -1,11 +1,11 @@
 //! What is to be sent of one partition: which chunks, and what of them.
 
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 
 use bodley_protocol::sieve::Sieve;
 use bodley_protocol::stamp::Stamp;
 
-use super::window::{Window, holds_times};
+use crate::look::Window;
 use crate::vault::rows::{AbortedRow, Kind, Range as Row};
 
 /// A chunk of which something may be wanted.
@@ -58,19 +58,21 @@ pub struct Work {
 impl Work {
     /// Of a partition's rows. Chunks of which nothing is wanted are left aside.
     pub fn new(rows: &[Row], aborted: &[AbortedRow], window: Window) -> Self {
+        let is_all = window == Window::default();
         let mut chunks = Vec::new();
         let mut before: Option<&Row> = None;
         for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Data) {
             // A chunk that follows another one begins with a whole batch, any other may begin inside one; and a rewind may have cut the end.
             let follows = before.is_some_and(|b| b.next == row.first && b.rewind == row.rewind);
             let is_cut = rows.get(at + 1).is_some_and(|behind| behind.rewind != row.rewind);
-            let is_exact = row.kept >= 0 && (follows || row.first == 0) && !is_cut && window.holds(row);
-            if !window.passes_over(row) {
+            let is_exact = row.kept >= 0 && (follows || row.first == 0) && !is_cut && window.holds_all(row);
+            // Without a window all chunks are gone through, as the digest of a plan has always had them.
+            if is_all || !window.misses(row) {
                 chunks.push(Chunk { row: row.clone(), is_exact });
             }
             before = Some(row);
         }
-        let window = (!window.is_all()).then_some(window);
+        let window = (!is_all).then_some(window);
         Self { chunks, window, aborted: aborted.to_vec(), ..Self::default() }
     }
 
@@ -80,10 +82,10 @@ impl Work {
         let (offsets, times) = match &self.window {
             None => (own, None),
             Some(window) => {
-                let offsets: Range<i64> =
-                    own.start.max(window.offsets.start)..own.end.min(window.offsets.end);
+                let wanted = window.offsets();
                 // Where the row says that all of its times are wanted, no batch need be looked into.
-                (offsets, window.times.clone().filter(|times| !holds_times(times, chunk)))
+                let times = window.times().filter(|_| !window.holds_times(chunk));
+                (own.start.max(wanted.start)..own.end.min(wanted.end), times)
             }
         };
         Sieve { offsets, times, stamp: self.stamp.clone() }

@@ -138,14 +138,14 @@ impl Cluster {
     pub async fn group_rights(&self, groups: &[String]) -> Result<BTreeMap<String, Rights>, KafkaError> {
         let mut rights = BTreeMap::new();
         let mut by_coordinator: BTreeMap<i32, Vec<GroupId>> = BTreeMap::new();
-        for group in groups {
-            match self.coordinator(group).await {
+        for (group, coordinator) in self.coordinators(groups).await {
+            match coordinator {
                 Ok(broker) => {
-                    let id = GroupId(string(group));
+                    let id = GroupId(string(&group));
                     by_coordinator.entry(broker).or_default().push(id);
                 }
                 Err(error) if error.code() == Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => {
-                    rights.insert(group.clone(), Rights(0));
+                    rights.insert(group, Rights(0));
                 }
                 Err(error) => return Err(error),
             }

@@ -7,13 +7,14 @@ use bodley_engine::Issue;
 use bodley_engine::groups::{
     self, Aim, FileRow, Plan, ResetOptions, Saved, Source, csv, parse_csv, plan_reset, plan_rollback,
 };
+use bodley_engine::restore::OffsetMap;
 use bodley_io::kafka::Cluster;
 use serde::Serialize;
 
 use super::{check_csv, difference, offset, wanted};
 use crate::args::{By, Common, GroupsReset, GroupsRollback, OutputFormat, To};
 use crate::commands::cluster::open_cluster;
-use crate::commands::{Outcome, open_store, usage};
+use crate::commands::{Outcome, offset_map, open_store, usage};
 use crate::ended::Ended;
 use crate::files;
 use crate::output::{self, plural};
@@ -102,6 +103,12 @@ fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
     if flags.at.is_some() && flags.vault.is_none() {
         return refused("--at goes with --vault");
     }
+    if flags.report.is_some() != (flags.by == Some(By::Map)) {
+        return refused("--by map and --report FILE go together");
+    }
+    if flags.by == Some(By::Map) && !flags.rename.is_empty() {
+        return refused("--rename does not go with --by map: the report tells how topics are called");
+    }
     if let Some(to) = flags.to {
         if flags.by.is_some() || !flags.rename.is_empty() {
             return refused("--by and --rename go with --vault or --from-file, not with --to");
@@ -121,20 +128,29 @@ fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
         }
         (Some(path), _, by) => {
             let rows = positions(path, flags)?;
-            Ok(if by.is_some() { Aim::Headers(Source::File(rows)) } else { Aim::Offsets(rows) })
+            Ok(match by {
+                None => Aim::Offsets(rows),
+                Some(By::Map) => Aim::Map(Source::File(rows), maps(flags)?),
+                Some(_) => Aim::Headers(Source::File(rows)),
+            })
         }
         (None, Some(_), None) => refused(
-            "say how the vault's positions become positions at the cluster: --by timestamp, or --by headers",
+            "say how the vault's positions become positions at the cluster: --by timestamp, --by headers, or --by map with --report",
         ),
         (None, Some(url), Some(by)) => {
             let store = open_store(url, None, None)?;
             Ok(match by {
                 By::Timestamp => Aim::Timestamps(store, flags.at),
                 By::Headers => Aim::Headers(Source::Vault(store, flags.at)),
+                By::Map => Aim::Map(Source::Vault(store, flags.at), maps(flags)?),
             })
         }
         (None, None, _) => refused("say where to: --to, --from-file, or --vault with --by"),
     }
+}
+
+fn maps(flags: &GroupsReset) -> Result<Vec<OffsetMap>, Box<Ended>> {
+    flags.report.as_deref().map_or_else(|| Ok(Vec::new()), offset_map::read)
 }
 
 fn positions(path: &Path, flags: &GroupsReset) -> Result<Vec<FileRow>, Box<Ended>> {

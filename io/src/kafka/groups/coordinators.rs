@@ -1,7 +1,6 @@
 //! Who keeps the offsets of many groups, and what is asked of all of them until each has its answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bodley_protocol::messages::FindCoordinatorRequest;
 use bodley_protocol::{RetryClass, StrBytes};
@@ -28,7 +27,7 @@ impl Cluster {
     /// Asks something of many groups, each at its coordinator. Those whom a passing error kept from an answer are asked again, until none of
     /// them gets on for too long; the error of one is no matter to the others.
     pub(super) async fn at_coordinators<T>(
-        self: &Arc<Self>,
+        &self,
         groups: BTreeSet<String>,
         api: &'static str,
         ask: impl AsyncFn(ByCoordinator) -> Round<T>,
@@ -76,6 +75,18 @@ impl Cluster {
             }
             let _ = self.refresh(&layout).await;
         }
+    }
+
+    /// The broker that keeps each group's offsets.
+    pub(in crate::kafka) async fn coordinators(&self, groups: &[String]) -> ByGroup<i32> {
+        let groups = groups.iter().cloned().collect();
+        self.at_coordinators(groups, "FindCoordinator", async |by_coordinator| {
+            let found = by_coordinator.into_iter();
+            found
+                .flat_map(|(broker, groups)| groups.into_iter().map(move |group| (group, Ok(broker))))
+                .collect()
+        })
+        .await
     }
 
     /// The coordinator of each group, asked once.

@@ -248,6 +248,9 @@ fn a_killed_window_goes_on() {
         let wanted = |record: &DumpedRecord| record.timestamp >= from;
         judge(&site, &target, wanted, &format!("{window:?}, {kills} kills"));
         judge_map(&site, &target, wanted, &report);
+        // Who has lost the report gets another.
+        let again = site.restore(&mess.vault, &args).exits(0).says("nothing to do").json();
+        assert_eq!(again["offset_map"], ran["offset_map"]);
         reset_by_map(&site, &target, &report);
         judge(&site, &target, wanted, "reset by map");
         let saved: Value = serde_json::from_slice(&document).unwrap();

@@ -83,6 +83,7 @@ fn options(flags: Restore) -> RestoreOptions {
         restore_id: flags.restore_id,
         state: flags.state,
         dry_run: flags.dry_run,
+        map_again: flags.report.is_some(),
         append: flags.append,
         hold_retention: flags.hold_retention.map(|hold| hold.0),
         skip_damaged: flags.skip_damaged,

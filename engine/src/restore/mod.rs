@@ -361,18 +361,12 @@ fn sum_up(plan: &mut Plan, done: &mut run::Done, means: &run::Means, report: &mu
         }
         report.topics.push(topic.summary.clone());
     }
-    let names: HashMap<&str, &str> =
-        plan.topics.iter().map(|topic| (&*topic.target, topic.source.name.as_str())).collect();
-    report.offset_map = std::mem::take(&mut done.maps)
-        .into_iter()
-        .map(|(tp, (end, runs))| OffsetMap {
-            topic: names.get(&*tp.topic).map_or_else(String::new, |name| (*name).to_owned()),
-            target: tp.topic.to_string(),
-            partition: tp.partition,
-            end,
-            runs,
-        })
-        .collect();
+    let by_target: HashMap<&str, &plan::TopicPlan> =
+        plan.topics.iter().map(|topic| (&*topic.target, topic)).collect();
+    for (tp, found) in std::mem::take(&mut done.maps) {
+        let topic = by_target.get(&*tp.topic);
+        report.offset_map.extend(topic.map(|topic| topic.offset_map(tp.partition, found)));
+    }
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;
     report.merged = (done.merged.into > 0).then_some(done.merged);

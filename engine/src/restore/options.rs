@@ -73,6 +73,8 @@ pub struct RestoreOptions {
     pub state: Option<PathBuf>,
     /// What speaks against the restore is gathered in the report, and nothing is written.
     pub dry_run: bool,
+    /// The offset map is wanted also of what an earlier run has completed, though much may have to be read for it.
+    pub map_again: bool,
     /// Topics that hold data are added to.
     pub append: bool,
     /// Restored records are kept at least so long.
@@ -102,6 +104,7 @@ impl Default for RestoreOptions {
             restore_id: None,
             state: None,
             dry_run: false,
+            map_again: false,
             append: false,
             hold_retention: None,
             skip_damaged: false,

@@ -123,13 +123,7 @@ impl Preparer {
     async fn next(&mut self) -> Option<Result<Handed, EngineError>> {
         while let Some(chunk) = self.work.chunks.get(self.next_chunk).cloned() {
             self.next_chunk += 1;
-            // What is done is counted, not read, unless a group stands in it or the map needs to know where its holes are.
-            if chunk.is_dense()
-                && self.passed + chunk.kept <= self.stand.done
-                && !self.marks_before(chunk.next)
-            {
-                self.map.push(chunk.first, self.passed, chunk.kept);
-                self.passed += chunk.kept;
+            if self.counts(&chunk) {
                 continue;
             }
             return Some(self.chunk(&chunk).await);
@@ -144,6 +138,22 @@ impl Preparer {
         self.pass_marks(i64::MAX, |_| 0);
         let map = std::mem::replace(&mut self.map, Builder::new(self.source.room.clone()));
         Some(Ok(Handed::End(Passed { positions: std::mem::take(&mut self.positions), map })))
+    }
+
+    /// Whether the next chunk need not be read: what is done is counted, unless a group stands in it or the map needs to know where its holes are.
+    pub(super) fn counts(&mut self, chunk: &Chunk) -> bool {
+        let is_done = chunk.is_dense() && self.passed + chunk.kept <= self.stand.done;
+        if !is_done || self.marks_before(chunk.next) {
+            return false;
+        }
+        self.map.push(chunk.first, self.passed, chunk.kept);
+        self.passed += chunk.kept;
+        true
+    }
+
+    /// Records passed, and where each lies at the target.
+    pub(super) fn into_map(self) -> (i64, Builder) {
+        (self.passed, self.map)
     }
 
     /// Reads the next chunk. It must have as many records as it is said to.

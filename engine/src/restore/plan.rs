@@ -9,6 +9,7 @@ use bodley_io::store::SharedStore;
 use bodley_protocol::ErrorCode;
 use bodley_protocol::stamp::Stamp;
 
+use super::map::{MapRun, OffsetMap};
 use super::names::{Lives, Partitions, Renames};
 use super::outgo::damaged;
 use super::settings::Settings;
@@ -25,6 +26,9 @@ use crate::rights::Touched;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::{Kind, Range, TopicRow};
 use crate::vault::state::{PartitionState, State};
+
+/// Bound on a stamped batch, bytes: brokers take no larger request by default (socket.request.max.bytes).
+const STAMPED_LARGEST: u32 = 98 << 20;
 
 /// Everything that a restore will do.
 #[derive(Debug, Default)]
@@ -60,6 +64,14 @@ pub struct TopicPlan {
     pub summary: TopicReport,
     /// Committed offsets of groups in it.
     pub positions: Vec<Position>,
+}
+
+impl TopicPlan {
+    /// The offset map of one of its partitions, of which these are end and runs.
+    pub fn offset_map(&self, partition: i32, (end, runs): (i64, Vec<MapRun>)) -> OffsetMap {
+        let (topic, target) = (self.source.name.clone(), self.target.to_string());
+        OffsetMap { topic, target, partition, end, runs }
+    }
 }
 
 /// How a topic stands at the target.
@@ -225,6 +237,8 @@ async fn known_settings(
         let own = state.configs.get(&topic.source.topic).cloned().unwrap_or_default();
         let largest =
             topic.partitions.iter().flat_map(|p| &p.work.chunks).map(|chunk| chunk.stored).max().unwrap_or(0);
+        // How large a batch becomes that is stamped is not known before.
+        let largest = if options.choice.stamp_headers { STAMPED_LARGEST } else { largest };
         topic.settings = Settings::of_source(own, &overrides, &topic.target, u64::from(largest));
         topic.settings.cap_min_insync(replication(topic, options));
         topic.settings.restrict(known.as_ref(), &topic.target, &mut plan.notes);

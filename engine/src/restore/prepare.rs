@@ -11,7 +11,7 @@ use bodley_protocol::RetryClass;
 
 use super::fence::Producer;
 use super::ledger::{self, Entries, Place};
-use super::map::Room;
+use super::map::{OffsetMap, Room};
 use super::outgo::Source;
 use super::plan::{self, Plan, Status};
 use super::settings::Settings;
@@ -117,6 +117,9 @@ pub async fn prepare(
     plan.notes.extend(preview.look_at_groups(cluster).await);
     report.plan = Some(preview);
     report.notes.append(&mut plan.notes);
+    if options.map_again && !options.dry_run {
+        report.offset_map = map_again(&source, &plan).await?;
+    }
     if !plan.topics.is_empty() && plan.open_topics().next().is_none() {
         report.notes.push("nothing to do: an earlier run has completed this restore".into());
         report.topics = plan.topics.iter().map(|topic| topic.summary.clone()).collect();
@@ -131,6 +134,19 @@ pub async fn prepare(
     let vault = vault.identity().vault_id.clone();
     let restore = ledger::Restore { id, vault, seq, plan: digest, now, left_out, transactional: true };
     Ok(Prepared { plan, report, work: Some(Ready { restore, place, entries, source }) })
+}
+
+/// The offset map of what earlier runs have completed.
+async fn map_again(source: &Source, plan: &Plan) -> Result<Vec<OffsetMap>, EngineError> {
+    let mut maps = Vec::new();
+    for topic in plan.topics.iter().filter(|topic| topic.status == Status::Done) {
+        for partition in &topic.partitions {
+            let Some(stand) = &partition.stand else { continue };
+            let (end, runs) = scan::map(source, &partition.tp, &partition.work, stand).await?;
+            maps.push(topic.offset_map(partition.tp.partition, (end, runs)));
+        }
+    }
+    Ok(maps)
 }
 
 impl Ready {

@@ -75,6 +75,8 @@ pub struct PlannedTopic {
     pub settings: BTreeMap<String, String>,
     /// Records that the topic's own retention may delete as soon as the restore is done.
     pub expired_records: u64,
+    /// Partitions that hold more bytes than its retention keeps.
+    pub oversized_partitions: u32,
 }
 
 /// A group in a [`PlanReport`].
@@ -208,7 +210,17 @@ fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -
         bytes: topic.partitions.iter().map(|p| p.work.bytes()).sum(),
         settings: if is_created { topic.settings.real().clone() } else { BTreeMap::new() },
         expired_records: if options.hold_retention.is_some() { 0 } else { expired_records(plan, topic, now) },
+        oversized_partitions: if options.hold_retention.is_some() { 0 } else { oversized(plan, topic) },
     }
+}
+
+/// Partitions of which retention by size may delete the oldest segments at once.
+fn oversized(plan: &Plan, topic: &TopicPlan) -> u32 {
+    if matches!(topic.status, Status::Done | Status::InUse) {
+        return 0;
+    }
+    let Some(keep) = topic.settings.deletes_beyond(&plan.inherited) else { return 0 };
+    topic.partitions.iter().filter(|p| p.work.bytes() > keep).count() as u32
 }
 
 /// Records that retention by time may delete at once. Brokers delete whole segments by their newest record, so it is the most that can go.
@@ -224,19 +236,25 @@ fn expired_records(plan: &Plan, topic: &TopicPlan, now: i64) -> u64 {
 }
 
 fn expired(report: &PlanReport, plan: &mut Plan) {
-    let expired: Vec<&PlannedTopic> =
-        report.topics.iter().filter(|topic| topic.expired_records > 0).collect();
-    for topic in expired.iter().take(10) {
-        plan.notes.push(format!(
-            "topic {}: {} restored records are older than its retention.ms allows, and its broker may delete them as soon as the restore is done: keep them with --hold-retention 7d",
-            topic.target, topic.expired_records
+    let mut said = Vec::new();
+    for topic in &report.topics {
+        let what = match (topic.expired_records, topic.oversized_partitions) {
+            (0, 0) => continue,
+            (0, partitions) => {
+                format!("{partitions} of its partitions are larger than its retention.bytes allows")
+            }
+            (records, _) => format!("{records} restored records are older than its retention.ms allows"),
+        };
+        said.push(format!(
+            "topic {}: {what}, and its broker may delete records as soon as the restore is done: keep them with --hold-retention 7d",
+            topic.target
         ));
     }
-    if expired.len() > 10 {
-        plan.notes.push(format!(
-            "… and {} topics more hold records that their retention may delete at once",
-            expired.len() - 10
-        ));
+    let more = said.len().saturating_sub(10);
+    plan.notes.extend(said.into_iter().take(10));
+    if more > 0 {
+        plan.notes
+            .push(format!("… and {more} topics more hold records that their retention may delete at once"));
     }
 }
 

@@ -5,6 +5,7 @@ use bodley_protocol::batch;
 use bodley_protocol::records::Payload;
 use std::sync::Arc;
 
+use super::map::MapRun;
 use super::outgo::{Handed, Order, Preparer, Source};
 use super::stand::{Stand, Writer};
 use super::work::Work;
@@ -32,6 +33,25 @@ pub async fn damaged(
         }
     }
     Ok(found)
+}
+
+/// Where the records of a partition lie that an earlier run has restored, which stands so: the end of them, and the runs of the offset map. Reads what has holes.
+pub async fn map(
+    source: &Source,
+    tp: &TopicPartition,
+    work: &Work,
+    stand: &Stand,
+) -> Result<(i64, Vec<MapRun>), EngineError> {
+    let all = Stand { done: i64::MAX, ..stand.clone() };
+    let order = Order { tp: tp.clone(), work: Arc::new(work.clone()), stand: all };
+    let mut preparer = Preparer::new(source.clone(), order);
+    for chunk in &work.chunks {
+        if !preparer.counts(chunk) {
+            preparer.chunk(chunk).await?;
+        }
+    }
+    let (records, map) = preparer.into_map();
+    Ok((stand.offset_of(records), map.finish(stand)))
 }
 
 /// A record without its offset: time, and key, value and headers as they lie in the batch.

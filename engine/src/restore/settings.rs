@@ -180,6 +180,13 @@ impl Settings {
         &self.real
     }
 
+    /// How many bytes of a partition the topic's retention keeps; `None`: all, or not known. `inherited` are the target's defaults.
+    pub fn deletes_beyond(&self, inherited: &BTreeMap<String, String>) -> Option<u64> {
+        let effective = |name: &str| self.real.get(name).or_else(|| inherited.get(name)).map(String::as_str);
+        let deletes = effective("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+        effective("retention.bytes")?.parse().ok().filter(|_| deletes)
+    }
+
     /// After how long, ms, the topic's retention deletes records by their time; `None`: never, or not known. `inherited` are the target's defaults.
     pub fn deletes_after(&self, inherited: &BTreeMap<String, String>) -> Option<i64> {
         let effective = |name: &str| self.real.get(name).or_else(|| inherited.get(name)).map(String::as_str);

@@ -240,3 +240,8 @@ impl Report {
 pub fn known_time(ms: i64) -> Option<i64> {
     (ms >= 0).then_some(ms)
 }
+
+/// `1 gap`, `2 gaps`.
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -21,6 +21,12 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
     let start = Instant::now();
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
     let file = flags.report.clone();
+    if file.is_some() && flags.dry_run {
+        return Err(usage(
+            "--report does not go with --dry-run, which has no result: --output json prints the plan"
+                .to_owned(),
+        ));
+    }
     if let Some(file) = &file {
         crate::files::check_writable(file)
             .map_err(|what| usage(format!("--report {}: {what}", file.display())))?;

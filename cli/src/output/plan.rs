@@ -40,7 +40,7 @@ fn row(topic: &PlannedTopic) -> Vec<String> {
     vec![
         topic.topic.clone(),
         topic.target.clone(),
-        topic.incarnation.to_string(),
+        format!("{}{}", topic.incarnation, if topic.present { "" } else { ", gone" }),
         topic.action.to_owned(),
         format!("{} of {}", topic.partitions_with_data, topic.partitions),
         topic.replication_factor.map_or("-".to_owned(), |replicas| replicas.to_string()),
@@ -97,6 +97,7 @@ mod tests {
             topic: "orders".into(),
             target: "dr-orders".into(),
             action: "create",
+            present: true,
             partitions: 3,
             partitions_with_data: 2,
             replication_factor: Some(1),

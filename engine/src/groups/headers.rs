@@ -130,7 +130,7 @@ impl Search {
         }
         Err(EngineError::Refused(match self.elsewhere {
             0 => format!(
-                "{tp} has no record with a header x-original-offset: was it restored with --stamp-headers? Elsewise reset --by timestamp"
+                "{tp} has no record with a header x-original-offset: was it restored with --stamp-headers? Else reset --by timestamp"
             ),
             _ => format!(
                 "the records of {tp} say that they come from elsewhere than {source}-{}: say with --rename SOURCE=TARGET what was restored where",

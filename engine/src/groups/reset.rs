@@ -16,7 +16,7 @@ use super::{Position, Positions, Wanted, groups_of, held};
 use crate::error::EngineError;
 use crate::look::times_at;
 use crate::moment::{At, Moment};
-use crate::report::Issue;
+use crate::report::{Issue, counted};
 use crate::restore::{OffsetMap, Renames};
 use crate::vault::now_ms;
 use crate::vault::state::PartitionState;
@@ -63,6 +63,7 @@ pub struct ResetOptions {
 /// What a reset does. Nothing is changed.
 pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result<Plan, EngineError> {
     let ResetOptions { wanted, rename, aim } = options;
+    let mut notes = Vec::new();
     let (wishes, issues) = match aim {
         Aim::Earliest => own(cluster, &wanted, Goal::Start).await?,
         Aim::Latest => own(cluster, &wanted, Goal::End).await?,
@@ -73,9 +74,18 @@ pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result
         }
         Aim::Timestamps(store, at) => (by_timestamp(store, at, &wanted, &rename).await?, Vec::new()),
         Aim::Headers(source) => (by_headers(cluster, source, &wanted, &rename).await?, Vec::new()),
-        Aim::Map(source, maps) => (by_map(source_positions(source, &wanted).await?, &maps)?, Vec::new()),
+        Aim::Map(source, maps) => {
+            let (wishes, earlier) = by_map(source_positions(source, &wanted).await?, &maps)?;
+            notes.extend((earlier > 0).then(|| {
+                format!(
+                    "{} before what this restore added to topics that held data: left alone, the report of the restore before knows where",
+                    lie(earlier)
+                )
+            }));
+            (wishes, Vec::new())
+        }
     };
-    if wishes.is_empty() && issues.is_empty() {
+    if wishes.is_empty() && issues.is_empty() && notes.is_empty() {
         return Err(EngineError::Refused(
             "none of the chosen groups has a position in the chosen topics: there is nothing to reset".into(),
         ));
@@ -87,9 +97,9 @@ pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result
     });
     let mut plan = Plan::of(cluster, changes.collect()).await?;
     plan.errors.extend(issues);
+    plan.notes.append(&mut notes);
     if moved > 0 {
-        plan.notes
-            .push(format!("{moved} positions lie outside of what the log has: they become its start or end"));
+        plan.notes.push(format!("{} outside of what the log has: its start or end instead", lie(moved)));
     }
     Ok(plan)
 }
@@ -182,25 +192,34 @@ async fn source_positions(source: Source, wanted: &Wanted) -> Result<Positions, 
     }
 }
 
-/// Positions by the offset map of a restore, which also tells how topics are called. What it does not know is left alone.
-fn by_map(positions: Positions, maps: &[OffsetMap]) -> Result<Vec<Wish>, EngineError> {
+fn lie(positions: usize) -> String {
+    format!("{} {}", counted(positions, "position"), if positions == 1 { "lies" } else { "lie" })
+}
+
+/// Positions by the offset map of a restore, which also tells how topics are called. What it does not know is left alone; counts those that lie before
+/// what was added to a topic.
+fn by_map(positions: Positions, maps: &[OffsetMap]) -> Result<(Vec<Wish>, usize), EngineError> {
     let known: BTreeMap<(&str, i32), &OffsetMap> =
         maps.iter().map(|map| ((map.topic.as_str(), map.partition), map)).collect();
-    let mut wishes = Vec::new();
+    let (mut wishes, mut earlier) = (Vec::new(), 0);
     for (group, of_group) in positions {
         for (tp, position) in of_group {
             let Some(map) = known.get(&(&*tp.topic, tp.partition)) else { continue };
+            if map.appended && map.runs.first().is_some_and(|first| position.offset < first.source) {
+                earlier += 1;
+                continue;
+            }
             let goal = Goal::Offset(map.find(position.offset).0);
             let tp = TopicPartition::new(&Arc::from(map.target.as_str()), tp.partition);
             wishes.push(Wish { group: group.clone(), tp, goal, metadata: position.metadata });
         }
     }
-    if wishes.is_empty() {
+    if wishes.is_empty() && earlier == 0 {
         return Err(EngineError::Refused(
             "the report's offset map knows none of the chosen positions: is it the report of a restore of these topics?".into(),
         ));
     }
-    Ok(wishes)
+    Ok((wishes, earlier))
 }
 
 async fn by_headers(

@@ -70,11 +70,11 @@ impl Saved {
         let failed =
             |what: String| EngineError::Refused(format!("{}: {what}; nothing was changed", path.display()));
         let text = serde_json::to_vec(self).map_err(|e| failed(e.to_string()))?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|e| failed(format!("cannot make the file that saves the old positions: {e}")))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| {
+            failed(format!(
+                "cannot make the file that saves the old positions ({e}): name another with --save"
+            ))
+        })?;
         let written = file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
         written.map_err(|e| failed(format!("cannot write the old positions: {e}")))
     }

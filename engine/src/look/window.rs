@@ -103,14 +103,19 @@ impl Window {
             && header.last_offset() < offsets.end
     }
 
-    /// A gap may have held records that are asked for. A gap has no times: its neighbours' tell, where times are roughly in order.
+    /// A gap may have held records that are asked for. A gap has no times: its neighbours' tell, where times are roughly in order. Both must say that it
+    /// lies outside.
     pub(crate) fn may_hold_gap(&self, ranges: &[Range], index: usize) -> bool {
         let data = |range: &&Range| range.kind == Kind::Data && range.kept != 0;
-        let before = ranges.iter().take(index).rev().find(data);
-        let behind = ranges.iter().skip(index).find(data);
-        ranges.get(index).is_some_and(|gap| self.meets(gap))
-            && !before.is_some_and(|row| is_behind(row, self.to))
-            && !behind.is_some_and(|row| is_before(row, self.from))
+        let before = ranges.iter().take(index).rev().find(data).map(|row| row.max_ts);
+        let behind = ranges.iter().skip(index).find(data).map(|row| row.base_ts);
+        let beside: Vec<i64> = before.into_iter().chain(behind).filter(|time| *time != NO_TIME).collect();
+        let all = |is: &dyn Fn(i64) -> bool| !beside.is_empty() && beside.iter().all(|time| is(*time));
+        let older = self.from.is_some_and(|from| all(&|time| time < from));
+        // What follows the newest chunk may have any later time.
+        let newer = self.to.is_some_and(|to| all(&|time| time >= to));
+        let older = older && behind.is_some();
+        ranges.get(index).is_some_and(|gap| self.meets(gap)) && !older && !newer
     }
 }
 

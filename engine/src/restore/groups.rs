@@ -13,7 +13,7 @@ use super::plan::{Plan, Position, Status};
 use super::{GroupStrategy, RestoreOptions};
 use crate::error::{EngineError, Severity};
 use crate::look::times_at;
-use crate::report::{Issue, Report};
+use crate::report::{Issue, Report, counted};
 use crate::select::Pick;
 use crate::vault::state::State;
 
@@ -213,8 +213,8 @@ async fn leave_readers(
                 offsets.retain(|new| !stays(new));
                 if offsets.len() < before {
                     report.notes.push(format!(
-                        "group {group} keeps its {} positions in topics that were in use",
-                        before - offsets.len()
+                        "group {group} keeps what it has in topics that were in use ({})",
+                        counted(before - offsets.len(), "position")
                     ));
                 }
             }
@@ -239,5 +239,7 @@ fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {
             .hint("run the same command again: it goes on with the groups");
     }
     Issue::new("group_refused", Severity::Missing, message)
-        .hint(format!("stop its consumers, then set its offsets with Kafka's tools to {offsets}"))
+        .hint(format!(
+            "stop its consumers, then run `bodley groups reset --vault … --by map --report FILE --group {group}` with this restore's --report FILE (the same command with --report makes it), or set its offsets with Kafka's tools to {offsets}"
+        ))
 }

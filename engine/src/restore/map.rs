@@ -155,6 +155,9 @@ pub struct OffsetMap {
     pub target: String,
     /// Partition, at both.
     pub partition: i32,
+    /// The topic held data before: who stands before the first run reads something else there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub appended: bool,
     /// Where the restored records end at the target, exclusive.
     pub end: i64,
     /// In order.
@@ -195,7 +198,10 @@ mod tests {
         let places = (0..offsets.len() as i64).map(|number| stand.offset_of(number)).collect();
         let end = stand.offset_of(offsets.len() as i64);
         let runs = builder.finish(&stand);
-        (OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, end, runs }, places)
+        (
+            OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, appended: false, end, runs },
+            places,
+        )
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use super::{Choice, RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::look::Window;
-use crate::report::{Gap, Issue, TopicReport};
+use crate::report::{Gap, Issue, TopicReport, counted};
 use crate::rights::Touched;
 use crate::vault::commit::segment_path;
 use crate::vault::rows::{Kind, Range, TopicRow};
@@ -54,6 +54,10 @@ pub struct TopicPlan {
     pub target: Arc<str>,
     /// What is to be done with it.
     pub status: Status,
+    /// The target's topic speaks against it.
+    pub refused: bool,
+    /// It held data before an earlier run added to it.
+    pub appended: bool,
     /// Settings while it is written and after.
     pub settings: Settings,
     /// Partitions that it must have at the target.
@@ -70,7 +74,8 @@ impl TopicPlan {
     /// The offset map of one of its partitions, of which these are end and runs.
     pub fn offset_map(&self, partition: i32, (end, runs): (i64, Vec<MapRun>)) -> OffsetMap {
         let (topic, target) = (self.source.name.clone(), self.target.to_string());
-        OffsetMap { topic, target, partition, end, runs }
+        let appended = self.status == Status::InUse || self.appended;
+        OffsetMap { topic, target, partition, appended, end, runs }
     }
 }
 
@@ -163,15 +168,16 @@ pub async fn complete(
     check_replication(look.layout, options, plan, &mut conflicts);
     groups::mark(state, options, plan);
     if !plan.gaps.is_empty() {
-        let message = format!("the vault itself has {} gaps in what was restored", plan.gaps.len());
+        let message =
+            format!("the vault itself has {} in what was restored", counted(plan.gaps.len(), "gap"));
         plan.issues
             .push(Issue::new("gap", Severity::Missing, message).hint("`bodley show TOPIC` names them"));
     }
     if conflicts.is_empty() {
         return Ok(());
     }
-    let separator = if conflicts.len() > 1 { "\n  " } else { "" };
-    Err(EngineError::Refused(format!("nothing was written: {separator}{}", conflicts.join(separator))))
+    let separator = if conflicts.len() > 1 { "\n  " } else { " " };
+    Err(EngineError::Refused(format!("nothing was written:{separator}{}", conflicts.join(separator))))
 }
 
 /// What a restore will touch at the target.
@@ -267,7 +273,7 @@ pub fn replication(topic: &TopicPlan, options: &RestoreOptions) -> i16 {
 
 /// The topics to create.
 pub fn new_topics(plan: &Plan, options: &RestoreOptions) -> Vec<NewTopic> {
-    let missing = plan.topics.iter().filter(|topic| topic.status == Status::Missing);
+    let missing = plan.topics.iter().filter(|topic| topic.status == Status::Missing && !topic.refused);
     missing
         .map(|topic| NewTopic {
             name: Arc::clone(&topic.target),
@@ -305,8 +311,9 @@ impl Plan {
         }
         if outside > 0 {
             self.notes.push(format!(
-                "topic {}: {outside} gaps of the vault lie outside of what is wanted, as far as offsets and the times around them tell",
-                source.name
+                "topic {}: {} of the vault left aside: outside of what is wanted, as far as offsets and the times around tell",
+                source.name,
+                counted(outside, "gap")
             ));
         }
         if partitions.iter().any(|p| p.work.window.is_some()) || !wanted.partitions.is_all() {
@@ -320,6 +327,8 @@ impl Plan {
             source: source.clone(),
             target,
             status: Status::Missing,
+            refused: false,
+            appended: false,
             settings: Settings::default(),
             needs: chosen.max().map_or(0, |last| last + 1),
             partitions,

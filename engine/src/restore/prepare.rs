@@ -356,7 +356,7 @@ fn earlier_results(
             "an earlier run has restored the records without the positions of groups: {}",
             without_groups.join(", ")
         );
-        let hint = "`bodley show --groups` lists them; or delete these topics, and run the restore again";
+        let hint = "run the same command with --report FILE, then `bodley groups reset --vault … --by map --report FILE --execute`; or delete these topics, and run the restore again";
         report.errors.push(Issue::new("groups_left_out", Severity::Missing, message).hint(hint));
     }
 }

@@ -7,6 +7,7 @@ use bodley_io::kafka::Cluster;
 use serde::Serialize;
 
 use super::plan::{Plan, Status, TopicPlan};
+use super::topics::keeps;
 use super::{GroupStrategy, RestoreOptions};
 use crate::report::known_time;
 use crate::vault::log::Vault;
@@ -57,7 +58,9 @@ pub struct PlannedTopic {
     pub incarnation: u32,
     /// At the target.
     pub target: String,
-    /// `create`, `continue` (made by an earlier run), `fill` (there, without data), `append`, `done`.
+    /// Still at the source when it was last looked for.
+    pub present: bool,
+    /// `create`, `continue` (made by an earlier run), `fill` (there, without data), `append`, `done`, `refused`.
     pub action: &'static str,
     /// Partitions that it has at the source.
     pub partitions: u32,
@@ -188,13 +191,17 @@ fn left_alone(plan: &Plan, state: &State, options: &RestoreOptions) -> usize {
 }
 
 fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -> PlannedTopic {
-    let counts: Vec<(u64, bool)> = topic.partitions.iter().map(|p| p.work.records()).collect();
+    // What is done is neither read nor written.
+    let open = topic.partitions.iter().filter(|_| topic.status != Status::Done);
+    let counts: Vec<(u64, bool)> = open.clone().map(|p| p.work.records()).collect();
     let is_created = matches!(topic.status, Status::Missing | Status::Created);
     PlannedTopic {
         topic: topic.source.name.clone(),
         incarnation: topic.source.incarnation,
         target: topic.target.to_string(),
+        present: topic.source.present,
         action: match topic.status {
+            _ if topic.refused => "refused",
             Status::Missing => "create",
             Status::Created => "continue",
             Status::Found if topic.partitions.iter().any(|p| p.stand.is_some()) => "continue",
@@ -207,11 +214,20 @@ fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -
         replication_factor: is_created.then(|| super::plan::replication(topic, options)),
         records: counts.iter().map(|(records, _)| records).sum(),
         records_are_exact: counts.iter().all(|(_, exact)| *exact),
-        bytes: topic.partitions.iter().map(|p| p.work.bytes()).sum(),
-        settings: if is_created { topic.settings.real().clone() } else { BTreeMap::new() },
+        bytes: open.map(|p| p.work.bytes()).sum(),
+        settings: if is_created { settings(plan, topic, options, now) } else { BTreeMap::new() },
         expired_records: if options.hold_retention.is_some() { 0 } else { expired_records(plan, topic, now) },
         oversized_partitions: if options.hold_retention.is_some() { 0 } else { oversized(plan, topic) },
     }
+}
+
+/// What a created topic has in the end.
+fn settings(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -> BTreeMap<String, String> {
+    let mut settings = topic.settings.clone();
+    if let Some(hold) = options.hold_retention {
+        settings.hold_retention(keeps(topic, hold, now), &plan.inherited);
+    }
+    settings.real().clone()
 }
 
 /// Partitions of which retention by size may delete the oldest segments at once.
@@ -235,8 +251,20 @@ fn expired_records(plan: &Plan, topic: &TopicPlan, now: i64) -> u64 {
     old.map(|chunk| chunk.kept.max(0) as u64).sum()
 }
 
+/// A created topic may ask for more replicas in sync than it has.
+fn short_of_replicas(topic: &PlannedTopic) -> Option<String> {
+    let replicas = topic.replication_factor?;
+    let wanted: i16 = topic.settings.get("min.insync.replicas")?.parse().ok()?;
+    (wanted > replicas).then(|| {
+        format!(
+            "topic {}: min.insync.replicas={wanted} and {replicas} replicas: brokers before 4.0 take no records with acks=all then; --topic-config min.insync.replicas={replicas}",
+            topic.target
+        )
+    })
+}
+
 fn expired(report: &PlanReport, plan: &mut Plan) {
-    let mut said = Vec::new();
+    let mut said: Vec<String> = report.topics.iter().filter_map(short_of_replicas).collect();
     for topic in &report.topics {
         let what = match (topic.expired_records, topic.oversized_partitions) {
             (0, 0) => continue,

@@ -55,6 +55,7 @@ pub async fn check_target(
         present.push(Arc::clone(&topic.target));
         let (there, wanted) = (found.partitions.len(), topic.needs as usize);
         if there < wanted {
+            topic.refused = true;
             conflicts.push(format!(
                 "topic {} has {there} partitions at the target, {wanted} are needed: give it more, restore under another name with --rename, or only what fits with --partitions 0-{}",
                 topic.target,
@@ -86,7 +87,10 @@ pub async fn check_target(
         }
         match look_closer(look, topic, judged, &mut plan.notes).await? {
             Ok(status) => topic.status = status,
-            Err(what) => conflicts.push(what),
+            Err(what) => {
+                topic.refused = true;
+                conflicts.push(what);
+            }
         }
     }
     Ok(())
@@ -261,6 +265,7 @@ fn judge(topic: &mut TopicPlan, own: &Configs, ends: &Ends, look: &Look<'_>) -> 
         let is_done = |tp| ours.get(tp).is_some_and(|entry| entry.meta.done.is_some());
         // A request that came late may have made settings temporary again.
         let settled = Mark::of(own) == Mark::None;
+        topic.appended = entry.meta.in_use;
         if settled && topic.partitions.iter().all(|partition| is_done(&partition.tp)) {
             return Ok(Status::Done);
         }

@@ -151,7 +151,8 @@ async fn exactly_what_is_wanted_leaves() {
             assert_eq!(found, marks, "{what}");
             let runs = all.passed.map.finish(&fenced);
             let end = fenced.offset_of(expected.len() as i64);
-            let map = OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, end, runs };
+            let map =
+                OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, appended: false, end, runs };
             for (position, number) in &marks {
                 assert_eq!(
                     map.find(*position),

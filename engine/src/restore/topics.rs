@@ -118,6 +118,13 @@ pub async fn allow_merging(cluster: &Arc<Cluster>, plan: &mut Plan) -> Result<()
     Ok(())
 }
 
+/// How long a topic must keep its records, ms, so that none expires within `hold` from `now`.
+pub fn keeps(topic: &TopicPlan, hold: Duration, now: i64) -> i64 {
+    let chunks = topic.partitions.iter().flat_map(|p| &p.work.chunks);
+    let age = chunks.filter_map(|chunk| oldest(chunk)).min().map_or(0, |oldest| (now - oldest).max(0));
+    age.saturating_add(hold.as_millis() as i64)
+}
+
 /// The least time that a chunk's headers tell. Retention goes by the newest record of a segment, which is not older.
 fn oldest(range: &Range) -> Option<i64> {
     let known = [range.min_ts, range.base_ts, range.max_ts];

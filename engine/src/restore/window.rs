@@ -61,7 +61,7 @@ impl Rule {
         };
         let (from, to) = times.split_once("..").ok_or_else(|| bad("there is no `..`"))?;
         if topic.is_empty() || from.is_empty() && to.is_empty() {
-            return Err(bad("something is missing"));
+            return Err(bad("the topic is missing, or both times are (all of a topic is `TOPIC=0..`)"));
         }
         let moment = |text: &str| match text {
             "" => Ok(None),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bodley_testbed::dump::DumpedRecord;
 use bodley_testbed::shared_cluster;
-use bodley_testbed::workbench::{Codec, GroupOffset, ProduceOptions, Record};
+use bodley_testbed::workbench::{Codec, Generate, GroupOffset, ProduceOptions, Record};
 use serde_json::Value;
 
 use common::site::Site;
@@ -521,4 +521,51 @@ fn nonsense_is_refused_before_anything_is_written() {
         .exits(2)
         .says("would both become `one`");
     assert!(!site.has("one"));
+}
+
+/// What is not wanted is not read: neither other topics nor, where times are roughly in order, other times.
+#[test]
+fn a_window_costs_what_it_holds() {
+    const CHUNK: u64 = 2 << 20;
+    let site = site();
+    site.topic("long", 1);
+    let records = 60_000;
+    let generate = Generate {
+        count: records,
+        partitions: 1,
+        key_bytes: 0,
+        value_bytes: 1000,
+        distinct_keys: 0,
+        seed: 5,
+        compressible: false,
+        first_timestamp: Some(EPOCH),
+        timestamp_step: 10,
+    };
+    site.bench.generate("long", &generate, &ProduceOptions::default().plain()).unwrap();
+    let beside: Vec<String> = (0..12).map(|n| format!("long-beside-{n}")).collect();
+    for topic in &beside {
+        site.topic(topic, 1);
+        site.write(topic, 0, "beside", 50);
+    }
+    let vault = Vault::new();
+    site.backup(&vault, &["--topic", "long*"]).exits(0);
+    let listed = vault.listed();
+    let bytes = |name: &str| common::topics(&listed, name)[0]["bytes"].as_u64().unwrap();
+    let one = site
+        .restore(&vault, &["--topic", "long-beside-3", "--rename", "long-beside-3=alone"])
+        .exits(0)
+        .json();
+    assert_eq!(one["bytes"], bytes("long-beside-3"));
+    // A tenth of the time, in the middle.
+    let (from, to) = (EPOCH + 10 * records as i64 * 45 / 100, EPOCH + 10 * records as i64 * 55 / 100);
+    let (from, to) = (format!("--from={from}"), format!("--to={to}"));
+    let tenth =
+        site.restore(&vault, &["--topic", "long", "--rename", "long=tenth", &from, &to]).exits(0).json();
+    assert_eq!(tenth["records"], records / 10);
+    let (read, all) = (tenth["bytes"].as_u64().unwrap(), bytes("long"));
+    assert!(
+        read <= all / 10 + 2 * CHUNK + (1 << 20),
+        "{read} bytes of {all} were read for a tenth of the records"
+    );
+    assert_eq!(site.ends("tenth"), [records as i64 / 10]);
 }

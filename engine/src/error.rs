@@ -74,6 +74,16 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Damage is told by the topic's name, where only its id was known.
+    pub fn in_topic(self, name: &str) -> Self {
+        match self {
+            Self::Damaged { object, what, partition, offsets, .. } => {
+                Self::Damaged { object, what, topic: name.to_owned(), partition, offsets }
+            }
+            other => other,
+        }
+    }
+
     /// What it means for the exit code.
     pub fn severity(&self) -> Severity {
         match self {

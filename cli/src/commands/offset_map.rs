@@ -45,8 +45,22 @@ impl<'a> Question<'a> {
 struct Report {
     schema: String,
     command: String,
+    plan: Option<Plan>,
     #[serde(default)]
     offset_map: Vec<OffsetMap>,
+}
+
+#[derive(Deserialize)]
+struct Plan {
+    target_cluster: String,
+}
+
+/// The offset map of a restore.
+pub struct Read {
+    /// Id of the cluster into which it went.
+    pub target_cluster: String,
+    /// By partition.
+    pub maps: Vec<OffsetMap>,
 }
 
 /// An offset at both.
@@ -80,7 +94,7 @@ struct Places<'a> {
 }
 
 pub fn run(question: &Question<'_>, format: OutputFormat) -> Outcome {
-    let maps = read(question.report)?;
+    let Read { maps, .. } = read(question.report)?;
     let is_meant = |map: &&OffsetMap| {
         question.topic.is_none_or(|topic| topic == map.topic || topic == map.target)
             && question.partition.is_none_or(|partition| partition == map.partition)
@@ -100,7 +114,7 @@ pub fn run(question: &Question<'_>, format: OutputFormat) -> Outcome {
 }
 
 /// The offset map in a restore's report.
-pub fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
+pub fn read(path: &Path) -> Result<Read, Box<Ended>> {
     let bad = |what: String| usage(format!("--report {}: {what}", path.display()));
     let bytes = crate::files::bytes(path, MAX_REPORT).map_err(bad)?;
     let report: Report =
@@ -110,7 +124,11 @@ pub fn read(path: &Path) -> Result<Vec<OffsetMap>, Box<Ended>> {
             "it is no report of a restore (make one with `bodley restore --report FILE`)".to_owned()
         ));
     }
-    Ok(report.offset_map)
+    let (maps, plan) = (report.offset_map, report.plan);
+    if let Some((map, flaw)) = maps.iter().find_map(|map| Some((map, map.flaw()?))) {
+        return Err(bad(format!("its offset map of {}-{} is damaged: {flaw}", map.topic, map.partition)));
+    }
+    Ok(Read { target_cluster: plan.map(|plan| plan.target_cluster).unwrap_or_default(), maps })
 }
 
 fn print_places(maps: &[&OffsetMap], source_offset: i64, format: OutputFormat) {

@@ -102,6 +102,15 @@ fn options(flags: Restore) -> RestoreOptions {
 
 /// Writes the report to a file. A run whose report can't be written has done its work all the same, but says so.
 fn save(report: &mut Report, file: &Path, signals: &Signals) {
+    let is_cut = report.interrupted || report.errors.iter().any(|issue| issue.code == "incomplete");
+    if is_cut && file.exists() {
+        // It may hold the map of what an earlier run has completed.
+        let note = format!(
+            "{} stays as it is: this run was cut, and its report is not the last word",
+            file.display()
+        );
+        return report.notes.push(note);
+    }
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     let text = output::json("restore", code, report);
     if let Err(error) = crate::files::replace(file, text.as_bytes()) {

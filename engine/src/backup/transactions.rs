@@ -66,13 +66,20 @@ pub async fn look(cluster: &Arc<Cluster>, suspects: &[Suspect]) -> Found {
         // Records may bear times of long ago: whatever its coordinator has under way does not hang.
         let old: Vec<OpenTransaction> =
             open.found.iter().filter(|open| is_old(open, limit, now)).take(MAX_LISTED).cloned().collect();
+        let asked: BTreeSet<(i64, TopicPartition)> =
+            old.iter().map(|open| (open.producer_id, open.tp.clone())).collect();
         let coordinated = if old.is_empty() { Ok(BTreeSet::new()) } else { cluster.coordinated(&old).await };
-        let coordinated = coordinated.unwrap_or_else(|error| {
-            found.notes.push(format!("whether coordinators know of old transactions is not known: {error}"));
-            BTreeSet::new()
-        });
+        let abandoned = match coordinated {
+            Ok(coordinated) => &asked - &coordinated,
+            Err(error) => {
+                found
+                    .notes
+                    .push(format!("whether coordinators know of old transactions is not known: {error}"));
+                BTreeSet::new()
+            }
+        };
         let behind = suspects.iter().map(|suspect| (&suspect.tp, suspect.behind)).collect();
-        judge(&open.found, &Known { behind, coordinated, limit, now }, &mut found);
+        judge(&open.found, &Known { behind, abandoned, limit, now }, &mut found);
         let bootstrap = bootstrap(cluster);
         found.issues.iter_mut().for_each(|issue| advise(issue, &bootstrap));
     }
@@ -90,8 +97,8 @@ async fn limit(cluster: &Arc<Cluster>) -> Duration {
 struct Known<'a> {
     /// Offsets that can't be read yet.
     behind: BTreeMap<&'a TopicPartition, i64>,
-    /// Their coordinator will end them.
-    coordinated: BTreeSet<(i64, TopicPartition)>,
+    /// No coordinator will end them.
+    abandoned: BTreeSet<(i64, TopicPartition)>,
     /// What brokers let one last.
     limit: Duration,
     /// ms.
@@ -113,8 +120,7 @@ fn judge(open: &[OpenTransaction], known: &Known<'_>, found: &mut Found) {
     for transaction in open {
         let OpenTransaction { tp, first, producer_id, producer_epoch, .. } = transaction;
         let age = age(transaction, now);
-        let hangs =
-            is_old(transaction, limit, now) && !known.coordinated.contains(&(*producer_id, tp.clone()));
+        let hangs = is_old(transaction, limit, now) && known.abandoned.contains(&(*producer_id, tp.clone()));
         if found.transactions.len() < MAX_LISTED {
             found.transactions.push(Transaction {
                 topic: tp.topic.to_string(),
@@ -205,13 +211,9 @@ mod tests {
     fn judged(open: &[OpenTransaction]) -> Found {
         let mut found = Found::default();
         let behind = open.iter().map(|transaction| (&transaction.tp, 12)).collect();
-        let coordinated = open.iter().filter(|t| t.tp.partition == 9).map(|t| (t.producer_id, t.tp.clone()));
+        let abandoned = open.iter().filter(|t| t.tp.partition != 9).map(|t| (t.producer_id, t.tp.clone()));
         let limit = Duration::from_secs(900);
-        judge(
-            open,
-            &Known { behind, coordinated: coordinated.collect(), limit, now: 10_000_000 },
-            &mut found,
-        );
+        judge(open, &Known { behind, abandoned: abandoned.collect(), limit, now: 10_000_000 }, &mut found);
         found
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bodley_io::kafka::groups::NewOffset;
-use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_io::kafka::{Cluster, KafkaError, Layout, TopicPartition};
 use bodley_protocol::ErrorCode;
 
 use super::{Held, Position, Saved, held};
@@ -28,8 +28,8 @@ pub struct Planned {
 /// What is to be done.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The cluster; empty where it has no id.
-    pub cluster_id: String,
+    /// The cluster as it was looked at.
+    pub layout: Arc<Layout>,
     /// By group, topic and partition.
     pub changes: Vec<Planned>,
     /// Groups that are left alone, and why.
@@ -55,13 +55,12 @@ impl Plan {
             changes.push(Planned { group, tp, now, new });
         }
         changes.sort_by(|a, b| (&a.group, &a.tp).cmp(&(&b.group, &b.tp)));
-        let cluster_id = cluster.layout().cluster_id.clone().unwrap_or_default();
-        Ok(Self { cluster_id, changes, errors: issues, notes: Vec::new() })
+        Ok(Self { layout: cluster.layout(), changes, errors: issues, notes: Vec::new() })
     }
 
     /// Saves what is about to be replaced to a new file.
     pub fn save(&self, path: &Path) -> Result<(), EngineError> {
-        Saved::of(&self.cluster_id, &self.changes).write(path)
+        Saved::of(&self.layout, &self.changes).write(path)
     }
 
     /// Groups that it is about.

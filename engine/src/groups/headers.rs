@@ -144,8 +144,8 @@ impl Search {
 struct Run {
     /// Sorted.
     offsets: Vec<i64>,
-    /// Of the first ones.
-    found: Vec<i64>,
+    /// Of the first ones: offset, and the source offset of the record there.
+    found: Vec<(i64, i64)>,
     last: i64,
 }
 
@@ -156,16 +156,18 @@ impl Run {
 
     fn add(&mut self, source: i64, offset: i64) {
         if source < self.last {
-            self.found.clear();
+            // What came again is answered anew; what lies before it is not.
+            let stays = self.found.partition_point(|(_, of)| *of < source);
+            self.found.truncate(stays);
         }
         self.last = source;
         while self.offsets.get(self.found.len()).is_some_and(|asked| *asked <= source) {
-            self.found.push(offset);
+            self.found.push((offset, source));
         }
     }
 
     fn finish(self) -> Found {
-        let found = self.found.into_iter().map(Some).chain(std::iter::repeat(None));
+        let found = self.found.into_iter().map(|(offset, _)| Some(offset)).chain(std::iter::repeat(None));
         self.offsets.into_iter().zip(found).collect()
     }
 }
@@ -188,6 +190,9 @@ mod tests {
         assert_eq!(run(&[0, 11, 12, 16], &twice), [Some(3), Some(4), Some(5), None]);
         // A record that came twice begins nothing new.
         assert_eq!(run(&[11, 12], &[(10, 0), (11, 1), (11, 2), (12, 3)]), [Some(1), Some(3)]);
+        // A producer that tries again repeats the last ones: what lies before them keeps its place.
+        let again = [(10, 0), (11, 1), (12, 2), (13, 3), (12, 4), (13, 5), (14, 6)];
+        assert_eq!(run(&[10, 11, 12, 14], &again), [Some(0), Some(1), Some(4), Some(6)]);
         assert_eq!(run(&[5], &[]), [None]);
     }
 }

@@ -38,8 +38,8 @@ pub enum Aim {
     Timestamps(SharedStore, Option<At>),
     /// At the first record whose headers say that it was not before the position at the source.
     Headers(Source),
-    /// Where the offset map of a restore leads.
-    Map(Source, Vec<OffsetMap>),
+    /// Where the offset map of a restore into a cluster with this id leads.
+    Map(Source, String, Vec<OffsetMap>),
 }
 
 /// Where positions at the source come from.
@@ -74,21 +74,25 @@ pub async fn plan_reset(cluster: &Arc<Cluster>, options: ResetOptions) -> Result
         }
         Aim::Timestamps(store, at) => (by_timestamp(store, at, &wanted, &rename).await?, Vec::new()),
         Aim::Headers(source) => (by_headers(cluster, source, &wanted, &rename).await?, Vec::new()),
-        Aim::Map(source, maps) => {
-            let (wishes, earlier) = by_map(source_positions(source, &wanted).await?, &maps)?;
-            notes.extend((earlier > 0).then(|| {
-                format!(
-                    "{} before what this restore added to topics that held data: left alone, the report of the restore before knows where",
-                    lie(earlier)
-                )
-            }));
-            (wishes, Vec::new())
+        Aim::Map(source, target, maps) => {
+            let here = cluster.layout().cluster_id.clone().unwrap_or_default();
+            if here != target {
+                return Err(EngineError::Refused(format!(
+                    "the report is of a restore into cluster {target}, this is {here}: offsets of one cluster mean nothing at another"
+                )));
+            }
+            let mapped = by_map(source_positions(source, &wanted).await?, &maps);
+            notes = mapped.notes();
+            (mapped.wishes, Vec::new())
         }
     };
-    if wishes.is_empty() && issues.is_empty() && notes.is_empty() {
-        return Err(EngineError::Refused(
-            "none of the chosen groups has a position in the chosen topics: there is nothing to reset".into(),
-        ));
+    if wishes.is_empty() && issues.is_empty() {
+        let why = if notes.is_empty() {
+            "none of the chosen groups has a position in the chosen topics".to_owned()
+        } else {
+            notes.join("; ")
+        };
+        return Err(EngineError::Refused(format!("{why}: there is nothing to reset")));
     }
     let Settled { offsets, moved } = settle(cluster, wishes).await?;
     let changes = offsets.into_iter().map(|(wish, offset)| {
@@ -196,30 +200,55 @@ fn lie(positions: usize) -> String {
     format!("{} {}", counted(positions, "position"), if positions == 1 { "lies" } else { "lie" })
 }
 
-/// Positions by the offset map of a restore, which also tells how topics are called. What it does not know is left alone; counts those that lie before
-/// what was added to a topic.
-fn by_map(positions: Positions, maps: &[OffsetMap]) -> Result<(Vec<Wish>, usize), EngineError> {
+/// Positions by an offset map.
+#[derive(Default)]
+struct Mapped {
+    wishes: Vec<Wish>,
+    /// Positions before what was added to a topic.
+    earlier: usize,
+    /// Positions in partitions that the map does not know.
+    unknown: usize,
+}
+
+impl Mapped {
+    fn notes(&self) -> Vec<String> {
+        let earlier = (self.earlier > 0).then(|| {
+            format!(
+                "{} before what this restore added to topics that held data: left alone, the report of the restore before knows where",
+                lie(self.earlier)
+            )
+        });
+        let unknown = (self.unknown > 0).then(|| {
+            format!(
+                "{} in partitions that the report's offset map does not know: left alone",
+                lie(self.unknown)
+            )
+        });
+        earlier.into_iter().chain(unknown).collect()
+    }
+}
+
+/// Positions by the offset map of a restore, which also tells how topics are called. What it does not know is left alone.
+fn by_map(positions: Positions, maps: &[OffsetMap]) -> Mapped {
     let known: BTreeMap<(&str, i32), &OffsetMap> =
         maps.iter().map(|map| ((map.topic.as_str(), map.partition), map)).collect();
-    let (mut wishes, mut earlier) = (Vec::new(), 0);
+    let mut mapped = Mapped::default();
     for (group, of_group) in positions {
         for (tp, position) in of_group {
-            let Some(map) = known.get(&(&*tp.topic, tp.partition)) else { continue };
+            let Some(map) = known.get(&(&*tp.topic, tp.partition)) else {
+                mapped.unknown += 1;
+                continue;
+            };
             if map.appended && map.runs.first().is_some_and(|first| position.offset < first.source) {
-                earlier += 1;
+                mapped.earlier += 1;
                 continue;
             }
             let goal = Goal::Offset(map.find(position.offset).0);
             let tp = TopicPartition::new(&Arc::from(map.target.as_str()), tp.partition);
-            wishes.push(Wish { group: group.clone(), tp, goal, metadata: position.metadata });
+            mapped.wishes.push(Wish { group: group.clone(), tp, goal, metadata: position.metadata });
         }
     }
-    if wishes.is_empty() && earlier == 0 {
-        return Err(EngineError::Refused(
-            "the report's offset map knows none of the chosen positions: is it the report of a restore of these topics?".into(),
-        ));
-    }
-    Ok((wishes, earlier))
+    mapped
 }
 
 async fn by_headers(
@@ -258,7 +287,7 @@ async fn by_timestamp(
         let partition = key.and_then(|key| state.partitions.get(&key)).unwrap_or(&nothing);
         let offsets: Vec<i64> = offsets.into_iter().collect();
         let found = times_at(vault.store(), &pool, partition, &offsets).await;
-        let found = found.map_err(|error| named(error, &tp.topic))?;
+        let found = found.map_err(|error| error.in_topic(&tp.topic))?;
         times.insert((tp.topic.to_string(), tp.partition), offsets.into_iter().zip(found).collect());
     }
     let renamed = renamed(positions, rename)?;
@@ -269,14 +298,4 @@ async fn by_timestamp(
         let time = of_partition.and_then(|of| of.get(&offset)).copied().flatten();
         time.map_or(Goal::End, Goal::Time)
     }))
-}
-
-/// Damage is told by topic.
-fn named(error: EngineError, name: &str) -> EngineError {
-    match error {
-        EngineError::Damaged { object, what, partition, offsets, .. } => {
-            EngineError::Damaged { object, what, topic: name.to_owned(), partition, offsets }
-        }
-        other => other,
-    }
 }

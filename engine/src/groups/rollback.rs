@@ -24,15 +24,16 @@ pub async fn plan_rollback(cluster: &Arc<Cluster>, saved: &Saved) -> Result<Plan
     let (mut wanted, mut gone) = (Vec::new(), Vec::new());
     for (group, tp, position) in saved.positions() {
         match layout.partition(&tp) {
-            Some(_) => wanted.push((group.to_owned(), tp, position)),
-            None => gone.push(tp),
+            Some(_) if saved.knows(&layout, &tp.topic) => wanted.push((group.to_owned(), tp, position)),
+            _ => gone.push(tp),
         }
     }
     gone.sort();
     gone.dedup();
     let mut plan = Plan::of(cluster, wanted).await?;
     if !gone.is_empty() {
-        let message = format!("{}: not there any more; positions in it are not put back", some_of(gone));
+        let message =
+            format!("{}: not there any more, or made anew; positions in it are not put back", some_of(gone));
         plan.errors.push(Issue::new("topic_deleted", Severity::Missing, message));
     }
     Ok(plan)

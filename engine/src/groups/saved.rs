@@ -1,19 +1,20 @@
 //! The file of what a reset replaces: enough to put it back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bodley_io::kafka::TopicPartition;
 use bodley_io::kafka::cluster::is_topic_name;
+use bodley_io::kafka::{Layout, TopicPartition};
+use bodley_protocol::NO_TOPIC_ID;
 use serde::{Deserialize, Serialize};
 
 use super::Position;
 use super::apply::Planned;
 use crate::error::EngineError;
-use crate::vault::now_ms;
+use crate::vault::{hex, now_ms};
 
 /// Changes when a field changes its meaning or goes away.
 const FORMAT: &str = "bodley.groups.v1";
@@ -31,6 +32,9 @@ pub struct Saved {
     pub cluster_id: String,
     /// When they were read, ms since 1970.
     pub saved: i64,
+    /// Ids of the topics, 32 hex digits, where they have such: a topic that was made anew is another one.
+    #[serde(default)]
+    topics: BTreeMap<String, String>,
     groups: Vec<SavedGroup>,
 }
 
@@ -50,8 +54,13 @@ struct SavedOffset {
 }
 
 impl Saved {
-    /// What `changes`, sorted by group, replace.
-    pub fn of(cluster_id: &str, changes: &[Planned]) -> Self {
+    /// What `changes`, sorted by group, replace at a cluster of this layout.
+    pub fn of(layout: &Layout, changes: &[Planned]) -> Self {
+        let id = |name: &Arc<str>| {
+            let id = layout.topic_id(name);
+            (id != NO_TOPIC_ID).then(|| (name.to_string(), hex(&id)))
+        };
+        let topics = changes.iter().filter_map(|change| id(&change.tp.topic)).collect();
         let groups = changes.chunk_by(|a, b| a.group == b.group).filter_map(|of_group| {
             let offsets = of_group.iter().map(|change| SavedOffset {
                 topic: change.tp.topic.to_string(),
@@ -62,7 +71,13 @@ impl Saved {
             Some(SavedGroup { group: of_group.first()?.group.clone(), offsets: offsets.collect() })
         });
         let (format, groups) = (FORMAT.to_owned(), groups.collect());
-        Self { format, cluster_id: cluster_id.to_owned(), saved: now_ms(), groups }
+        let cluster_id = layout.cluster_id.clone().unwrap_or_default();
+        Self { format, cluster_id, saved: now_ms(), topics, groups }
+    }
+
+    /// Whether a topic is the one that it was then, as far as that is known.
+    pub fn knows(&self, layout: &Layout, topic: &str) -> bool {
+        self.topics.get(topic).is_none_or(|id| *id == hex(&layout.topic_id(topic)))
     }
 
     /// Writes it to a new file, durably. A file that is there stays as it is.
@@ -163,7 +178,9 @@ mod tests {
     fn what_was_saved_is_read_and_nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("saved.json");
-        let saved = Saved::of("c", &[planned("a", 0, Some(5)), planned("a", 1, None), planned("b", 0, None)]);
+        let layout = Layout { cluster_id: Some("c".into()), ..Layout::default() };
+        let saved =
+            Saved::of(&layout, &[planned("a", 0, Some(5)), planned("a", 1, None), planned("b", 0, None)]);
         saved.write(&path).unwrap();
         assert_eq!(Saved::read(&path).unwrap(), saved);
         let found: Vec<_> =

@@ -115,7 +115,7 @@ pub(super) async fn settle(cluster: &Arc<Cluster>, wishes: Vec<Wish>) -> Result<
     let times: BTreeSet<(TopicPartition, i64)> = wishes
         .iter()
         .filter_map(|wish| match wish.goal {
-            Goal::Time(time) => Some((wish.tp.clone(), time)),
+            Goal::Time(time @ 0..) => Some((wish.tp.clone(), time)),
             _ => None,
         })
         .collect();
@@ -131,6 +131,8 @@ pub(super) async fn settle(cluster: &Arc<Cluster>, wishes: Vec<Wish>) -> Result<
         let offset = match wish.goal {
             Goal::Start => start,
             Goal::End => end,
+            // A record without a time is older than any.
+            Goal::Time(..0) => start,
             Goal::Time(time) => found.get(&(wish.tp.clone(), time)).copied().flatten().unwrap_or(end),
             Goal::Offset(offset) => {
                 let inside = offset.clamp(start, end.max(start));

@@ -10,7 +10,7 @@ use bodley_protocol::batch::{self, Header};
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, Range};
-use crate::vault::segment::{ChunkFlaw, read_chunk};
+use crate::vault::segment::read_chunk;
 
 /// A chunk in memory, whose CRC-64 is right.
 pub(super) struct Chunk {
@@ -42,12 +42,7 @@ impl Chunk {
             }
             Err(flaw) => flaw,
         };
-        let what = match flaw {
-            ChunkFlaw::Missing => "the segment is missing",
-            ChunkFlaw::Cut => "the segment is cut",
-            ChunkFlaw::Checksum => "the CRC-64 of the chunk does not match",
-        };
-        Err(damaged(topic, row, row.first..row.next, what.to_owned()))
+        Err(damaged(topic, row, row.first..row.next, flaw.words().to_owned()))
     }
 
     /// The offsets that count: the first batch may begin below.

@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
             if row.kind != Kind::Data || self.window.misses(row) {
                 continue;
             }
-            let exact = self.is_exact(index) && self.window.holds_all(row);
+            let exact = self.partition.is_exact(index) && self.window.holds_all(row);
             let there = if exact { row.kept.unsigned_abs() } else { self.count(row).await? };
             if there >= left {
                 (self.next, self.skip) = (index, there - left);
@@ -230,16 +230,5 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(count)
-    }
-
-    /// Whether a chunk has as many records that count as its row says: it begins and ends with whole batches. One that follows no chunk may begin inside a
-    /// batch, and a rewind may have cut its end.
-    fn is_exact(&self, index: usize) -> bool {
-        let ranges = &self.partition.ranges;
-        let Some(row) = ranges.get(index) else { return false };
-        let before = index.checked_sub(1).and_then(|before| ranges.get(before));
-        let follows = before.is_some_and(|b| b.kind == Kind::Data && b.rewind == row.rewind);
-        let is_cut = ranges.get(index + 1).is_some_and(|behind| behind.rewind != row.rewind);
-        row.kept >= 0 && (follows || row.first == 0) && !is_cut
     }
 }

@@ -112,9 +112,9 @@ impl Window {
         let beside: Vec<i64> = before.into_iter().chain(behind).filter(|time| *time != NO_TIME).collect();
         let all = |is: &dyn Fn(i64) -> bool| !beside.is_empty() && beside.iter().all(|time| is(*time));
         let older = self.from.is_some_and(|from| all(&|time| time < from));
-        // What follows the newest chunk may have any later time.
         let newer = self.to.is_some_and(|to| all(&|time| time >= to));
-        let older = older && behind.is_some();
+        // What follows the newest chunk may have any later time, and what comes before the first one any earlier.
+        let (older, newer) = (older && behind.is_some(), newer && before.is_some());
         ranges.get(index).is_some_and(|gap| self.meets(gap)) && !older && !newer
     }
 }

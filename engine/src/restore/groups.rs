@@ -1,13 +1,15 @@
 //! Consumer groups on the way back: each position becomes that of the record which it would have read next.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodley_io::kafka::groups::NewOffset;
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_protocol::ErrorCode;
+use bodley_protocol::{ErrorCode, TopicId};
 
+use super::identity::short_digest;
 use super::outgo::Source;
 use super::plan::{Plan, Position, Status};
 use super::{GroupStrategy, RestoreOptions};
@@ -15,7 +17,7 @@ use crate::error::{EngineError, Severity};
 use crate::look::times_at;
 use crate::report::{Issue, Report, counted};
 use crate::select::Pick;
-use crate::vault::state::State;
+use crate::vault::state::{GroupTopic, State};
 
 /// Offsets in a hint.
 const SHOWN: usize = 1000;
@@ -23,15 +25,33 @@ const SHOWN: usize = 1000;
 /// Translated positions: by target partition, source offset to target offset.
 pub type Positions = HashMap<TopicPartition, BTreeMap<i64, i64>>;
 
+/// The chosen groups that have positions in a topic of the vault.
+pub fn of_topic<'a>(
+    state: &'a State,
+    options: &'a RestoreOptions,
+    topic: TopicId,
+) -> impl Iterator<Item = (&'a String, &'a GroupTopic)> {
+    let chosen = state.groups.iter().filter(move |((group, id), pair)| {
+        *id == topic && pair.header.present && options.pick_groups.covers(group)
+    });
+    chosen.map(|((group, _), pair)| (group, pair))
+}
+
+/// A digest of how positions are set, and of which groups.
+pub fn how(options: &RestoreOptions) -> String {
+    let Pick { include, exclude } = &options.pick_groups;
+    let mut digest = short_digest(format!("{:?} {include:?} {exclude:?}", options.groups).as_bytes());
+    digest.truncate(8);
+    digest
+}
+
 /// Groups whose positions a plan sets.
 pub fn names(state: &State, options: &RestoreOptions, plan: &Plan) -> BTreeSet<String> {
     if options.groups == GroupStrategy::None {
         return BTreeSet::new();
     }
-    let topics: BTreeSet<_> = plan.topics.iter().map(|topic| topic.source.topic).collect();
-    let present = state.groups.iter().filter(|((_, id), pair)| pair.header.present && topics.contains(id));
-    let names = present.map(|((group, _), _)| group).filter(|group| options.pick_groups.covers(group));
-    names.cloned().collect()
+    let all = plan.topics.iter().flat_map(|topic| of_topic(state, options, topic.source.topic));
+    all.map(|(group, _)| group.clone()).collect()
 }
 
 /// A group that is named must be in the vault.
@@ -51,10 +71,7 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
         return;
     }
     for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
-        let of_topic = state.groups.iter().filter(|((group, id), pair)| {
-            *id == topic.source.topic && pair.header.present && options.pick_groups.covers(group)
-        });
-        for ((group, _), pair) in of_topic {
+        for (group, pair) in of_topic(state, options, topic.source.topic) {
             for row in pair.offsets.values() {
                 let tp = TopicPartition::new(&topic.target, row.partition);
                 // They are in the order of their numbers.
@@ -75,8 +92,13 @@ pub fn mark(state: &State, options: &RestoreOptions, plan: &mut Plan) {
     }
 }
 
-/// Reads when the record was written that each group would read next.
-pub async fn look_up_times(source: &Source, state: &State, plan: &mut Plan) -> Result<(), EngineError> {
+/// Reads when the record was written that each group would read next. `skip_damaged`: of damaged chunks nothing is read.
+pub async fn look_up_times(
+    source: &Source,
+    state: &State,
+    plan: &mut Plan,
+    skip_damaged: bool,
+) -> Result<(), EngineError> {
     for topic in &mut plan.topics {
         topic.positions.sort_by(|a, b| (&a.tp, a.offset).cmp(&(&b.tp, b.offset)));
         for some in topic.positions.chunk_by_mut(|a, b| a.tp == b.tp) {
@@ -84,7 +106,15 @@ pub async fn look_up_times(source: &Source, state: &State, plan: &mut Plan) -> R
             let key = (topic.source.topic, first.tp.partition as u32);
             let Some(partition) = state.partitions.get(&key) else { continue };
             let offsets: Vec<i64> = some.iter().map(|position| position.offset).collect();
-            let times = times_at(&source.store, &source.pool, partition, &offsets).await?;
+            let mut partition = Cow::Borrowed(partition);
+            let times = loop {
+                match times_at(&source.store, &source.pool, &partition, &offsets).await {
+                    Err(EngineError::Damaged { offsets, .. }) if skip_damaged => {
+                        partition.to_mut().ranges.retain(|range| range.first != offsets.start);
+                    }
+                    times => break times.map_err(|error| error.in_topic(&topic.source.name))?,
+                }
+            };
             some.iter_mut().zip(times).for_each(|(position, time)| position.time = time);
         }
     }
@@ -108,6 +138,8 @@ struct Places<'a> {
     mapped: &'a Positions,
     /// Ends of logs, or starts.
     ends: HashMap<TopicPartition, i64>,
+    /// Starts, where times are looked up: a record without a time is older than any.
+    starts: HashMap<TopicPartition, i64>,
     /// By partition and time.
     by_time: BTreeMap<(TopicPartition, i64), Option<i64>>,
 }
@@ -119,20 +151,19 @@ impl<'a> Places<'a> {
         mapped: &'a Positions,
     ) -> Result<Self, KafkaError> {
         let strategy = wanted.strategy;
-        let mut places = Self { strategy, mapped, ends: HashMap::new(), by_time: BTreeMap::new() };
+        let (none, by_time) = (HashMap::new(), BTreeMap::new());
+        let mut places = Self { strategy, mapped, ends: none.clone(), starts: none, by_time };
         if matches!(strategy, GroupStrategy::Map | GroupStrategy::None) {
             return Ok(places);
         }
         let parts: BTreeSet<TopicPartition> = wanted.positions.iter().map(|p| p.tp.clone()).collect();
         let parts: Vec<TopicPartition> = parts.into_iter().collect();
         let end = if strategy == GroupStrategy::Earliest { End::Earliest } else { End::HighWatermark };
-        let answers = cluster.list_offsets(&parts, end).await?;
-        if let Some((_, error)) = answers.failed.into_iter().next() {
-            return Err(error);
-        }
-        places.ends = answers.found.into_iter().map(|(tp, found)| (tp, found.offset)).collect();
+        places.ends = ends(cluster, &parts, end).await?;
         if strategy == GroupStrategy::Timestamp {
-            let times = wanted.positions.iter().filter_map(|p| Some((p.tp.clone(), p.time?)));
+            places.starts = ends(cluster, &parts, End::Earliest).await?;
+            let times =
+                wanted.positions.iter().filter_map(|p| Some((p.tp.clone(), p.time.filter(|t| *t >= 0)?)));
             let answers = cluster.offsets_for_times(&times.collect::<Vec<_>>()).await;
             if let Some((_, error)) = answers.failed.into_iter().next() {
                 return Err(error);
@@ -154,6 +185,18 @@ impl<'a> Places<'a> {
             }
             GroupStrategy::None => None,
         }
+    }
+}
+
+async fn ends(
+    cluster: &Arc<Cluster>,
+    parts: &[TopicPartition],
+    end: End,
+) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
+    let answers = cluster.list_offsets(parts, end).await?;
+    match answers.failed.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(answers.found.into_iter().map(|(tp, found)| (tp, found.offset)).collect()),
     }
 }
 

@@ -127,7 +127,10 @@ pub fn plan_digest(seq: u64, plan: &Plan) -> String {
                 digest.update(chunk.kept.to_be_bytes());
             }
             if let Some(window) = &work.window {
-                digest.update(format!("{window:?}"));
+                for bound in [window.from, window.to, window.from_offset, window.to_offset] {
+                    digest.update([u8::from(bound.is_some())]);
+                    digest.update(bound.unwrap_or(0).to_be_bytes());
+                }
             }
             digest.update(if work.stamp.is_some() { "stamped" } else { "" });
         }

@@ -67,6 +67,9 @@ pub struct Meta {
     /// The positions of groups have been dealt with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub groups: bool,
+    /// A digest of how, and of which groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_how: Option<String>,
     /// Exit code of the run that completed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u8>,
@@ -366,11 +369,13 @@ impl Ledger {
         self.place.save(&self.restore.id, &self.entries, &all).await
     }
 
-    /// Marks the restore as done, with its exit code; `groups`: their positions have been dealt with. What an earlier run has completed with a worse
+    /// Marks the restore as done, with its exit code; `groups`: their positions have been dealt with, and how. What an earlier run has completed with a worse
     /// code keeps it.
-    pub async fn finish(&mut self, exit_code: u8, groups: bool) -> Result<(), EngineError> {
+    pub async fn finish(&mut self, exit_code: u8, groups: Option<String>) -> Result<(), EngineError> {
         for entry in self.entries.values_mut() {
-            entry.meta.groups |= groups;
+            if groups.is_some() {
+                (entry.meta.groups, entry.meta.groups_how) = (true, groups.clone());
+            }
             entry.meta.done = entry.meta.done.max(Some(exit_code));
         }
         self.renew().await
@@ -398,6 +403,7 @@ impl Ledger {
                 old: topic.old.clone(),
                 left_out: self.restore.left_out.get(tp).cloned(),
                 groups: false,
+                groups_how: None,
                 done: None,
             };
             let len = serde_json::to_string(&meta).map_or(0, |text| text.len());
@@ -450,8 +456,8 @@ mod tests {
         let entries = place.load("x").await.unwrap();
         assert!(ledger.coarse && serde_json::to_string(&entries[&tp].meta).unwrap().len() <= 4096);
         assert_eq!(entries[&tp].stand().piece, stand.piece);
-        ledger.finish(3, true).await.unwrap();
-        ledger.finish(0, false).await.unwrap();
+        ledger.finish(3, Some("how".into())).await.unwrap();
+        ledger.finish(0, None).await.unwrap();
         assert_eq!(place.load("x").await.unwrap()[&tp].meta.done, Some(3));
         std::fs::write(&path, "nonsense").unwrap();
         assert!(place.load("x").await.is_err());

@@ -1,5 +1,6 @@
 //! The offset map: which offset at the source became which at the target. A few numbers for each run of records, none for each record.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,6 +73,19 @@ impl Builder {
         self.runs.push(Run { source, next, number, records });
     }
 
+    /// The same for records of which only is known that their source offsets are among these.
+    pub fn push_span(&mut self, offsets: Range<i64>, number: i64, records: i64) {
+        if records <= 0 {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some(last) if !self.room.take() => {
+                (last.next, last.records) = (offsets.end, number + records - last.number)
+            }
+            _ => self.runs.push(Run { source: offsets.start, next: offsets.end, number, records }),
+        }
+    }
+
     /// The same for records whose source offsets are these, in order.
     pub fn push_each(&mut self, offsets: &[i64], number: i64) {
         let mut number = number;
@@ -124,9 +138,9 @@ impl Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(i64, i64, i64, i64)", into = "(i64, i64, i64, i64)")]
 pub struct MapRun {
-    /// Source offset of the first record.
+    /// Source offset of the first record, or, where there are holes, not behind it.
     pub source: i64,
-    /// Source offset behind the last record.
+    /// Source offset behind the last record, or not before it.
     pub next: i64,
     /// Target offset of the first record.
     pub target: i64,
@@ -158,6 +172,9 @@ pub struct OffsetMap {
     /// The topic held data before: who stands before the first run reads something else there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub appended: bool,
+    /// The restore was cut so often that places had to be forgotten: all may lie some records too early.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub coarse: bool,
     /// Where the restored records end at the target, exclusive.
     pub end: i64,
     /// In order.
@@ -165,18 +182,39 @@ pub struct OffsetMap {
 }
 
 impl OffsetMap {
+    /// What is wrong with a map that was read from a file, if anything is.
+    pub fn flaw(&self) -> Option<&'static str> {
+        let adds_up = |run: &MapRun| {
+            let end = run.target.checked_add(run.records);
+            (0..run.next).contains(&run.source)
+                && run.target >= 0
+                && (1..=run.next - run.source).contains(&run.records)
+                && end.is_some_and(|end| end <= self.end)
+        };
+        let in_order = self.runs.windows(2).all(|pair| match pair {
+            [a, b] => a.next <= b.source && a.target <= b.target,
+            _ => true,
+        });
+        match () {
+            () if self.end < 0 || self.partition < 0 => Some("an offset or a partition is negative"),
+            () if !self.runs.iter().all(adds_up) => Some("the numbers of a run don't add up"),
+            () if !in_order => Some("its runs are out of order"),
+            () => None,
+        }
+    }
+
     /// The target offset of the first restored record at or behind source offset `offset`, or the end of what was restored; `false`: it may lie some records
     /// too early.
     pub fn find(&self, offset: i64) -> (i64, bool) {
         let at = self.runs.partition_point(|run| run.next <= offset);
         let Some(run) = self.runs.get(at) else { return (self.end, true) };
         if offset <= run.source {
-            return (run.target, true);
+            return (run.target, !self.coarse);
         }
-        let exact = run.records == run.next.saturating_sub(run.source);
+        let exact = run.records == run.next.saturating_sub(run.source) && !self.coarse;
         // At most so many records can be left behind `offset`.
         let left = run.next.saturating_sub(offset).clamp(0, run.records);
-        (run.target + if exact { run.records - left } else { (run.records - left).max(0) }, exact)
+        (run.target + run.records - left, exact)
     }
 }
 
@@ -199,7 +237,15 @@ mod tests {
         let end = stand.offset_of(offsets.len() as i64);
         let runs = builder.finish(&stand);
         (
-            OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, appended: false, end, runs },
+            OffsetMap {
+                topic: "a".into(),
+                target: "b".into(),
+                partition: 0,
+                appended: false,
+                coarse: false,
+                end,
+                runs,
+            },
             places,
         )
     }
@@ -221,8 +267,24 @@ mod tests {
                 prop_assert!(exact || room < 8);
             }
             prop_assert!(map.runs.len() <= room + 1 + fences.len());
+            prop_assert_eq!(map.flaw(), None);
             let text = serde_json::to_string(&map).unwrap();
             prop_assert_eq!(serde_json::from_str::<OffsetMap>(&text).unwrap(), map);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_maps_are_told(runs in proptest::collection::vec((any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>()), 0..4),
+                                 small in proptest::collection::vec((-1i64..20, 0i64..20, -1i64..20, -1i64..20), 0..4),
+                                 end: i64, offset: i64) {
+            for runs in [runs, small] {
+                let runs = runs.into_iter().map(MapRun::from).collect();
+                let map = OffsetMap { topic: "a".into(), target: "b".into(), partition: 0, appended: false, coarse: false, end, runs };
+                if map.flaw().is_none() {
+                    prop_assert!((0..=end).contains(&map.find(offset).0));
+                }
+            }
         }
     }
 

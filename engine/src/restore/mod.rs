@@ -248,7 +248,7 @@ async fn carry_out(
         }
     };
     let mut done = stream(cluster, plan, stands, means, author).await?;
-    sum_up(plan, &mut done, means, report);
+    sum_up(plan, (&mut done, author.ledger.coarse), means, report);
     if done.interrupted {
         report.interrupted = true;
         return Ok(());
@@ -272,7 +272,7 @@ async fn carry_out(
     }
     let failed = report.errors.iter().any(|issue| issue.severity == Severity::Failed);
     if !failed {
-        let groups = means.options.groups != GroupStrategy::None;
+        let groups = (means.options.groups != GroupStrategy::None).then(|| groups::how(&means.options));
         if let Err(error) = author.ledger.finish(report.exit_code(), groups).await {
             let message = format!(
                 "everything is restored, but this could not be noted in the restore's state: {error}"
@@ -350,7 +350,7 @@ async fn stream(
 }
 
 /// Topic by topic what is at the target now.
-fn sum_up(plan: &mut Plan, done: &mut run::Done, means: &run::Means, report: &mut Report) {
+fn sum_up(plan: &mut Plan, (done, coarse): (&mut run::Done, bool), means: &run::Means, report: &mut Report) {
     let mut by_topic: HashMap<&str, u64> = HashMap::new();
     for (tp, records) in &done.records {
         *by_topic.entry(&tp.topic).or_default() += *records as u64;
@@ -365,7 +365,8 @@ fn sum_up(plan: &mut Plan, done: &mut run::Done, means: &run::Means, report: &mu
         plan.topics.iter().map(|topic| (&*topic.target, topic)).collect();
     for (tp, found) in std::mem::take(&mut done.maps) {
         let topic = by_target.get(&*tp.topic);
-        report.offset_map.extend(topic.map(|topic| topic.offset_map(tp.partition, found)));
+        let map = topic.map(|topic| OffsetMap { coarse, ..topic.offset_map(tp.partition, found) });
+        report.offset_map.extend(map);
     }
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;

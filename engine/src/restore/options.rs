@@ -73,7 +73,7 @@ pub struct RestoreOptions {
     pub state: Option<PathBuf>,
     /// What speaks against the restore is gathered in the report, and nothing is written.
     pub dry_run: bool,
-    /// The offset map is wanted also of what an earlier run has completed, though much may have to be read for it.
+    /// The offset map is to be exact also for what earlier runs have done, though much may have to be read for it.
     pub map_again: bool,
     /// Topics that hold data are added to.
     pub append: bool,

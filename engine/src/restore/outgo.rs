@@ -20,7 +20,7 @@ use super::work::{Chunk, Work};
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::Range;
-use crate::vault::segment::{ChunkFlaw, read_chunk};
+use crate::vault::segment::read_chunk;
 
 /// What a partition's preparation hands over.
 #[derive(Debug)]
@@ -140,14 +140,21 @@ impl Preparer {
         Some(Ok(Handed::End(Passed { positions: std::mem::take(&mut self.positions), map })))
     }
 
-    /// Whether the next chunk need not be read: what is done is counted, unless a group stands in it or the map needs to know where its holes are.
+    /// Whether the next chunk need not be read: what is done is counted, unless a group stands in it or an exact map is wanted and it has holes.
     pub(super) fn counts(&mut self, chunk: &Chunk) -> bool {
-        let is_done = chunk.is_dense() && self.passed + chunk.kept <= self.stand.done;
-        if !is_done || self.marks_before(chunk.next) {
+        let Some(count) = chunk.count().filter(|count| self.passed.saturating_add(*count) <= self.stand.done)
+        else {
+            return false;
+        };
+        let is_dense = count == chunk.next - chunk.first;
+        if self.marks_before(chunk.next) || !is_dense && self.work.needs_exact_map {
             return false;
         }
-        self.map.push(chunk.first, self.passed, chunk.kept);
-        self.passed += chunk.kept;
+        match is_dense {
+            true => self.map.push(chunk.first, self.passed, count),
+            false => self.map.push_span(chunk.first..chunk.next, self.passed, count),
+        }
+        self.passed += count;
         true
     }
 
@@ -166,14 +173,7 @@ impl Preparer {
         }
         let path = row.segment_path();
         let read = read_chunk(&self.source.store, &self.source.pool, &path, row).await?;
-        let (chunk, checked) = read.map_err(|flaw| {
-            let what = match flaw {
-                ChunkFlaw::Missing => "the segment is missing",
-                ChunkFlaw::Cut => "the segment is cut",
-                ChunkFlaw::Checksum => "the CRC-64 of the chunk does not match",
-            };
-            self.damaged(&path, row, what)
-        })?;
+        let (chunk, checked) = read.map_err(|flaw| self.damaged(&path, row, flaw.words()))?;
         let mut tray = Tray::new((chunk, checked), self.work.sieve(row), self.work.merge_up_to);
         while !tray.is_at_end() {
             let number = self.passed;

@@ -17,7 +17,7 @@ use super::stand::Stand;
 use super::target::{Look, check_target};
 use super::window::Windows;
 use super::work::Work;
-use super::{Choice, RestoreOptions, groups};
+use super::{RestoreOptions, groups};
 use crate::error::{EngineError, Severity};
 use crate::inventory;
 use crate::look::Window;
@@ -75,7 +75,7 @@ impl TopicPlan {
     pub fn offset_map(&self, partition: i32, (end, runs): (i64, Vec<MapRun>)) -> OffsetMap {
         let (topic, target) = (self.source.name.clone(), self.target.to_string());
         let appended = self.status == Status::InUse || self.appended;
-        OffsetMap { topic, target, partition, appended, end, runs }
+        OffsetMap { topic, target, partition, appended, coarse: false, end, runs }
     }
 }
 
@@ -141,7 +141,7 @@ pub fn draft(state: &State, options: &RestoreOptions, now: i64) -> Result<Plan, 
     for (name, source) in rows {
         parts.extend((0..source.partitions).filter(|n| partitions.covers(*n)).map(|n| (name, n)));
         let Some(target) = targets.get(name) else { continue };
-        plan.add(state, (source, target), &Wanted { choice, partitions: &partitions, windows: &windows })?;
+        plan.add(state, (source, target), &Wanted { options, partitions: &partitions, windows: &windows })?;
     }
     partitions.check_used(&parts)?;
     windows.check_used(&parts)?;
@@ -150,7 +150,7 @@ pub fn draft(state: &State, options: &RestoreOptions, now: i64) -> Result<Plan, 
 
 /// What is wanted of a topic.
 struct Wanted<'a> {
-    choice: &'a Choice,
+    options: &'a RestoreOptions,
     partitions: &'a Partitions,
     windows: &'a Windows,
 }
@@ -304,8 +304,9 @@ impl Plan {
             let (gaps, others) = gaps_in(&source.name, *number, part, &window);
             self.gaps.extend(gaps);
             outside += others;
-            let mut work = Work::new(&part.ranges, &part.aborted, window);
-            work.stamp = wanted.choice.stamp_headers.then(|| Stamp::new(&source.name, *number));
+            let mut work = Work::new(part, window);
+            work.needs_exact_map = wanted.options.map_again;
+            work.stamp = wanted.options.choice.stamp_headers.then(|| Stamp::new(&source.name, *number));
             let tp = TopicPartition::new(&target, *number as i32);
             partitions.push(PartitionPlan { tp, work, base: 0, stand: None });
         }

@@ -18,8 +18,8 @@ use super::settings::Settings;
 use super::target::Look;
 use super::{GroupStrategy, RestoreOptions, groups, identity, preview, scan, target};
 use crate::error::{EngineError, Severity};
-use crate::moment::At;
-use crate::report::{Issue, Report};
+use crate::moment::{At, Moment};
+use crate::report::{Issue, Report, counted};
 use crate::rights;
 use crate::vault::log::Vault;
 use crate::vault::now_ms;
@@ -83,6 +83,15 @@ pub async fn prepare(
     }
     // Times ago count from when the restore was begun.
     let now = entries.values().find_map(|entry| entry.meta.now).unwrap_or_else(now_ms);
+    let is_relative = options.choice.is_relative()?;
+    if is_relative {
+        let begun = if entries.is_empty() {
+            ""
+        } else {
+            ", when this restore was begun; another --restore-id begins anew"
+        };
+        report.notes.push(format!("times ago count from {}{begun}", Moment::At(now)));
+    }
     pin(&mut vault, &id, (&entries, options.choice.at, now), &mut report).await?;
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
@@ -98,27 +107,14 @@ pub async fn prepare(
         )));
     }
     report.receipt = Some(vault.receipt().to_string());
-    report.gaps = std::mem::take(&mut plan.gaps);
-    report.errors = std::mem::take(&mut plan.issues);
-    earlier_results(&mut plan, &state, options.groups, &entries, &mut report);
-    let mut left_out = HashMap::new();
-    if blocked.errors.is_empty() && plan.open_topics().next().is_some() {
-        left_out = if options.skip_damaged {
-            leave_damage_out(&source, &mut plan, &mut report).await?
-        } else {
-            check_whole(&source, &state, &plan, &entries).await?;
-            HashMap::new()
-        };
-    }
-    if options.groups == GroupStrategy::Timestamp && !options.dry_run {
-        groups::look_up_times(&source, &state, &mut plan).await?;
-    }
+    let seen = Seen { state: &state, entries: &entries, source: &source, options };
+    let left_out = seen.check(&mut plan, &mut report, blocked.errors.is_empty()).await?;
     let mut preview = preview::of((&mut plan, &state), options, &vault, &target, now);
     plan.notes.extend(preview.look_at_groups(cluster).await);
     report.plan = Some(preview);
     report.notes.append(&mut plan.notes);
     if options.map_again && !options.dry_run {
-        report.offset_map = map_again(&source, &plan).await?;
+        report.offset_map = map_again(&source, &plan, &entries, &mut report.notes).await?;
     }
     if !plan.topics.is_empty() && plan.open_topics().next().is_none() {
         report.notes.push("nothing to do: an earlier run has completed this restore".into());
@@ -130,23 +126,73 @@ pub async fn prepare(
         blocked.put_into(&mut report);
         return Ok(Prepared { plan, report, work: None });
     }
-    let now = options.choice.is_relative()?.then_some(now);
     let vault = vault.identity().vault_id.clone();
+    let now = is_relative.then_some(now);
     let restore = ledger::Restore { id, vault, seq, plan: digest, now, left_out, transactional: true };
     Ok(Prepared { plan, report, work: Some(Ready { restore, place, entries, source }) })
 }
 
 /// The offset map of what earlier runs have completed.
-async fn map_again(source: &Source, plan: &Plan) -> Result<Vec<OffsetMap>, EngineError> {
-    let mut maps = Vec::new();
+async fn map_again(
+    source: &Source,
+    plan: &Plan,
+    entries: &Entries,
+    notes: &mut Vec<String>,
+) -> Result<Vec<OffsetMap>, EngineError> {
+    let (mut maps, mut without) = (Vec::new(), 0);
     for topic in plan.topics.iter().filter(|topic| topic.status == Status::Done) {
         for partition in &topic.partitions {
-            let Some(stand) = &partition.stand else { continue };
+            // Without its state nobody knows where its records begin, and what was left out of it is not known here.
+            let has_left_out = entries.get(&partition.tp).is_some_and(|entry| entry.meta.left_out.is_some());
+            let Some(stand) = partition.stand.as_ref().filter(|_| !has_left_out) else {
+                without += 1;
+                continue;
+            };
             let (end, runs) = scan::map(source, &partition.tp, &partition.work, stand).await?;
             maps.push(topic.offset_map(partition.tp.partition, (end, runs)));
         }
     }
+    if without > 0 {
+        notes.push(format!(
+            "the report has no offset map of {}: damaged chunks were left out of it, or the restore's state is gone; the report of the run that restored it has the map",
+            counted(without, "partition")
+        ));
+    }
     Ok(maps)
+}
+
+/// What has been found out.
+struct Seen<'a> {
+    state: &'a State,
+    entries: &'a Entries,
+    source: &'a Source,
+    options: &'a RestoreOptions,
+}
+
+impl Seen<'_> {
+    /// What the vault lacks, and what earlier runs have come to. Digests of what is left out.
+    async fn check(
+        &self,
+        plan: &mut Plan,
+        report: &mut Report,
+        is_allowed: bool,
+    ) -> Result<HashMap<TopicPartition, String>, EngineError> {
+        let Self { state, entries, source, options } = *self;
+        report.gaps = std::mem::take(&mut plan.gaps);
+        report.errors = std::mem::take(&mut plan.issues);
+        earlier_results(plan, state, options, entries, report);
+        let mut left_out = HashMap::new();
+        if is_allowed && plan.open_topics().next().is_some() {
+            match options.skip_damaged {
+                true => left_out = leave_damage_out(source, plan, report).await?,
+                false => check_whole(source, state, plan, entries).await?,
+            }
+        }
+        if options.groups == GroupStrategy::Timestamp && is_allowed {
+            groups::look_up_times(source, state, plan, options.skip_damaged).await?;
+        }
+        Ok(left_out)
+    }
 }
 
 impl Ready {
@@ -273,7 +319,14 @@ async fn pin(
             earlier.meta.vault
         )));
     }
-    if head > seq && at.is_none() {
+    if let Some(At::Seq(asked)) = at
+        && asked != seq
+    {
+        return Err(EngineError::Refused(format!(
+            "nothing was written: restore `{id}` was begun from commit {seq}, not from {asked}: another --restore-id restores that"
+        )));
+    }
+    if head > seq {
         report.notes.push(format!(
             "this restore was begun with commit {seq}, and keeps to it; the vault is at {head} now: another --restore-id restores that"
         ));
@@ -326,10 +379,11 @@ async fn leave_damage_out(
 fn earlier_results(
     plan: &mut Plan,
     state: &State,
-    groups: GroupStrategy,
+    options: &RestoreOptions,
     entries: &Entries,
     report: &mut Report,
 ) {
+    let how = groups::how(options);
     let mut worst = 0;
     let mut without_groups = Vec::new();
     for topic in plan.topics.iter_mut().filter(|topic| topic.status == Status::Done) {
@@ -339,9 +393,10 @@ fn earlier_results(
             topic.summary.records = None;
         }
         worst = worst.max(code);
-        let read =
-            state.groups.iter().any(|((_, id), pair)| *id == topic.source.topic && pair.header.present);
-        if read && of_topic().any(|meta| !meta.groups) {
+        let read = groups::of_topic(state, options, topic.source.topic).next().is_some();
+        // Whoever did not say how did it as it is done by default.
+        let otherwise = |meta: &ledger::Meta| meta.groups_how.as_ref().is_some_and(|before| *before != how);
+        if read && of_topic().any(|meta| !meta.groups || otherwise(meta)) {
             without_groups.push(topic.target.to_string());
         }
     }
@@ -351,9 +406,9 @@ fn earlier_results(
         let message = format!("an earlier run of this restore ended with exit {worst}: see its report");
         report.errors.push(Issue::new("earlier_result", severity, message));
     }
-    if groups != GroupStrategy::None && !without_groups.is_empty() {
+    if options.groups != GroupStrategy::None && !without_groups.is_empty() {
         let message = format!(
-            "an earlier run has restored the records without the positions of groups: {}",
+            "an earlier run has restored the records without the positions of groups, or of others, or set them another way: {}",
             without_groups.join(", ")
         );
         let hint = "run the same command with --report FILE, then `bodley groups reset --vault … --by map --report FILE --execute`; or delete these topics, and run the restore again";

@@ -239,7 +239,7 @@ fn oversized(plan: &Plan, topic: &TopicPlan) -> u32 {
     topic.partitions.iter().filter(|p| p.work.bytes() > keep).count() as u32
 }
 
-/// Records that retention by time may delete at once. Brokers delete whole segments by their newest record, so it is the most that can go.
+/// Records in chunks that are older as a whole than retention by time keeps. Brokers delete whole segments, by their newest record.
 fn expired_records(plan: &Plan, topic: &TopicPlan, now: i64) -> u64 {
     if matches!(topic.status, Status::Done | Status::InUse) {
         return 0;

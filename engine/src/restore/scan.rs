@@ -43,7 +43,8 @@ pub async fn map(
     stand: &Stand,
 ) -> Result<(i64, Vec<MapRun>), EngineError> {
     let all = Stand { done: i64::MAX, ..stand.clone() };
-    let order = Order { tp: tp.clone(), work: Arc::new(work.clone()), stand: all };
+    let order =
+        Order { tp: tp.clone(), work: Arc::new(Work { needs_exact_map: true, ..work.clone() }), stand: all };
     let mut preparer = Preparer::new(source.clone(), order);
     for chunk in &work.chunks {
         if !preparer.counts(chunk) {

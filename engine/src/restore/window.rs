@@ -127,18 +127,15 @@ impl Windows {
 
     /// What is wanted of a partition.
     pub fn of(&self, topic: &str, partition: u32) -> Result<Window, EngineError> {
-        let mut best: Option<&(Rule, Option<Range<i64>>)> = None;
-        for rule in self.rules.iter().filter(|(rule, _)| rule.covers(topic, partition)) {
-            match best {
-                Some((other, _)) if other.rank() == rule.0.rank() => {
-                    return Err(EngineError::Refused(format!(
-                        "--window `{}` and --window `{}` both choose from {topic}-{partition}",
-                        other.text, rule.0.text
-                    )));
-                }
-                Some((other, _)) if other.rank() > rule.0.rank() => {}
-                _ => best = Some(rule),
-            }
+        let covering = || self.rules.iter().filter(|(rule, _)| rule.covers(topic, partition));
+        let highest = covering().map(|(rule, _)| rule.rank()).max();
+        let mut best = covering().filter(|(rule, _)| Some(rule.rank()) == highest);
+        let (best, rival) = (best.next(), best.next());
+        if let (Some((one, _)), Some((other, _))) = (best, rival) {
+            return Err(EngineError::Refused(format!(
+                "--window `{}` and --window `{}` both choose from {topic}-{partition}",
+                one.text, other.text
+            )));
         }
         let times = best.map_or(self.all.as_ref(), |(_, times)| times.as_ref());
         let offsets = self.offsets.get(&(topic.to_owned(), partition));
@@ -266,5 +263,8 @@ mod tests {
         assert!(Windows::new(&flags(&[], &["a:0=5", "a:0=6"], &[]), NOW).is_err(), "twice");
         let twice = Windows::new(&flags(&["a*=1..2", "*a=1..2"], &[], &[]), NOW).unwrap();
         assert!(twice.of("aa", 0).is_err() && twice.of("ab", 0).is_ok());
+        // Whatever stands first.
+        let named = Windows::new(&flags(&["a*=1..2", "*a=1..2", "aa=7..8"], &[], &[]), NOW).unwrap();
+        assert_eq!(named.of("aa", 0).unwrap().times(), Some(7..8));
     }
 }

@@ -7,6 +7,7 @@ use bodley_protocol::stamp::Stamp;
 
 use crate::look::Window;
 use crate::vault::rows::{AbortedRow, Kind, Range as Row};
+use crate::vault::state::PartitionState;
 
 /// A chunk of which something may be wanted.
 #[derive(Debug, Clone)]
@@ -29,11 +30,6 @@ impl Chunk {
     pub fn count(&self) -> Option<i64> {
         self.is_exact.then_some(self.row.kept)
     }
-
-    /// Each of its offsets has a record that is sent.
-    pub fn is_dense(&self) -> bool {
-        self.is_exact && self.row.kept == self.row.next - self.row.first
-    }
 }
 
 /// What a partition has in the vault.
@@ -51,29 +47,26 @@ pub struct Work {
     pub aborted: Vec<AbortedRow>,
     /// Group positions (source offsets, sorted) to be translated along the way.
     pub marks: Vec<i64>,
+    /// What is done of it is read again, too, where that tells more of the offset map.
+    pub needs_exact_map: bool,
     /// Small batches are merged up to so many bytes. What is sent, and where, does not depend on it.
     pub merge_up_to: Option<usize>,
 }
 
 impl Work {
-    /// Of a partition's rows. Chunks of which nothing is wanted are left aside.
-    pub fn new(rows: &[Row], aborted: &[AbortedRow], window: Window) -> Self {
+    /// Of a partition in the vault. Chunks of which nothing is wanted are left aside.
+    pub fn new(partition: &PartitionState, window: Window) -> Self {
         let is_all = window == Window::default();
         let mut chunks = Vec::new();
-        let mut before: Option<&Row> = None;
-        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Data) {
-            // A chunk that follows another one begins with a whole batch, any other may begin inside one; and a rewind may have cut the end.
-            let follows = before.is_some_and(|b| b.next == row.first && b.rewind == row.rewind);
-            let is_cut = rows.get(at + 1).is_some_and(|behind| behind.rewind != row.rewind);
-            let is_exact = row.kept >= 0 && (follows || row.first == 0) && !is_cut && window.holds_all(row);
+        for (at, row) in partition.ranges.iter().enumerate().filter(|(_, row)| row.kind == Kind::Data) {
             // Without a window all chunks are gone through, as the digest of a plan has always had them.
             if is_all || !window.misses(row) {
+                let is_exact = partition.is_exact(at) && window.holds_all(row);
                 chunks.push(Chunk { row: row.clone(), is_exact });
             }
-            before = Some(row);
         }
         let window = (!is_all).then_some(window);
-        Self { chunks, window, aborted: aborted.to_vec(), ..Self::default() }
+        Self { chunks, window, aborted: partition.aborted.clone(), ..Self::default() }
     }
 
     /// What is wanted of a chunk.

@@ -199,6 +199,17 @@ pub(crate) enum ChunkFlaw {
     Checksum,
 }
 
+impl ChunkFlaw {
+    /// In words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Missing => "the segment is missing",
+            Self::Cut => "the segment is cut",
+            Self::Checksum => "the CRC-64 of the chunk does not match",
+        }
+    }
+}
+
 /// Reads the chunk of `row` from the segment at `path`, and checks its CRC-64. Also returns how many bytes of it, from the start, are whole batches
 /// whose CRC-32C is good: both are looked at in one pass.
 pub(crate) async fn read_chunk(

@@ -38,6 +38,18 @@ pub struct PartitionState {
     base: Option<(u64, i64)>,
 }
 
+impl PartitionState {
+    /// Whether a chunk has as many records that count as its row says: it begins and ends with whole batches. One that follows no chunk may begin inside a
+    /// batch, and a rewind may have cut its end.
+    pub fn is_exact(&self, index: usize) -> bool {
+        let Some(row) = self.ranges.get(index).filter(|row| row.kind == Kind::Data) else { return false };
+        let before = self.ranges.iter().take(index).rfind(|row| row.kind == Kind::Data);
+        let follows = before.is_some_and(|b| b.next == row.first && b.rewind == row.rewind);
+        let is_cut = self.ranges.get(index + 1).is_some_and(|behind| behind.rewind != row.rewind);
+        row.kept >= 0 && (follows || row.first == 0) && !is_cut
+    }
+}
+
 /// One (group, topic) pair: its header, and its offsets by partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupTopic {

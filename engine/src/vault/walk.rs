@@ -263,7 +263,8 @@ fn times(header: &Header, span: Option<Span>) -> Times {
         false => header.base_timestamp,
     };
     match span {
-        Some(Span { least, greatest }) => Times { min: least, max: greatest, base },
+        // A broker may have let a producer say what it liked: no record is newer than either.
+        Some(Span { least, greatest }) => Times { min: least, max: greatest.max(header.max_timestamp), base },
         None => Times { min: told, max: header.max_timestamp, base },
     }
 }

@@ -7,7 +7,6 @@ use bodley_engine::Issue;
 use bodley_engine::groups::{
     self, Aim, FileRow, Plan, ResetOptions, Saved, Source, csv, parse_csv, plan_reset, plan_rollback,
 };
-use bodley_engine::restore::OffsetMap;
 use bodley_io::kafka::Cluster;
 use serde::Serialize;
 
@@ -130,7 +129,7 @@ fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
             let rows = positions(path, flags)?;
             Ok(match by {
                 None => Aim::Offsets(rows),
-                Some(By::Map) => Aim::Map(Source::File(rows), maps(flags)?),
+                Some(By::Map) => by_map(Source::File(rows), flags)?,
                 Some(_) => Aim::Headers(Source::File(rows)),
             })
         }
@@ -142,15 +141,19 @@ fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
             Ok(match by {
                 By::Timestamp => Aim::Timestamps(store, flags.at),
                 By::Headers => Aim::Headers(Source::Vault(store, flags.at)),
-                By::Map => Aim::Map(Source::Vault(store, flags.at), maps(flags)?),
+                By::Map => by_map(Source::Vault(store, flags.at), flags)?,
             })
         }
         (None, None, _) => refused("say where to: --to, --from-file, or --vault with --by"),
     }
 }
 
-fn maps(flags: &GroupsReset) -> Result<Vec<OffsetMap>, Box<Ended>> {
-    flags.report.as_deref().map_or_else(|| Ok(Vec::new()), offset_map::read)
+fn by_map(source: Source, flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
+    let Some(report) = flags.report.as_deref() else {
+        return Err(usage("--by map needs --report FILE".to_owned()));
+    };
+    let offset_map::Read { target_cluster, maps } = offset_map::read(report)?;
+    Ok(Aim::Map(source, target_cluster, maps))
 }
 
 fn positions(path: &Path, flags: &GroupsReset) -> Result<Vec<FileRow>, Box<Ended>> {

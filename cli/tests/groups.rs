@@ -244,7 +244,7 @@ fn a_reset_can_be_taken_back_exactly() {
     let flags = ["--from-file", &file, "--execute", "--save", &saved];
     let done = groups(&site, "reset", &flags).exits(0).json();
     assert_eq!((&done["executed"], &done["groups"]), (&Value::Bool(true), &Value::from(3)));
-    assert!(list(&done, "notes")[0].as_str().unwrap().contains("1 positions lie outside"), "{done}");
+    assert!(list(&done, "notes")[0].as_str().unwrap().contains("1 position lies outside"), "{done}");
     assert_eq!(committed(&site, "gr-a"), at("gr-t", &[(0, 60), (1, 20), (2, 0)]));
     assert_eq!(committed(&site, "gr-b"), at("gr-t", &[(0, 100)]));
     assert_eq!(committed(&site, "gr-new"), at("gr-t", &[(1, 3)]));
@@ -538,7 +538,7 @@ fn bad_input_is_refused_before_anything_is_done() {
     refused(&["--to", "earliest", "--group", "gb-a", "--at", "1"], "--at goes with --vault");
     refused(&["--to", "earliest", "--from-file", "x"], "cannot be used with");
     refused(&["--from-file", "/no/such"], "/no/such: can't be read");
-    split(&of_vault(&[]), "--by timestamp, or --by headers");
+    split(&of_vault(&[]), "--by timestamp, --by headers");
     split(&of_vault(&["--by", "timestamp", "--group", "gb-x"]), "there is no group `gb-x` in the vault");
     split(&of_vault(&["--by", "timestamp", "--rename", "gb-x=y"]), "--rename");
     let file = csv(&folder, "gb-a,gb-t,0,0\ngb-a,gb-t,0,x\n");

@@ -1,6 +1,6 @@
 //! Files that a user names: read whole, within bounds.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -31,7 +31,10 @@ pub fn check_writable(path: &Path) -> Result<(), String> {
         return Err("is a folder".to_owned());
     }
     let trial = beside(path, name);
-    File::create(&trial)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&trial)
         .and_then(|_| std::fs::remove_file(&trial))
         .map_err(|e| format!("can't be written: {e}"))
 }

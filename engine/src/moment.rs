@@ -128,7 +128,9 @@ impl Vault {
         let seq = match at {
             At::Seq(seq) if (1..=head).contains(&seq) => seq,
             At::Seq(seq) => {
-                return Err(EngineError::Refused(format!("--at {seq}: the vault has commits 1 to {head}")));
+                return Err(EngineError::Refused(format!(
+                    "there is no commit {seq}: the vault has commits 1 to {head}"
+                )));
             }
             At::Time(moment) => self.seq_at(moment.resolve(now)).await?,
         };
@@ -150,10 +152,13 @@ impl Vault {
             }
         }
         match low {
-            0 => Err(EngineError::Refused(format!(
-                "--at: the first commit is younger than {}",
-                Moment::At(time)
-            ))),
+            0 => {
+                let first = Moment::At(self.read_commit(1).await?.0.time);
+                let time = Moment::At(time);
+                Err(EngineError::Refused(format!(
+                    "the vault's first commit is of {first}, younger than {time}"
+                )))
+            }
             seq => Ok(seq),
         }
     }

@@ -100,6 +100,12 @@ pub fn run(question: &Question<'_>, format: OutputFormat) -> Outcome {
             && question.partition.is_none_or(|partition| partition == map.partition)
     };
     let maps: Vec<&OffsetMap> = maps.iter().filter(is_meant).collect();
+    if maps.is_empty() && question.topic.is_none() {
+        return Err(usage(format!(
+            "--report {}: it has no offset map: the run was cut, or there was nothing to do (the same command with --report, run to its end, makes one)",
+            question.report.display()
+        )));
+    }
     if maps.is_empty() {
         return Err(usage(format!(
             "--report {}: it has no offset map of such a topic and partition",
@@ -127,6 +133,10 @@ pub fn read(path: &Path) -> Result<Read, Box<Ended>> {
     let (maps, plan) = (report.offset_map, report.plan);
     if let Some((map, flaw)) = maps.iter().find_map(|map| Some((map, map.flaw()?))) {
         return Err(bad(format!("its offset map of {}-{} is damaged: {flaw}", map.topic, map.partition)));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    if let Some(map) = maps.iter().find(|map| !names.insert((&map.topic, map.partition))) {
+        return Err(bad(format!("its offset map has {}-{} twice", map.topic, map.partition)));
     }
     Ok(Read { target_cluster: plan.map(|plan| plan.target_cluster).unwrap_or_default(), maps })
 }

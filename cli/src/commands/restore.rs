@@ -28,8 +28,7 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
         ));
     }
     if let Some(file) = &file {
-        crate::files::check_writable(file)
-            .map_err(|what| usage(format!("--report {}: {what}", file.display())))?;
+        check_report(file, &flags).map_err(|what| usage(format!("--report {}: {what}", file.display())))?;
     }
     let dry_run = flags.dry_run;
     let planned = plan(cluster, store, options(flags), signals.stop()).await?;
@@ -57,6 +56,32 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
     let summary = if dry_run { dry_summary(&report) } else { summary(&report, start) };
     finish(common, "restore", code, &report, &summary);
     Ok(code)
+}
+
+/// Nothing but an earlier report may be replaced, and nothing put into the vault.
+fn check_report(file: &Path, flags: &Restore) -> Result<(), String> {
+    crate::files::check_writable(file)?;
+    let folder = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.unwrap_or(Path::new(".")).canonicalize().ok()
+    };
+    let vault = Path::new(flags.vault.vault.trim_start_matches("file://")).canonicalize().ok();
+    if let Some(vault) = vault
+        && folder(file).is_some_and(|folder| folder.starts_with(&vault))
+    {
+        return Err("is in the vault: name another place".to_owned());
+    }
+    let same = |state: &Path| state.file_name() == file.file_name() && folder(state) == folder(file);
+    if flags.state.as_deref().is_some_and(same) {
+        return Err("is the file of --state: name another".to_owned());
+    }
+    match std::fs::symlink_metadata(file) {
+        Ok(found) if !found.is_file() => Err("is no regular file: name another".to_owned()),
+        Ok(found) if found.len() > 0 && super::offset_map::read(file).is_err() => {
+            Err("is there, and no report of a restore: name another".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn options(flags: Restore) -> RestoreOptions {

@@ -1,5 +1,8 @@
 //! A restore's plan, for people.
 
+use std::collections::BTreeMap;
+
+use bodley_engine::Moment;
 use bodley_engine::restore::{PlanReport, PlannedTopic};
 
 use super::{bytes, plain, plural, table, time};
@@ -22,6 +25,7 @@ pub fn text(plan: &PlanReport) -> String {
     if plan.topics.len() > MANY {
         lines.push(format!("… and {} topics more (all are in --output json)", plan.topics.len() - MANY));
     }
+    lines.extend(windows(plan));
     lines.push(format!(
         "{}: {}, {} in {} ({}), about {} at {}/s",
         plural(plan.topics.len(), "topic"),
@@ -34,6 +38,27 @@ pub fn text(plan: &PlanReport) -> String {
     ));
     lines.push(groups(plan));
     lines.join("\n")
+}
+
+/// A line for each window, and how many partitions have it.
+fn windows(plan: &PlanReport) -> Vec<String> {
+    let mut partitions: BTreeMap<String, usize> = BTreeMap::new();
+    for window in plan.topics.iter().flat_map(|topic| &topic.windows) {
+        let bounds = |name: &str, from: Option<String>, to: Option<String>| {
+            let from = from.map(|from| format!(" from {from}"));
+            let to = to.map(|to| format!(" to {to} (exclusive)"));
+            let both: String = from.into_iter().chain(to).collect();
+            (!both.is_empty()).then(|| format!("{name}{both}"))
+        };
+        let moment = |ms: i64| Moment::At(ms).to_string();
+        let times = bounds("times", window.from.map(moment), window.to.map(moment));
+        let number = |offset: i64| offset.to_string();
+        let offsets = bounds("offsets", window.from_offset.map(number), window.to_offset.map(number));
+        let both: Vec<String> = times.into_iter().chain(offsets).collect();
+        *partitions.entry(both.join(", ")).or_default() += 1;
+    }
+    let line = |(window, count): (&String, &usize)| format!("only {window}: {}", plural(*count, "partition"));
+    partitions.iter().take(MANY).map(line).collect()
 }
 
 fn row(topic: &PlannedTopic) -> Vec<String> {
@@ -90,6 +115,7 @@ fn groups(plan: &PlanReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bodley_engine::restore::PlannedWindow;
 
     #[test]
     fn a_plan() {
@@ -100,6 +126,11 @@ mod tests {
             present: true,
             partitions: 3,
             partitions_with_data: 2,
+            windows: vec![PlannedWindow {
+                from: Some(1_767_323_045_123),
+                to_offset: Some(9),
+                ..PlannedWindow::default()
+            }],
             replication_factor: Some(1),
             records: 7,
             bytes: 2048,
@@ -124,6 +155,7 @@ mod tests {
 plan: commit 12 of 2026-01-02T03:04:05Z into cluster c
 topic      target  life   to do  partitions  replicas  records     bytes
 orders  dr-orders     0  create      2 of 3         1       7+  2.00 KiB
+only times from 2026-01-02T03:04:05.123Z, offsets to 9 (exclusive): 1 partition
 1 topic: 7 to 12 records, 2.00 KiB in 1 object (2 reads), about 5 min at 1.00 MiB/s
 groups: none";
         assert_eq!(text(&plan), expected);

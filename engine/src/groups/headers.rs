@@ -146,19 +146,22 @@ struct Run {
     offsets: Vec<i64>,
     /// Of the first ones: offset, and the source offset of the record there.
     found: Vec<(i64, i64)>,
+    /// What was found of an asked offset before source offsets fell back; counts where nothing is found behind.
+    earlier: BTreeMap<i64, i64>,
     last: i64,
 }
 
 impl Run {
     fn new(offsets: BTreeSet<i64>) -> Self {
-        Self { offsets: offsets.into_iter().collect(), found: Vec::new(), last: -1 }
+        Self { offsets: offsets.into_iter().collect(), found: Vec::new(), earlier: BTreeMap::new(), last: -1 }
     }
 
     fn add(&mut self, source: i64, offset: i64) {
         if source < self.last {
             // What came again is answered anew; what lies before it is not.
             let stays = self.found.partition_point(|(_, of)| *of < source);
-            self.found.truncate(stays);
+            let dropped = self.found.drain(stays..).map(|(offset, _)| offset);
+            self.earlier.extend(self.offsets.iter().skip(stays).copied().zip(dropped));
         }
         self.last = source;
         while self.offsets.get(self.found.len()).is_some_and(|asked| *asked <= source) {
@@ -168,7 +171,10 @@ impl Run {
 
     fn finish(self) -> Found {
         let found = self.found.into_iter().map(|(offset, _)| Some(offset)).chain(std::iter::repeat(None));
-        self.offsets.into_iter().zip(found).collect()
+        let earlier = self.earlier;
+        let answer =
+            |(asked, found): (i64, Option<i64>)| (asked, found.or_else(|| earlier.get(&asked).copied()));
+        self.offsets.into_iter().zip(found).map(answer).collect()
     }
 }
 
@@ -193,6 +199,9 @@ mod tests {
         // A producer that tries again repeats the last ones: what lies before them keeps its place.
         let again = [(10, 0), (11, 1), (12, 2), (13, 3), (12, 4), (13, 5), (14, 6)];
         assert_eq!(run(&[10, 11, 12, 14], &again), [Some(0), Some(1), Some(4), Some(6)]);
+        // Newer records first, then older ones: whoever stands among the newer reads on from there.
+        let turned = [(60, 0), (61, 1), (10, 2), (11, 3)];
+        assert_eq!(run(&[10, 37, 61, 70], &turned), [Some(2), Some(0), Some(1), None]);
         assert_eq!(run(&[5], &[]), [None]);
     }
 }

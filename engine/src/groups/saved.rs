@@ -20,8 +20,8 @@ use crate::vault::{hex, now_ms};
 const FORMAT: &str = "bodley.groups.v1";
 /// Largest file that is read, bytes. A position takes some 100.
 const LIMIT: u64 = 256 << 20;
-/// Longest metadata that a broker takes by default is 4096 bytes.
-const MAX_METADATA: usize = 1 << 20;
+/// Longest metadata that a request can hold, bytes.
+const MAX_METADATA: usize = i16::MAX as usize;
 const MAX_GROUP: usize = 32 << 10;
 
 /// Positions that a reset replaced.

@@ -64,7 +64,7 @@ pub use identity::PREFIX as GROUP_PREFIX;
 pub use map::{MapRun, OffsetMap};
 pub(crate) use names::Renames;
 pub use options::{Choice, GroupStrategy, RestoreOptions};
-pub use preview::{PlanReport, PlannedGroup, PlannedTopic};
+pub use preview::{PlanReport, PlannedGroup, PlannedTopic, PlannedWindow};
 pub use window::WindowFlags;
 
 /// A restore before its first write.

@@ -158,6 +158,7 @@ impl Lives {
     ) -> Result<BTreeMap<&'a str, &'a TopicRow>, EngineError> {
         let mut rows = state.newest();
         rows.retain(|name, _| chosen.contains(*name));
+        let mut named = BTreeSet::new();
         for (topic, number) in &self.0 {
             let meant = |name: &str| topic.as_deref().is_none_or(|topic| matches(topic, name));
             let mut hit = false;
@@ -171,6 +172,11 @@ impl Lives {
                         numbers.join(", ")
                     )));
                 };
+                if !named.insert(*name) {
+                    return Err(EngineError::Refused(format!(
+                        "--incarnation is given twice for topic `{name}`"
+                    )));
+                }
                 (hit, *row) = (true, life);
             }
             if !hit {
@@ -311,5 +317,6 @@ mod tests {
         for bad in ["1", "a=2", "c=0", "x", "=1", "a="] {
             assert!(choose(&[bad]).is_err(), "{bad}");
         }
+        assert!(choose(&["a=0", "0"]).is_err(), "twice");
     }
 }

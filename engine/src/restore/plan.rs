@@ -127,7 +127,8 @@ pub fn draft(state: &State, options: &RestoreOptions, now: i64) -> Result<Plan, 
     let choice = &options.choice;
     let newest = state.newest();
     let there = newest.values().map(|topic| (topic.name.as_str(), topic.internal));
-    let chosen = choice.selection.choose(there, "in the vault")?;
+    let place = if choice.at.is_some() { "in the vault as it was then" } else { "in the vault" };
+    let chosen = choice.selection.choose(there, place)?;
     if chosen.is_empty() && !newest.is_empty() {
         return Err(EngineError::Refused("nothing is left to restore: every topic is excluded".into()));
     }
@@ -321,6 +322,12 @@ impl Plan {
             let counts = partitions.iter().map(|p| p.work.records());
             summary.records = counts.map(|(known, all)| all.then_some(known)).sum();
             summary.bytes = partitions.iter().map(|p| p.work.bytes()).sum();
+            // What is known are the times of all of it.
+            (summary.min_timestamp, summary.max_timestamp) = (None, None);
+            if partitions.iter().all(|p| p.work.chunks.is_empty()) {
+                self.notes
+                    .push(format!("topic {}: the vault has nothing of what is wanted of it", source.name));
+            }
         }
         summary.target = (*target != *source.name).then(|| target.to_string());
         let chosen = (0..source.partitions).filter(|number| wanted.partitions.covers(*number));

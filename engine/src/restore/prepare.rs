@@ -74,7 +74,11 @@ pub async fn prepare(
         None => Place::Group(Arc::clone(cluster)),
     };
     let mut blocked = Blocked { are_collected: options.dry_run, errors: Vec::new() };
-    let mut entries = blocked.note(place.load(&id).await)?.unwrap_or_default();
+    // Who may not read the state lacks other rights as well, perhaps: all are named.
+    let (mut entries, unread) = match place.load(&id).await {
+        Err(error @ EngineError::Denied(_)) => (Entries::new(), Some(error)),
+        entries => (blocked.note(entries)?.unwrap_or_default(), None),
+    };
     // What was said of a topic that has been deleted since is void.
     entries.retain(|tp, entry| layout.topics.get(&tp.topic).is_some_and(|topic| entry.is_of(&topic.id)));
     let mut report = Report { restore_id: Some(id.clone()), ..Report::default() };
@@ -98,8 +102,9 @@ pub async fn prepare(
     report.notes.extend(vault.take_warnings());
     let pool = BufferPool::new(PART_LEN, options.budget);
     let source = Source { store: Arc::clone(store), pool, room: Room::default() };
-    let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append: options.append };
-    let mut plan = allowed_plan(&look, &state, (options, now, &id), &mut blocked).await?;
+    let (append, is_named) = (options.append, options.restore_id.is_some());
+    let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append, is_named };
+    let mut plan = allowed_plan(&look, &state, (options, now, &id), (&mut blocked, unread)).await?;
     let digest = identity::plan_digest(seq, &plan);
     if entries.values().any(|entry| entry.meta.plan != digest) {
         return Err(EngineError::Refused(format!(
@@ -269,8 +274,13 @@ impl Blocked {
         if self.errors.is_empty() {
             return;
         }
-        let others = std::mem::replace(&mut report.errors, self.errors.iter().map(Issue::from).collect());
-        report.notes.extend(others.iter().map(Issue::in_a_line));
+        let mut issues: Vec<Issue> = self.errors.iter().map(Issue::from).collect();
+        // Without the rights a real run does not come to anything else.
+        let is_denied = issues.iter().any(|issue| issue.code == "denied");
+        let (errors, others) = issues.drain(..).partition(|issue| !is_denied || issue.code == "denied");
+        let others: Vec<Issue> = others;
+        let before = std::mem::replace(&mut report.errors, errors);
+        report.notes.extend(others.iter().chain(&before).map(Issue::in_a_line));
     }
 }
 
@@ -279,12 +289,13 @@ async fn allowed_plan(
     look: &Look<'_>,
     state: &State,
     (options, now, id): (&RestoreOptions, i64, &str),
-    blocked: &mut Blocked,
+    (blocked, unread): (&mut Blocked, Option<EngineError>),
 ) -> Result<Plan, EngineError> {
     let mut plan = plan::draft(state, options, now)?;
     let mut touched = plan::touched(&plan, look.layout, state, options);
     touched.groups.extend(options.state.is_none().then(|| ledger::group_name(id)));
     blocked.note(rights::for_restore(look.cluster, &touched).await?.check())?;
+    blocked.note(unread.map_or(Ok(()), Err))?;
     let completed = plan::complete(&mut plan, look, state, options).await;
     match completed {
         // Without a right the rest can't be looked at.

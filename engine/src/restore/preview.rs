@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bodley_io::kafka::Cluster;
 use serde::Serialize;
 
-use super::plan::{Plan, Status, TopicPlan};
+use super::plan::{PartitionPlan, Plan, Status, TopicPlan};
 use super::topics::keeps;
 use super::{GroupStrategy, RestoreOptions};
+use crate::look::Window;
 use crate::report::known_time;
 use crate::vault::log::Vault;
 use crate::vault::state::State;
@@ -66,6 +67,8 @@ pub struct PlannedTopic {
     pub partitions: u32,
     /// Those with records to restore.
     pub partitions_with_data: u32,
+    /// What is wanted of partitions of which not all is.
+    pub windows: Vec<PlannedWindow>,
     /// Replicas, of a topic that is created.
     pub replication_factor: Option<i16>,
     /// Records, as far as rows tell.
@@ -80,6 +83,21 @@ pub struct PlannedTopic {
     pub expired_records: u64,
     /// Partitions that hold more bytes than its retention keeps.
     pub oversized_partitions: u32,
+}
+
+/// What is wanted of a partition. Lower bounds are inclusive, upper ones exclusive; null: none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PlannedWindow {
+    /// Partition.
+    pub partition: i32,
+    /// Least time, ms.
+    pub from: Option<i64>,
+    /// All times are less, ms.
+    pub to: Option<i64>,
+    /// Least offset.
+    pub from_offset: Option<i64>,
+    /// All offsets are less.
+    pub to_offset: Option<i64>,
 }
 
 /// A group in a [`PlanReport`].
@@ -211,6 +229,7 @@ fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -
         },
         partitions: topic.source.partitions,
         partitions_with_data: topic.partitions.iter().filter(|p| !p.work.chunks.is_empty()).count() as u32,
+        windows: topic.partitions.iter().filter_map(window).collect(),
         replication_factor: is_created.then(|| super::plan::replication(topic, options)),
         records: counts.iter().map(|(records, _)| records).sum(),
         records_are_exact: counts.iter().all(|(_, exact)| *exact),
@@ -219,6 +238,11 @@ fn planned(plan: &Plan, topic: &TopicPlan, options: &RestoreOptions, now: i64) -
         expired_records: if options.hold_retention.is_some() { 0 } else { expired_records(plan, topic, now) },
         oversized_partitions: if options.hold_retention.is_some() { 0 } else { oversized(plan, topic) },
     }
+}
+
+fn window(partition: &PartitionPlan) -> Option<PlannedWindow> {
+    let Window { from, to, from_offset, to_offset } = partition.work.window?;
+    Some(PlannedWindow { partition: partition.tp.partition, from, to, from_offset, to_offset })
 }
 
 /// What a created topic has in the end.
@@ -271,7 +295,9 @@ fn expired(report: &PlanReport, plan: &mut Plan) {
             (0, partitions) => {
                 format!("{partitions} of its partitions are larger than its retention.bytes allows")
             }
-            (records, _) => format!("{records} restored records are older than its retention.ms allows"),
+            (records, _) => {
+                format!("up to {records} restored records are older than its retention.ms allows")
+            }
         };
         said.push(format!(
             "topic {}: {what}, and its broker may delete records as soon as the restore is done: keep them with --hold-retention 7d",

@@ -7,7 +7,7 @@ use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::tail::Peeked;
 use bodley_io::kafka::topics::Configs;
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
-use bodley_protocol::batch;
+use bodley_protocol::batch::{self, Header};
 
 use super::fence::Producer;
 use super::ledger::Entries;
@@ -15,6 +15,7 @@ use super::outgo::Source;
 use super::plan::{Plan, Status, TopicPlan};
 use super::scan;
 use super::settings::Mark;
+use super::stand::SEQUENCES;
 use super::trail::{self, Span, Trail};
 use crate::error::EngineError;
 
@@ -40,6 +41,8 @@ pub struct Look<'a> {
     pub source: &'a Source,
     /// Topics with data are added to.
     pub append: bool,
+    /// The restore was given a name: without a state it is another one, whatever the target ends with.
+    pub is_named: bool,
 }
 
 /// Looks at the topics that are there already: they must be empty and large enough, or this restore's own.
@@ -57,9 +60,9 @@ pub async fn check_target(
         if there < wanted {
             topic.refused = true;
             conflicts.push(format!(
-                "topic {} has {there} partitions at the target, {wanted} are needed: give it more, restore under another name with --rename, or only what fits with --partitions 0-{}",
+                "topic {} has {there} partitions at the target, {wanted} are needed: give it more, restore under another name with --rename, or only what fits with --partitions {}",
                 topic.target,
-                there.saturating_sub(1)
+                if there > 1 { format!("0-{}", there - 1) } else { "0".to_owned() }
             ));
         }
         parts.extend(
@@ -105,14 +108,22 @@ async fn look_closer(
 ) -> Result<Result<Status, String>, EngineError> {
     match judged {
         // Its state may have expired since all was added.
-        Ok(Status::InUse) if topic.partitions.iter().all(|partition| partition.stand.is_none()) => {
-            if !is_restored(look, topic, false).await? {
-                return Ok(Ok(Status::InUse));
+        Ok(Status::InUse) if !look.is_named && topic.partitions.iter().all(|p| p.stand.is_none()) => {
+            match ends_with(look, topic).await? {
+                EndsWith::All => {
+                    notes.push(format!("topic {} ends with these very records already", topic.target));
+                }
+                EndsWith::Nothing => return Ok(Ok(Status::InUse)),
+                EndsWith::Some => {
+                    return Ok(Err(format!(
+                        "topic {} ends with the last records of what is to be added, and it can't be told whether all of them are there: to add all of them, name the restore with --restore-id",
+                        topic.target
+                    )));
+                }
             }
-            notes.push(format!("topic {} ends with these very records already", topic.target));
         }
         Err(Conflict::HoldsData(what)) => {
-            if !is_restored(look, topic, true).await? {
+            if !is_restored(look, topic).await? {
                 return Ok(Err(what));
             }
             notes.push(format!("topic {} holds these very records already", topic.target));
@@ -123,40 +134,80 @@ async fn look_closer(
     Ok(Ok(Status::Done))
 }
 
-/// Whether the topic holds what a complete restore of it leaves: compares the last batch of each partition, and the count unless the topic may
-/// have held something before.
-async fn is_restored(look: &Look<'_>, topic: &TopicPlan, counted: bool) -> Result<bool, EngineError> {
+/// With what a topic ends.
+enum EndsWith {
+    /// All that a complete restore of it leaves, one run of it at least.
+    All,
+    /// The last records of that.
+    Some,
+    /// Anything else.
+    Nothing,
+}
+
+/// With what a topic ends that may have held something before. A producer of ours counts from 0, so where one run has sent everything its last batch tells how
+/// much that was.
+async fn ends_with(look: &Look<'_>, topic: &TopicPlan) -> Result<EndsWith, EngineError> {
+    let Some(Tails { records, headers }) = equal_tails(look, topic).await? else {
+        return Ok(EndsWith::Nothing);
+    };
+    let is_all = |(tp, records): (&TopicPartition, &i64)| {
+        let sent = headers.get(tp).and_then(trail::ends_at);
+        *records == 0 || sent.is_some_and(|sent| i64::from(sent) == records.rem_euclid(SEQUENCES))
+    };
+    Ok(if records.iter().all(is_all) { EndsWith::All } else { EndsWith::Some })
+}
+
+/// Whether the topic holds what a complete restore of it leaves, and nothing else: compares the last batch of each partition, and the count.
+async fn is_restored(look: &Look<'_>, topic: &TopicPlan) -> Result<bool, EngineError> {
+    match equal_tails(look, topic).await? {
+        Some(Tails { records, .. }) => is_counted(look, topic, &records).await,
+        None => Ok(false),
+    }
+}
+
+/// What partitions are to hold, and the headers of their last batches.
+struct Tails {
+    records: HashMap<TopicPartition, i64>,
+    headers: HashMap<TopicPartition, Header>,
+}
+
+/// `None`: the last batch of a partition is not what a complete restore leaves there.
+async fn equal_tails(look: &Look<'_>, topic: &TopicPlan) -> Result<Option<Tails>, EngineError> {
     // The very topic that was backed up is no restored one.
     if look.layout.topics.get(&topic.target).is_some_and(|found| found.id == topic.source.topic) {
-        return Ok(false);
+        return Ok(None);
     }
-    let mut records = HashMap::new();
+    let (mut records, mut headers) = (HashMap::new(), HashMap::new());
     for some in topic.partitions.chunks(PARTITIONS_AT_A_TIME) {
         let mut expected = HashMap::new();
         for partition in some {
             let outcome = match scan::outcome(look.source, &partition.tp, &partition.work).await {
                 // What a damaged chunk would leave is not known.
-                Err(EngineError::Damaged { .. }) => return Ok(false),
+                Err(EngineError::Damaged { .. }) => return Ok(None),
                 outcome => outcome?,
             };
             records.insert(partition.tp.clone(), outcome.records);
             if outcome.records > 0 {
                 // Without anything to compare it cannot be said.
-                let Some(last) = outcome.last else { return Ok(false) };
+                let Some(last) = outcome.last else { return Ok(None) };
                 expected.insert(partition.tp.clone(), last);
             }
         }
         let ends = some.iter().map(|partition| (partition.tp.clone(), partition.base));
         let tails = last_batches(look.cluster, ends.collect()).await?;
-        let ends_so = |(tp, last): (&TopicPartition, &Vec<_>)| {
-            tails.get(tp).and_then(|tail| scan::bare(tail)).is_some_and(|tail| tail.ends_with(last))
-        };
-        if !expected.iter().all(ends_so) {
-            return Ok(false);
+        for (tp, last) in expected {
+            let Some(tail) = tails.get(&tp) else { return Ok(None) };
+            let (Some(found), Ok(Some(header))) = (scan::bare(tail), batch::view(tail)) else {
+                return Ok(None);
+            };
+            if !found.ends_with(&last) {
+                return Ok(None);
+            }
+            headers.insert(tp, header);
         }
     }
     let some = records.values().any(|records| *records > 0);
-    Ok(some && (!counted || is_counted(look, topic, &records).await?))
+    Ok(some.then_some(Tails { records, headers }))
 }
 
 /// Whether each log holds as many records as are expected, with nothing but markers between them.

@@ -61,7 +61,7 @@ pub async fn run(flags: GroupsReset, common: &Common) -> Outcome {
     let options = ResetOptions { wanted: wanted(flags.wanted), rename: flags.rename, aim };
     let mut plan = plan_reset(&cluster, options).await?;
     plan.notes.splice(..0, notes);
-    let mut done = Done { executed: false, saved: None, groups: 0 };
+    let mut done = Done { executed: flags.execute, saved: None, groups: 0 };
     if flags.execute && !plan.changes.is_empty() {
         let path = flags.save.unwrap_or_else(default_file);
         plan.save(&path)?;

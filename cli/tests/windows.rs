@@ -569,3 +569,77 @@ fn a_window_costs_what_it_holds() {
     );
     assert_eq!(site.ends("tenth"), [records as i64 / 10]);
 }
+
+/// A topic that ends with the same records holds not all of them for that.
+#[test]
+fn what_is_added_is_counted() {
+    let site = site();
+    site.topic("tail", 1);
+    site.write("tail", 0, "tail", 30);
+    let vault = site.vault_of(&["tail"]);
+    let restore = |flags: &[&str]| {
+        site.restore(&vault, &[&["--topic", "tail", "--rename", "tail=tail-2"], flags].concat())
+    };
+    restore(&["--from-offset", "tail:0=20"]).exits(0);
+    assert_eq!(site.ends("tail-2"), [10]);
+    restore(&["--append"]).exits(2).says("can't be told whether all of them are there").says("--restore-id");
+    restore(&["--append", "--restore-id", "all-of-it"]).exits(0);
+    restore(&["--append", "--restore-id", "all-of-it"]).exits(0).says("nothing to do");
+    assert_eq!(site.dump("tail-2").len(), 40);
+    restore(&["--append", "--restore-id", "once-more"]).exits(0);
+    assert_eq!(site.dump("tail-2").len(), 70);
+    // All was sent by one run: recognised, also after a week.
+    site.restore(&vault, &["--topic", "tail", "--rename", "tail=tail-3"]).exits(0);
+    site.forget_restores();
+    let again = ["--topic", "tail", "--rename", "tail=tail-3", "--append"];
+    site.restore(&vault, &again).exits(0).says("ends with these very records");
+}
+
+/// A report replaces a report, and nothing else.
+#[test]
+fn reports_replace_reports_only() {
+    let site = site();
+    site.topic("reported", 1);
+    site.write("reported", 0, "reported", 5);
+    let vault = site.vault_of(&["reported"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine.json");
+    std::fs::write(&mine, "{}").unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&mine, &link).unwrap();
+    let inside = vault.root().join("report.json");
+    let restore = |report: &std::path::Path, more: &[&str]| {
+        let report = report.to_str().unwrap();
+        let flags = ["--topic", "reported", "--rename", "reported=reported-2", "--report", report];
+        site.restore(&vault, &[&flags[..], more].concat())
+    };
+    restore(&mine, &[]).exits(2).says("no report of a restore");
+    restore(&link, &[]).exits(2).says("no regular file");
+    restore(&inside, &[]).exits(2).says("in the vault");
+    restore(&vault.root().join("vault.json"), &[]).exits(2);
+    let report = folder.path().join("report.json");
+    restore(&report, &["--dry-run"]).exits(2).says("--dry-run");
+    restore(&report, &["--state", report.to_str().unwrap()]).exits(2).says("--state");
+    assert!(!site.has("reported-2") && !inside.exists() && !report.exists());
+    assert_eq!(std::fs::read_to_string(&mine).unwrap(), "{}");
+    vault.verified();
+    restore(&report, &[]).exits(0);
+    restore(&report, &[]).exits(0).says("nothing to do");
+    // Whose map it is.
+    let shown = |flags: &[&str]| common::bodley(&[&["show", "--offset-map", "--report"], flags].concat());
+    shown(&[report.to_str().unwrap(), "--of", "reported:0", "--offset", "3"]).exits(0).says("yes");
+    shown(&[report.to_str().unwrap(), "--of", "other"]).exits(2);
+    let text = std::fs::read_to_string(&report).unwrap();
+    let bootstrap = site.cluster.bootstrap();
+    let reset = |text: String| {
+        std::fs::write(&mine, text).unwrap();
+        let flags = ["groups", "reset", "-b", &bootstrap, "--vault", vault.url(), "--by", "map", "--report"];
+        common::bodley(&[&flags[..], &[mine.to_str().unwrap()]].concat())
+    };
+    let cluster = serde_json::from_str::<Value>(&text).unwrap()["plan"]["target_cluster"].clone();
+    reset(text.replace(cluster.as_str().unwrap(), "elsewhere")).exits(2).says("elsewhere");
+    let mut hostile: Value = serde_json::from_str(&text).unwrap();
+    hostile["offset_map"][0]["runs"] = serde_json::json!([[0, 10, 0, -1]]);
+    reset(hostile.to_string()).exits(2).says("don't add up");
+    reset(text.get(..100).unwrap().to_owned()).exits(2).says("no report of a restore");
+}

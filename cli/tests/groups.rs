@@ -145,7 +145,7 @@ fn snapshots_over_time_are_shown_compared_and_taken_by_kafkas_own_tool() {
     );
     of_vault(&vault, "show", &["--group", "gs-c"]).exits(2).says("there is no group `gs-c` in the vault");
     of_vault(&vault, "show", &["--topic", "gs-c*"]).exits(2).says("no topic matches `gs-c*` in the vault");
-    of_vault(&vault, "show", &["--at", "99"]).exits(2).says("--at 99");
+    of_vault(&vault, "show", &["--at", "99"]).exits(2).says("there is no commit 99");
     of_vault(&vault, "show", &["--csv"]).exits(2);
 
     // Compared with another commit, and with what is committed now.

@@ -294,8 +294,12 @@ async fn allowed_plan(
     let mut plan = plan::draft(state, options, now)?;
     let mut touched = plan::touched(&plan, look.layout, state, options);
     touched.groups.extend(options.state.is_none().then(|| ledger::group_name(id)));
-    blocked.note(rights::for_restore(look.cluster, &touched).await?.check())?;
-    blocked.note(unread.map_or(Ok(()), Err))?;
+    let allowed = match (rights::for_restore(look.cluster, &touched).await?.check(), unread) {
+        (Err(EngineError::Denied(all)), Some(unread)) => Err(EngineError::Denied(format!("{all}; {unread}"))),
+        (Ok(()), Some(unread)) => Err(unread),
+        (allowed, _) => allowed,
+    };
+    blocked.note(allowed)?;
     let completed = plan::complete(&mut plan, look, state, options).await;
     match completed {
         // Without a right the rest can't be looked at.

@@ -528,7 +528,8 @@ fn nonsense_is_refused_before_anything_is_written() {
 fn a_window_costs_what_it_holds() {
     const CHUNK: u64 = 2 << 20;
     let site = site();
-    site.topic("long", 1);
+    // Its records are old.
+    site.bench.create_topic("long", 1, &[("retention.ms", "-1")]).unwrap();
     let records = 60_000;
     let generate = Generate {
         count: records,

@@ -179,8 +179,10 @@ impl<'a> Places<'a> {
             GroupStrategy::Map => self.mapped.get(&position.tp)?.get(&position.offset).copied(),
             GroupStrategy::Earliest | GroupStrategy::Latest => end(),
             GroupStrategy::Timestamp => {
-                let of_time =
-                    |time: i64| self.by_time.get(&(position.tp.clone(), time.max(0))).copied().flatten();
+                let of_time = |time: i64| match time {
+                    ..0 => self.starts.get(&position.tp).copied(),
+                    time => self.by_time.get(&(position.tp.clone(), time)).copied().flatten(),
+                };
                 position.time.and_then(of_time).or_else(end)
             }
             GroupStrategy::None => None,
@@ -285,4 +287,29 @@ fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {
         .hint(format!(
             "stop its consumers, then run `bodley groups reset --vault … --by map --report FILE --group {group}` with this restore's --report FILE (the same command with --report makes it), or set its offsets with Kafka's tools to {offsets}"
         ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record without a time is older than any: whoever stands there goes on at the log's start and skips nothing.
+    #[test]
+    fn places_by_time() {
+        let tp = TopicPartition::new(&Arc::from("a"), 0);
+        let mapped = Positions::new();
+        let places = Places {
+            strategy: GroupStrategy::Timestamp,
+            mapped: &mapped,
+            ends: [(tp.clone(), 90)].into(),
+            starts: [(tp.clone(), 3)].into(),
+            by_time: [((tp.clone(), 0), Some(20)), ((tp.clone(), 50), Some(40)), ((tp.clone(), 70), None)]
+                .into(),
+        };
+        let of = |time| {
+            places.of(&Position { group: "g".into(), tp: tp.clone(), offset: 7, time, metadata: None })
+        };
+        let found = [Some(-1), Some(0), Some(50), Some(70), None].map(of);
+        assert_eq!(found, [3, 20, 40, 90, 90].map(Some));
+    }
 }

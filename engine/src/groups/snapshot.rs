@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{Position, Positions, Wanted};
 use crate::error::EngineError;
+use crate::inventory::open_at;
 use crate::moment::At;
 use crate::vault::log::Vault;
-use crate::vault::now_ms;
 use crate::vault::state::State;
 
 /// Positions as a commit left them.
@@ -67,10 +67,7 @@ pub(super) async fn fold(
     at: Option<At>,
     keep_ranges: bool,
 ) -> Result<(Vault, State), EngineError> {
-    let mut vault = Vault::open(store).await?;
-    if let Some(at) = at {
-        vault.go_back(at, now_ms()).await?;
-    }
+    let mut vault = open_at(store, at).await?;
     let state = vault.fold(keep_ranges).await?;
     Ok((vault, state))
 }

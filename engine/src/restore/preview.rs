@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::plan::{PartitionPlan, Plan, Status, TopicPlan};
 use super::topics::keeps;
-use super::{GroupStrategy, RestoreOptions};
+use super::{GroupStrategy, RestoreOptions, groups};
 use crate::look::Window;
 use crate::report::known_time;
 use crate::vault::log::Vault;
@@ -199,10 +199,8 @@ fn left_alone(plan: &Plan, state: &State, options: &RestoreOptions) -> usize {
     }
     let open = plan.topics.iter().filter(|topic| topic.status != Status::Done);
     let all = open.map(|topic| {
-        let of_topic = state.groups.iter().filter(|((group, id), pair)| {
-            *id == topic.source.topic && pair.header.present && options.pick_groups.covers(group)
-        });
-        let positions: usize = of_topic.map(|(_, pair)| pair.offsets.len()).sum();
+        let pairs = groups::of_topic(state, options, topic.source.topic);
+        let positions: usize = pairs.map(|(_, pair)| pair.offsets.len()).sum();
         positions.saturating_sub(topic.positions.len())
     });
     all.sum()
@@ -308,7 +306,7 @@ fn expired(report: &PlanReport, plan: &mut Plan) {
     plan.notes.extend(said.into_iter().take(10));
     if more > 0 {
         plan.notes
-            .push(format!("… and {more} topics more hold records that their retention may delete at once"));
+            .push(format!("… and {more} such notes more: --output json has the settings of each topic"));
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use memmap2::{MmapMut, MmapOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -177,6 +178,7 @@ pub struct Filled {
     buf: PartBuf,
     start: usize,
     len: usize,
+    crc64: Option<u64>,
     watch: Option<Stopwatch>,
 }
 
@@ -185,7 +187,7 @@ impl Filled {
     pub fn new(buf: PartBuf, start: usize, len: usize) -> Self {
         let start = start.min(buf.len());
         let len = len.min(buf.len() - start);
-        Self { buf, start, len, watch: None }
+        Self { buf, start, len, crc64: None, watch: None }
     }
 
     /// Its life is measured: it ends when its bytes are where they are to go.
@@ -193,6 +195,23 @@ impl Filled {
     pub fn measured(mut self, watch: Stopwatch) -> Self {
         self.watch = Some(watch);
         self
+    }
+
+    /// The CRC-64/NVME of the bytes is known to its maker, from when they were read; a store that keeps checksums takes it from here.
+    #[must_use]
+    pub fn summed(mut self, crc64: u64) -> Self {
+        self.crc64 = Some(crc64);
+        self
+    }
+
+    /// The CRC-64/NVME of the bytes, if their maker knew it.
+    pub fn crc64(&self) -> Option<u64> {
+        self.crc64
+    }
+
+    /// The bytes as a body that many may hold; the buffer goes back when the last one lets go.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(Owner(self))
     }
 
     /// Bytes that count.
@@ -235,8 +254,18 @@ impl Deref for Filled {
     }
 }
 
+/// What [`Filled::into_bytes`] keeps alive.
+struct Owner(Filled);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl DerefMut for Filled {
     fn deref_mut(&mut self) -> &mut [u8] {
+        self.crc64 = None;
         self.buf.get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use bodley_engine::error::Severity;
 use bodley_engine::look::{self, Reader, Seen, Source, Window};
-use bodley_engine::vault::segment::PART_LEN;
 use bodley_engine::{EngineError, Gap, Issue, Moment, Report, inventory};
 use bodley_io::BufferPool;
 use bodley_io::latency::Latencies;
@@ -152,7 +151,8 @@ impl Printer {
         let mut vault = inventory::open_at(Arc::clone(&store), flags.at).await?;
         let state = vault.fold(true).await.map_err(EngineError::from)?;
         let topic = look::find_topic(&state, &flags.topic, flags.incarnation)?;
-        let source = Source { store, pool: BufferPool::new(PART_LEN, BUFFERS * PART_LEN) };
+        let pool = BufferPool::new(store.part_len(), BUFFERS * store.part_len());
+        let source = Source { store, pool };
         for partition in look::partitions_of(&state, topic, &flags.partitions)? {
             let Some(stored) = state.partitions.get(&(topic.topic, partition)) else { continue };
             let mut reader = Reader::new(&source, &topic.name, stored, window);

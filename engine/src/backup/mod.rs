@@ -32,7 +32,6 @@ use crate::report::{Report, TopicReport, known_time};
 use crate::select::Selection;
 use crate::vault::log::Vault;
 use crate::vault::rows::Rows;
-use crate::vault::segment::PART_LEN;
 use crate::vault::{VaultError, hex};
 
 /// What a backup is to do and with what means.
@@ -91,7 +90,7 @@ pub async fn backup(
     report.topics = plan.topics.values().map(topic_report).collect();
     report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
     let rows = std::mem::take(&mut plan.rows);
-    let pool = BufferPool::new(PART_LEN, options.budget);
+    let pool = BufferPool::new(vault.store().part_len(), options.budget);
     let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop });
     let finished = run.finish(rows, snapshot.rows, &mut report).await?;
     report.receipt = Some(finished.to_string());

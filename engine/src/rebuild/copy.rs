@@ -15,7 +15,7 @@ use crate::report::{Issue, Report};
 use crate::vault::SegmentRef;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, Kind, Range, Reason, TIME_UNKNOWN, TopicRow};
-use crate::vault::segment::{ChunkFlaw, Footer, PART_LEN, SegmentWriter, read_chunk};
+use crate::vault::segment::{ChunkFlaw, Footer, SegmentWriter, read_chunk};
 use crate::vault::state::PartKey;
 use crate::vault::walk::walk;
 
@@ -127,10 +127,11 @@ impl<'a> Copier<'a> {
         topics: &'a BTreeMap<TopicId, TopicRow>,
         (progress, stop): (Arc<Progress>, watch::Receiver<bool>),
     ) -> Self {
+        let pool = BufferPool::new(target.part_len(), 4 * target.part_len());
         Self {
             reader: Reader::new(source),
             target,
-            pool: BufferPool::new(PART_LEN, 4 * PART_LEN),
+            pool,
             writer_id: writer_id.to_owned(),
             topics,
             segment: None,

@@ -23,7 +23,6 @@ use crate::report::{Issue, Report, counted};
 use crate::rights;
 use crate::vault::log::Vault;
 use crate::vault::now_ms;
-use crate::vault::segment::PART_LEN;
 use crate::vault::state::State;
 
 /// What is known before the first write.
@@ -100,7 +99,7 @@ pub async fn prepare(
     let seq = vault.receipt().seq;
     let state = vault.fold(true).await?;
     report.notes.extend(vault.take_warnings());
-    let pool = BufferPool::new(PART_LEN, options.budget);
+    let pool = BufferPool::new(store.part_len(), options.budget);
     let source = Source { store: Arc::clone(store), pool, room: Room::default() };
     let (append, is_named) = (options.append, options.restore_id.is_some());
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append, is_named };

@@ -17,8 +17,6 @@ use super::table::{Table, TableWriter};
 use super::walk::Checked;
 
 const MAGIC: &[u8; 8] = b"BDLYSEG1";
-/// Length of a part buffer, bytes.
-pub const PART_LEN: usize = 8 << 20;
 /// What a read may need beside the bytes asked for: whole blocks at both ends.
 pub(crate) const SLACK: usize = 8 << 10;
 
@@ -33,6 +31,8 @@ pub struct SegmentWriter {
     /// Bytes of the segment before the buffer.
     flushed: u64,
     crc: u64,
+    /// Of the bytes in the buffer.
+    part_crc: u64,
     rows: Vec<Range>,
     /// A buffer is between here and the store: whoever stops there must not finish the segment.
     turning: bool,
@@ -62,6 +62,7 @@ impl SegmentWriter {
             filled: 0,
             flushed: 0,
             crc: 0,
+            part_crc: 0,
             rows: Vec::new(),
             turning: false,
         })
@@ -118,9 +119,15 @@ impl SegmentWriter {
     pub fn keep(&mut self, mut row: Range) {
         row.segment = self.id();
         row.position = self.len();
-        self.crc = crc64_combine(self.crc, row.crc64, row.stored.into());
-        self.filled += row.stored as usize;
+        self.count(row.crc64, row.stored as usize);
         self.rows.push(row);
+    }
+
+    /// The first `len` bytes of the room belong to the segment; their CRC-64 is `crc64`.
+    fn count(&mut self, crc64: u64, len: usize) {
+        self.crc = crc64_combine(self.crc, crc64, len as u64);
+        self.part_crc = crc64_combine(self.part_crc, crc64, len as u64);
+        self.filled += len;
     }
 
     /// Sends the full buffer on its way and takes another.
@@ -132,8 +139,11 @@ impl SegmentWriter {
         let mut tail = Vec::new();
         if let Some(buf) = self.buf.take() {
             tail.extend_from_slice(buf.get(aligned..self.filled).unwrap_or_default());
-            if aligned > 0 {
-                self.upload.write(Filled::new(buf, 0, aligned)).await?;
+            let part = Filled::new(buf, 0, aligned);
+            match tail.is_empty() {
+                _ if aligned == 0 => drop(part),
+                true => self.upload.write(part.summed(self.part_crc)).await?,
+                false => self.upload.write(part).await?,
             }
         }
         // No buffer is held while waiting for one: see the pool.
@@ -142,6 +152,7 @@ impl SegmentWriter {
             start.copy_from_slice(&tail);
         }
         self.flushed += aligned as u64;
+        self.part_crc = if tail.is_empty() { 0 } else { crc64(&tail) };
         self.filled = tail.len();
         self.buf = Some(next);
         self.turning = false;
@@ -154,14 +165,13 @@ impl SegmentWriter {
             return Err(VaultError::Internal("a segment was cut while a buffer was handed over".into()));
         }
         let bytes = self.footer(footer)?;
-        self.crc = crc64_combine(self.crc, crc64(&bytes), bytes.len() as u64);
         for piece in bytes.chunks(self.pool.part_len() / 2) {
             self.put(piece).await?;
-            self.filled += piece.len();
+            self.count(crc64(piece), piece.len());
         }
         let (bytes, filled) = (self.len(), self.filled);
         if let Some(buf) = self.buf.take() {
-            self.upload.write(Filled::new(buf, 0, filled)).await?;
+            self.upload.write(Filled::new(buf, 0, filled).summed(self.part_crc)).await?;
         }
         self.upload.finish().await?;
         let crc64 = format!("{:016x}", self.crc);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bodley_io::store::memory::MemoryStore;
-use bodley_io::store::{Object, Put, Store, StoreError, Upload};
+use bodley_io::store::{Object, Put, Stat, Store, StoreError, Upload};
 use bodley_io::{Filled, PartBuf};
 use bytes::Bytes;
 
@@ -173,9 +173,9 @@ impl Store for Chaos {
         self.inner.read(path, at, len, buf).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
         self.before_read(path).await?;
-        self.inner.size(path).await
+        self.inner.stat(path).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {

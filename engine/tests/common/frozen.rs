@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bodley_io::store::{Object, Put, SharedStore, Store, StoreError, Upload};
+use bodley_io::store::{Object, Put, SharedStore, Stat, Store, StoreError, Upload};
 use bodley_io::{Filled, PartBuf};
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -106,8 +106,8 @@ impl Store for Frozen {
         self.clockwork.around("read", self.inner.read(path, at, len, buf)).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-        self.clockwork.around("size", self.inner.size(path)).await
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        self.clockwork.around("size", self.inner.stat(path)).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{Object, Put, SharedStore, Store, StoreError, Upload};
+use super::{Object, Put, SharedStore, Stat, Store, StoreError, Upload};
 use crate::backoff::Backoff;
 use crate::buffers::{Filled, PartBuf};
 use crate::latency::{Kind, Latencies, Stopwatch};
@@ -53,6 +53,18 @@ impl Store for Retry {
         self.inner.alignment()
     }
 
+    fn part_len(&self) -> usize {
+        self.inner.part_len()
+    }
+
+    fn decides_races(&self) -> bool {
+        self.inner.decides_races()
+    }
+
+    async fn tidy(&self) -> Result<usize, StoreError> {
+        self.inner.tidy().await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         self.run(|| self.inner.create(path)).await
     }
@@ -86,8 +98,8 @@ impl Store for Retry {
         self.inner.read(path, at, len, buf).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-        self.run(|| self.inner.size(path)).await
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        self.run(|| self.inner.stat(path)).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
@@ -123,6 +135,18 @@ impl Store for Limit {
         self.inner.alignment()
     }
 
+    fn part_len(&self) -> usize {
+        self.inner.part_len()
+    }
+
+    fn decides_races(&self) -> bool {
+        self.inner.decides_races()
+    }
+
+    async fn tidy(&self) -> Result<usize, StoreError> {
+        self.inner.tidy().await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         // An upload lives as long as its segment: it must not keep a commit from being written, so it takes no permit.
         self.inner.create(path).await
@@ -143,9 +167,9 @@ impl Store for Limit {
         self.inner.read(path, at, len, buf).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
         let _permit = self.permits.acquire().await;
-        self.inner.size(path).await
+        self.inner.stat(path).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
@@ -190,6 +214,18 @@ impl Store for Throttled {
         self.inner.alignment()
     }
 
+    fn part_len(&self) -> usize {
+        self.inner.part_len()
+    }
+
+    fn decides_races(&self) -> bool {
+        self.inner.decides_races()
+    }
+
+    async fn tidy(&self) -> Result<usize, StoreError> {
+        self.inner.tidy().await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         let inner = self.inner.create(path).await?;
         Ok(Box::new(ThrottledUpload { inner, write: self.write.clone() }))
@@ -211,8 +247,8 @@ impl Store for Throttled {
         self.inner.read(path, at, len, buf).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-        self.inner.size(path).await
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        self.inner.stat(path).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
@@ -268,6 +304,18 @@ impl Store for Measured {
         self.inner.alignment()
     }
 
+    fn part_len(&self) -> usize {
+        self.inner.part_len()
+    }
+
+    fn decides_races(&self) -> bool {
+        self.inner.decides_races()
+    }
+
+    async fn tidy(&self) -> Result<usize, StoreError> {
+        self.inner.tidy().await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         let inner = self.inner.create(path).await?;
         Ok(Box::new(MeasuredUpload { inner, latencies: Arc::clone(&self.latencies) }))
@@ -286,8 +334,8 @@ impl Store for Measured {
         self.inner.read(path, at, len, buf).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-        self.inner.size(path).await
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        self.inner.stat(path).await
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
@@ -368,8 +416,8 @@ mod tests {
         async fn read(&self, path: &str, at: u64, len: usize, buf: PartBuf) -> Result<Filled, StoreError> {
             self.0.read(path, at, len, buf).await
         }
-        async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-            self.0.size(path).await
+        async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+            self.0.stat(path).await
         }
         async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
             self.0.list(prefix, after).await

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::files::{Files, SystemFiles, is_refusal, open};
-use super::{LIST_PAGE, Object, Put, Store, StoreError, Upload};
+use super::{LIST_PAGE, Object, Put, Stat, Store, StoreError, Upload};
 use crate::buffers::{Filled, PartBuf};
 
 const TEMP_PREFIX: &str = ".tmp-";
@@ -136,10 +136,10 @@ impl Store for DiskStore {
         blocking(move || store.read_range(&path, at, len, buf)).await
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
         let (file, path) = (self.file(path), path.to_owned());
         blocking(move || match std::fs::metadata(file) {
-            Ok(metadata) => Ok(Some(metadata.len())),
+            Ok(metadata) => Ok(Some(Stat::of_size(metadata.len()))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("look at", &path, error)),
         })

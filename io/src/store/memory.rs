@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{LIST_PAGE, Object, Put, Store, StoreError, Upload};
+use super::{LIST_PAGE, Object, Put, Stat, Store, StoreError, Upload};
 use crate::buffers::{Filled, PartBuf};
 
 /// Objects in a map. Clones share it.
@@ -78,8 +78,8 @@ impl Store for MemoryStore {
         Ok(Filled::new(buf, 0, len))
     }
 
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
-        Ok(self.objects().get(path).map(|bytes| bytes.len() as u64))
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        Ok(self.objects().get(path).map(|bytes| Stat::of_size(bytes.len() as u64)))
     }
 
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {

@@ -85,6 +85,18 @@ pub enum StoreError {
         /// As the system says.
         source: std::io::Error,
     },
+    /// A store across a network refused, gave no usable answer, or gave none.
+    #[error("cannot {operation} {object}: {what}")]
+    Remote {
+        /// Verb.
+        operation: &'static str,
+        /// Its path.
+        object: String,
+        /// What happened and what to do, without secrets.
+        what: String,
+        /// A later try may help.
+        passing: bool,
+    },
     /// No memory for a buffer.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
@@ -106,15 +118,18 @@ impl StoreError {
     /// The same request may work a moment later.
     pub fn is_transient(&self) -> bool {
         use std::io::ErrorKind as Kind;
-        let Self::Io { source, .. } = self else { return false };
-        matches!(
-            source.kind(),
-            Kind::Interrupted
-                | Kind::WouldBlock
-                | Kind::TimedOut
-                | Kind::StaleNetworkFileHandle
-                | Kind::ResourceBusy
-        )
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                Kind::Interrupted
+                    | Kind::WouldBlock
+                    | Kind::TimedOut
+                    | Kind::StaleNetworkFileHandle
+                    | Kind::ResourceBusy
+            ),
+            Self::Remote { passing, .. } => *passing,
+            _ => false,
+        }
     }
 }
 
@@ -136,6 +151,33 @@ pub struct Object {
     pub size: u64,
 }
 
+/// What a store knows of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stat {
+    /// Bytes.
+    pub size: u64,
+    /// CRC-64/NVME of all bytes, where the store keeps it.
+    pub crc64: Option<u64>,
+    /// The lock that keeps it from being deleted, if it has one and we may know.
+    pub lock: Option<Lock>,
+}
+
+impl Stat {
+    /// Of an object of which the size is all that is known.
+    pub fn of_size(size: u64) -> Self {
+        Self { size, ..Self::default() }
+    }
+}
+
+/// Until then nobody deletes or replaces the object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// As the store calls it: `COMPLIANCE`, `GOVERNANCE`, `Unlocked`, …
+    pub mode: String,
+    /// ms since 1970.
+    pub until: i64,
+}
+
 /// A place that keeps immutable objects under paths with `/` between their parts.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -144,6 +186,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Parts given to [`Upload::write`] have a length that is a multiple of this, but for the last.
     fn alignment(&self) -> usize;
+
+    /// How long part buffers had best be, in bytes: what a request to the store should hold.
+    fn part_len(&self) -> usize {
+        PART_LEN
+    }
+
+    /// Whether [`Store::put_if_absent`] is decided by the store itself. `false`: by a look before it, because the user says that there is one
+    /// writer only.
+    fn decides_races(&self) -> bool {
+        true
+    }
 
     /// Begins a large object. It exists when [`Upload::finish`] returns.
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError>;
@@ -157,15 +210,29 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Bytes `at..at + len` of an object, in `buf`, which has room for `len` bytes and 8 KiB more.
     async fn read(&self, path: &str, at: u64, len: usize, buf: PartBuf) -> Result<Filled, StoreError>;
 
+    /// What is known of an object without reading it, `None` when there is no such object.
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError>;
+
     /// Size in bytes, `None` when there is no such object.
-    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError>;
+    async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        Ok(self.stat(path).await?.map(|stat| stat.size))
+    }
 
     /// Up to 1,000 objects whose paths begin with `prefix` (which ends with `/`) and sort after `after`, in order of their paths.
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError>;
 
     /// Deletes an object. Deleting what is not there succeeds.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
+
+    /// Gives up uploads below this store's place that were begun more than a day ago and never finished, and says how many. Where a store
+    /// forgets them by itself there is nothing to do.
+    async fn tidy(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
 }
+
+/// Bytes of a part buffer where a store has no wish of its own.
+pub const PART_LEN: usize = 8 << 20;
 
 /// A large object on its way into a store. Dropped without [`Upload::finish`], it leaves nothing that a listing shows.
 #[async_trait]

@@ -7,14 +7,21 @@
 //! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
 
 mod aws;
+mod azure;
 mod encode;
+mod environment;
+mod exchange;
+mod gcs;
 mod jwt;
 mod oauth;
 mod refresh;
 mod token_file;
 mod web;
 
-pub use aws::{AwsCredentials, AwsOptions, Credentials, Environment, MskForm, MskTokens};
+pub use aws::{AwsCredentials, AwsOptions, Credentials, MskForm, MskTokens};
+pub use azure::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials, AzureKey};
+pub use environment::Environment;
+pub use gcs::{GcsAccess, GcsCredential, GcsCredentials};
 pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};
 pub use token_file::FileTokens;
 

@@ -1,7 +1,6 @@
 //! Tokens for Amazon MSK, and the AWS credentials that sign them.
 
 mod chain;
-mod environment;
 mod process;
 mod profile;
 mod region;
@@ -17,9 +16,8 @@ use bodley_io::{Secret, Token, TokenError, TokenProvider};
 
 use crate::refresh::{Fetch, Fresh, Refreshed};
 use crate::web::Http;
-use crate::{SettingError, jwt};
+use crate::{Environment, SettingError, jwt};
 use chain::Sts;
-pub use environment::Environment;
 
 /// Which identity and where. Everything may be left out; the environment then decides, as with AWS's own tools.
 #[derive(Debug, Clone, Default)]
@@ -127,11 +125,6 @@ struct Chain {
     http: Http,
 }
 
-/// Credentials are renewed so long before their end,
-const EARLY: Duration = Duration::from_secs(300);
-/// or when this part of their life is left, whichever is later.
-const EARLY_PART: u32 = 5;
-
 #[async_trait]
 impl Fetch for Chain {
     type Item = Credentials;
@@ -148,19 +141,9 @@ impl Fetch for Chain {
         let found = remote::load(&source, &self.http, &sts)
             .await
             .map_err(|error| failed(error.what, error.passing))?;
-        let now = SystemTime::now();
-        let refresh_at = match found.expires {
-            None => now + EARLY,
-            Some(end) => {
-                let left = end.duration_since(now).ok().filter(|left| !left.is_zero());
-                let left = left.ok_or_else(|| {
-                    failed(format!("{source} gave some that ended at {}", jwt::rfc3339(end)), true)
-                })?;
-                end - EARLY.min(left / EARLY_PART)
-            }
-        };
         let expires = found.expires;
-        Ok(Fresh { value: found, refresh_at, expires })
+        Fresh::renewed_early(found, expires)
+            .map_err(|end| failed(format!("{source} gave some that ended at {}", jwt::rfc3339(end)), true))
     }
 }
 

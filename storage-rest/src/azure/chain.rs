@@ -12,7 +12,7 @@ use bodley_io::Secret;
 use reqwest::Url;
 
 use super::connection::{self, ConnectionString};
-use super::{AzureAccess, AzureAuth};
+use super::identity::{AzureAccess, AzureAuth};
 use crate::Environment;
 use crate::web::{PlainHttp, checked_url};
 

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method};
 use reqwest::{Request, Url};
 
 use super::chain::{Application, Source};
-use super::{AzureCredential, AzureKey};
+use super::identity::AzureCredential;
 use crate::exchange::{Bearer, bearer, post_form};
 use crate::web::{Http, Limits};
 use crate::{jwt, token_file};
@@ -52,7 +52,7 @@ pub(crate) async fn load(
     http: &Http,
 ) -> Result<(AzureCredential, Option<SystemTime>), TokenError> {
     let found = match source {
-        Source::Key { key, .. } => return Ok((AzureCredential::Key(AzureKey(key.clone())), None)),
+        Source::Key { key, .. } => return Ok((AzureCredential::Key(key.clone()), None)),
         Source::Sas { query, ends, .. } => return Ok((AzureCredential::Sas(query.clone()), *ends)),
         Source::ClientSecret { app, secret } => {
             let fields = [("client_secret", secret.expose())];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bodley_io::{Secret, TokenError};
 use reqwest::Url;
 
-use super::GcsAccess;
+use super::identity::GcsAccess;
 use super::adc::{self, Adc};
 use crate::Environment;
 use crate::SettingError;

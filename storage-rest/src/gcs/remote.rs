@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::adc::{Adc, External, Subject};
 use super::chain::Source;
-use super::{GcsCredential, sign};
+use super::identity::GcsCredential;
+use super::sign;
 use crate::exchange::{Bearer, answer, bearer, post_form};
 use crate::web::{Http, Limits};
 use crate::{jwt, token_file};

@@ -1,3 +1,6 @@
 //! Object stores for tests: strict ones in this process, whose every answer a test can change, and real servers.
 
+pub mod azurite;
+pub mod fake_gcs;
+pub mod gcs;
 pub mod http;

@@ -1,9 +1,4 @@
-//! Google Cloud Storage, and who we are to it.
-
-mod adc;
-mod chain;
-mod remote;
-mod sign;
+//! Who we are to Google Cloud.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,6 +12,7 @@ use crate::Environment;
 use crate::refresh::{Fetch, Fresh, Refreshed};
 use crate::web::Http;
 use crate::{SettingError, jwt};
+use super::{chain, remote};
 
 /// Where Google Cloud Storage is asked and by which identity. What is left out the environment decides, as with Google's own tools.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +27,7 @@ pub struct GcsAccess {
 
 /// What goes with a request. `Debug` shows no secret.
 #[derive(Debug, Clone)]
-pub enum GcsCredential {
+pub(crate) enum GcsCredential {
     /// A token for the header `Authorization`.
     Bearer(Secret),
     /// Nothing: an emulator asks for none.
@@ -40,7 +36,7 @@ pub enum GcsCredential {
 
 /// The right to ask Google Cloud Storage, always fresh: tokens are renewed 5 minutes before their end, one request at a time, the old one
 /// serving while it is valid.
-pub struct GcsCredentials {
+pub(crate) struct GcsCredentials {
     endpoint: Url,
     fresh: Refreshed<Identity>,
 }
@@ -71,6 +67,11 @@ impl GcsCredentials {
     /// Names the identity that is configured and why it gave nothing; no other one is tried in its place.
     pub async fn get(&self) -> Result<GcsCredential, TokenError> {
         self.fresh.get().await.map(|found| found.credential)
+    }
+
+    /// Google did not take what was got last: the next one who asks gets another, if there is one.
+    pub fn distrust(&self) {
+        self.fresh.distrust(|_| true);
     }
 
     /// Whose right was got last, for messages; `None` before the first.

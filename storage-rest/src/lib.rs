@@ -7,14 +7,20 @@
 //! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
 
 mod aws;
+mod client;
 mod encode;
+mod environment;
 mod jwt;
 mod oauth;
 mod refresh;
+pub mod s3;
 mod token_file;
 mod web;
+mod xml;
 
-pub use aws::{AwsCredentials, AwsOptions, Credentials, Environment, MskForm, MskTokens};
+pub use aws::{AwsCredentials, AwsOptions, Credentials, MskForm, MskTokens};
+pub use client::Patience;
+pub use environment::Environment;
 pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};
 pub use token_file::FileTokens;
 

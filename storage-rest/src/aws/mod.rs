@@ -1,12 +1,12 @@
 //! Tokens for Amazon MSK, and the AWS credentials that sign them.
 
 mod chain;
-mod environment;
 mod process;
-mod profile;
-mod region;
+pub(crate) mod profile;
+pub(crate) mod region;
 mod remote;
 mod sign;
+pub(crate) mod sigv4;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,8 @@ use bodley_io::{Secret, Token, TokenError, TokenProvider};
 
 use crate::refresh::{Fetch, Fresh, Refreshed};
 use crate::web::Http;
-use crate::{SettingError, jwt};
+use crate::{Environment, SettingError, jwt};
 use chain::Sts;
-pub use environment::Environment;
 
 /// Which identity and where. Everything may be left out; the environment then decides, as with AWS's own tools.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +106,11 @@ impl AwsCredentials {
     /// Names the identity that is configured and why it gave nothing; no other one is tried in its place.
     pub async fn get(&self) -> Result<Credentials, TokenError> {
         self.0.get().await
+    }
+
+    /// AWS did not take what was got last: the next one who asks gets another, if there is one.
+    pub(crate) fn distrust(&self) {
+        self.0.distrust(|_| true);
     }
 
     /// Whose credentials were got last, for messages; `None` before the first.

@@ -1,4 +1,4 @@
-//! What AWS settings are read from: variables and the home folder, as one value, so that nothing else looks at the process.
+//! What vendors' settings are read from: variables and the home folder, as one value, so that nothing else looks at the process.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 
 use bodley_io::Secret;
 
-/// The variables with names in `AWS_` and the home folder. `Debug` shows names only.
+/// What the names of variables that matter begin with.
+const OURS: [&str; 7] =
+    ["AWS_", "AZURE_", "GOOGLE_", "GCE_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST", "IDENTITY_"];
+
+/// The variables of AWS, Azure and Google, and the home folder. `Debug` shows names only.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, Secret>,
@@ -21,13 +25,13 @@ impl Environment {
         Self::new(variables, std::env::home_dir())
     }
 
-    /// These. Names that do not begin with `AWS_` are left out.
+    /// These. Names that are of no vendor's are left out.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>, home: Option<PathBuf>) -> Self {
-        let ours = variables.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
+        let ours = variables.into_iter().filter(|(name, _)| OURS.iter().any(|ours| name.starts_with(ours)));
         Self { variables: ours.map(|(name, value)| (name, Secret::new(value))).collect(), home }
     }
 
-    /// A variable that is set to something; as everywhere in AWS, an empty one is none.
+    /// A variable that is set to something; as everywhere, an empty one is none.
     pub(crate) fn var(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(|value| value.expose().trim()).filter(|value| !value.is_empty())
     }

@@ -45,6 +45,11 @@ impl Backoff {
         self.since = Instant::now();
     }
 
+    /// Since the beginning or the last progress.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Whether the time without progress is up.
     pub fn is_over(&self) -> bool {
         self.since.elapsed() >= self.give_up_after

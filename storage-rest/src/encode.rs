@@ -27,6 +27,34 @@ fn encode(text: &str, plain: &[u8], plus_for_space: bool) -> String {
     out
 }
 
+/// The text behind %XX and `+` for a space, as S3 encodes keys in listings; what is neither stays as it is.
+pub(crate) fn unpercent(text: &str) -> String {
+    let text = text.replace('+', " ");
+    let (mut out, mut bytes) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((first, rest)) = bytes.split_first() {
+        let digits = rest.get(..2).filter(|_| *first == b'%');
+        let byte = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => {
+                out.push(byte);
+                bytes = rest.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                bytes = rest;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Text for an XML element.
+pub(crate) fn escape_xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// Longest piece of a stranger's text in a message, in characters.
 const QUOTED: usize = 300;
 

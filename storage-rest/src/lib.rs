@@ -7,21 +7,23 @@
 //! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
 
 mod aws;
-mod azure;
+pub mod azure;
+mod client;
 mod encode;
 mod environment;
 mod exchange;
-mod gcs;
+pub mod gcs;
 mod jwt;
 mod oauth;
 mod refresh;
+pub mod s3;
 mod token_file;
 mod web;
+mod xml;
 
 pub use aws::{AwsCredentials, AwsOptions, Credentials, MskForm, MskTokens};
-pub use azure::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials, AzureKey};
+pub use client::Patience;
 pub use environment::Environment;
-pub use gcs::{GcsAccess, GcsCredential, GcsCredentials};
 pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};
 pub use token_file::FileTokens;
 

@@ -90,6 +90,14 @@ impl<F: Fetch> Refreshed<F> {
         self.0.lock().held.as_ref().map(|held| held.value.clone())
     }
 
+    /// Somebody did not take this value: the next one who asks gets another.
+    pub fn distrust(&self, is_it: impl FnOnce(&F::Item) -> bool) {
+        let mut state = self.0.lock();
+        if state.held.as_ref().is_some_and(|held| is_it(&held.value)) {
+            state.held = None;
+        }
+    }
+
     /// The value. Waits only if none is valid or the end is near; all who wait share one fetch and its outcome. The fetch goes on
     /// when a caller gives up.
     pub async fn get(&self) -> Result<F::Item, TokenError> {

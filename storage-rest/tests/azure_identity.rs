@@ -5,9 +5,8 @@
 mod common;
 
 use bodley_io::TokenError;
-use bodley_storage_rest::{
-    AzureAccess, AzureAuth, AzureCredential, AzureCredentials, Environment, SettingError,
-};
+use bodley_storage_rest::azure::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials};
+use bodley_storage_rest::{Environment, SettingError};
 use common::{Asked, Fake, MARKER, Reply, reply, tls};
 
 /// An environment with these variables.

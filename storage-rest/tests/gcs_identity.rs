@@ -10,7 +10,8 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bodley_io::TokenError;
-use bodley_storage_rest::{Environment, GcsAccess, GcsCredential, GcsCredentials};
+use bodley_storage_rest::Environment;
+use bodley_storage_rest::gcs::{GcsAccess, GcsCredential, GcsCredentials};
 use common::{Asked, Fake, MARKER, Reply, reply, tls};
 use serde_json::{Value, json};
 

@@ -2,10 +2,11 @@
 
 mod chain;
 mod process;
-mod profile;
-mod region;
+pub(crate) mod profile;
+pub(crate) mod region;
 mod remote;
 mod sign;
+pub(crate) mod sigv4;
 
 use std::fmt;
 use std::sync::Arc;
@@ -105,6 +106,11 @@ impl AwsCredentials {
     /// Names the identity that is configured and why it gave nothing; no other one is tried in its place.
     pub async fn get(&self) -> Result<Credentials, TokenError> {
         self.0.get().await
+    }
+
+    /// AWS did not take what was got last: the next one who asks gets another, if there is one.
+    pub(crate) fn distrust(&self) {
+        self.0.distrust(|_| true);
     }
 
     /// Whose credentials were got last, for messages; `None` before the first.

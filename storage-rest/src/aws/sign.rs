@@ -1,24 +1,21 @@
 //! What MSK wants to see: a presigned request to connect, by AWS Signature Version 4
 //! (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>).
-//!
-//! reqsign's own presigning fits S3 only: it hashes "UNSIGNED-PAYLOAD" where MSK wants the hash of an empty body, and puts any other
-//! hash in a signed header where MSK wants `host` alone. So the chain is here, on reqsign's HMAC.
 
 use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bodley_io::Secret;
-use reqsign_core::hash::{hex_hmac_sha256, hex_sha256, hmac_sha256};
+use reqsign_core::hash::hex_sha256;
 
 use super::Credentials;
+use super::sigv4::{ALGORITHM, Scope};
 use crate::encode::{form, percent};
 use crate::web::USER_AGENT;
 
 /// How long a signed request is good for, in seconds; the most that MSK takes.
 pub(crate) const SECONDS_VALID: u64 = 900;
 
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "kafka-cluster";
 const ACTION: &str = "kafka-cluster:Connect";
 
@@ -66,12 +63,8 @@ pub(crate) fn bearer(credentials: &Credentials, region: &str, at: SystemTime) ->
 }
 
 fn presign(credentials: &Credentials, region: &str, host: &str, at: SystemTime) -> Result<Presigned, String> {
-    let time =
-        jiff::Timestamp::try_from(at).map_err(|_| "this machine's clock is out of range".to_owned())?;
-    let day = time.strftime("%Y%m%d").to_string();
-    let date = time.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let scope = format!("{day}/{region}/{SERVICE}/aws4_request");
-    let scoped_key = format!("{}/{scope}", credentials.access_key_id);
+    let scope = Scope::new(at, region, SERVICE)?;
+    let (scoped_key, date) = (scope.key(credentials), scope.date.clone());
     let token = credentials
         .session_token
         .as_ref()
@@ -84,12 +77,7 @@ fn presign(credentials: &Credentials, region: &str, host: &str, at: SystemTime) 
         percent(&scoped_key),
     );
     let request = format!("GET\n/\n{query}\nhost:{host}\n\nhost\n{}", hex_sha256(b""));
-    let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex_sha256(request.as_bytes()));
-    let secret = Secret::new(format!("AWS4{}", credentials.secret_access_key.expose()));
-    let key = [day.as_str(), region, SERVICE, "aws4_request"]
-        .iter()
-        .fold(secret.expose().as_bytes().to_vec(), |key, part| hmac_sha256(&key, part.as_bytes()));
-    let signature = hex_hmac_sha256(&key, to_sign.as_bytes());
+    let signature = scope.sign(credentials, &request);
     Ok(Presigned { scoped_key, date, query, signature })
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Application {
 
 /// A key of an account. `Debug` does not show it.
 #[derive(Clone)]
-pub(crate) struct SharedKey(Secret);
+pub struct SharedKey(Secret);
 
 impl SharedKey {
     /// Of the text in Base64 that the portal shows.
@@ -70,7 +70,7 @@ impl SharedKey {
     }
 
     /// The bytes that sign.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         STANDARD.decode(self.0.expose()).unwrap_or_default()
     }
 }

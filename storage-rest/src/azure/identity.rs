@@ -84,7 +84,7 @@ impl FromStr for AzureAuth {
 
 /// What goes with a request. `Debug` shows no secret.
 #[derive(Debug, Clone)]
-pub(crate) enum AzureCredential {
+pub enum AzureCredential {
     /// The account's key, which signs each request.
     Key(SharedKey),
     /// A signed query, for the end of each URL.
@@ -95,7 +95,7 @@ pub(crate) enum AzureCredential {
 
 /// The right to ask one storage account, always fresh: tokens are renewed 5 minutes before their end, one request at a time, the old one
 /// serving while it is valid.
-pub(crate) struct AzureCredentials {
+pub struct AzureCredentials {
     account: String,
     endpoint: Url,
     fresh: Refreshed<Identity>,
@@ -126,7 +126,7 @@ impl AzureCredentials {
     }
 
     /// Azure did not take what was got last: the next one who asks gets another. `false`: there is no other.
-    pub fn distrust(&self) -> bool {
+    pub(crate) fn distrust(&self) -> bool {
         let has_other = !matches!(self.fresh.source().source, chain::Source::Key { .. } | chain::Source::Sas { .. });
         if has_other {
             self.fresh.distrust(|_| true);

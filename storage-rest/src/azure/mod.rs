@@ -30,7 +30,7 @@ use http::Method;
 use crate::client::{Call, Client, PartsUpload, Payload, Refusal, Reply};
 use crate::{Environment, SettingError};
 use dialect::Azure;
-pub use identity::{AzureAccess, AzureAuth};
+pub use identity::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials};
 pub use options::{AzureOptions, Immutability};
 use upload::AzureUpload;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::identity::AzureAccess;
 use crate::SettingError;
-use crate::client::{Patience, check_prefix};
+use crate::client::Patience;
+use crate::s3::check_prefix;
 
 /// Bytes of a block where nothing is said.
 pub(super) const PART_LEN: usize = 16 << 20;

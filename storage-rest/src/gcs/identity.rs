@@ -27,7 +27,7 @@ pub struct GcsAccess {
 
 /// What goes with a request. `Debug` shows no secret.
 #[derive(Debug, Clone)]
-pub(crate) enum GcsCredential {
+pub enum GcsCredential {
     /// A token for the header `Authorization`.
     Bearer(Secret),
     /// Nothing: an emulator asks for none.
@@ -36,7 +36,7 @@ pub(crate) enum GcsCredential {
 
 /// The right to ask Google Cloud Storage, always fresh: tokens are renewed 5 minutes before their end, one request at a time, the old one
 /// serving while it is valid.
-pub(crate) struct GcsCredentials {
+pub struct GcsCredentials {
     endpoint: Url,
     fresh: Refreshed<Identity>,
 }
@@ -70,7 +70,7 @@ impl GcsCredentials {
     }
 
     /// Google did not take what was got last: the next one who asks gets another, if there is one.
-    pub fn distrust(&self) {
+    pub(crate) fn distrust(&self) {
         self.fresh.distrust(|_| true);
     }
 

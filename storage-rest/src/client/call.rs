@@ -1,0 +1,137 @@
+//! One request as a store's dialect describes it, and what comes back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use super::payload::Payload;
+
+/// A request without what each attempt adds: host, date, credentials.
+#[derive(Debug, Clone)]
+pub(crate) struct Call<'a> {
+    /// For messages, as in "cannot {verb} {object}".
+    pub verb: &'static str,
+    /// The object's path in the vault, or what else it is about.
+    pub object: &'a str,
+    pub method: Method,
+    /// The object's name in the store, not encoded; empty for the bucket or container itself.
+    pub key: String,
+    /// Not encoded.
+    pub query: Vec<(&'static str, String)>,
+    pub headers: HeaderMap,
+    pub payload: Payload,
+    /// Statuses beside 2xx that are answers, not failures.
+    pub accepts: &'static [u16],
+    /// How long nothing may move, where it is longer than usual.
+    pub patience: Option<Duration>,
+    /// The permission that it takes, by the vendor's name.
+    pub needs: &'static str,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(verb: &'static str, object: &'a str, method: Method, key: String) -> Self {
+        Self {
+            verb,
+            object,
+            method,
+            key,
+            query: Vec::new(),
+            headers: HeaderMap::new(),
+            payload: Payload::default(),
+            accepts: &[],
+            patience: None,
+            needs: "",
+        }
+    }
+
+    #[must_use]
+    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// A header whose value is ours; one that no header can hold is left out, options are checked when they are given.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+            self.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn payload(mut self, payload: Payload) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    #[must_use]
+    pub fn accepts(mut self, statuses: &'static [u16]) -> Self {
+        self.accepts = statuses;
+        self
+    }
+
+    #[must_use]
+    pub fn needs(mut self, permission: &'static str) -> Self {
+        self.needs = permission;
+        self
+    }
+
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    pub fn is_answer(&self, status: StatusCode) -> bool {
+        status.is_success() || self.accepts.contains(&status.as_u16())
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// An attempt before this one may have had its effect.
+    pub unclear: bool,
+}
+
+impl Reply {
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        text(&self.headers, name)
+    }
+}
+
+/// A header's text, if it is one.
+pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// What a store said when it did not do as asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub status: u16,
+    /// The store's word for it, `NoSuchKey`; empty if it gave none.
+    pub code: String,
+    /// Its sentence, quoted and short.
+    pub message: String,
+    /// Where it says to go instead, if it does.
+    pub hint: Option<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the store answers {}", self.status)?;
+        if !self.code.is_empty() {
+            write!(f, " {}", self.code)?;
+        }
+        if !self.message.is_empty() {
+            write!(f, " ({})", self.message)?;
+        }
+        Ok(())
+    }
+}

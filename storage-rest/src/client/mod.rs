@@ -1,0 +1,395 @@
+//! What all object stores have in common: a request is signed anew for each attempt, tried again by one table, watched for
+//! stillness rather than timed, and refused with a sentence that says what to do.
+//!
+//! On the way of a byte: `payload.rs` hands part buffers to the connection, `read.rs` fills them again, `parts.rs` keeps several
+//! parts of an object in flight. What a store calls things is in its own module, behind [`Dialect`].
+
+mod call;
+mod gate;
+mod parts;
+mod payload;
+mod read;
+mod retry;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bodley_io::backoff::{Backoff, Pauses};
+use bodley_io::store::StoreError;
+use bodley_io::{Secret, TokenError};
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
+use reqwest::{Response, Url};
+
+use crate::SettingError;
+use crate::web::{HttpError, USER_AGENT, classify};
+pub(crate) use call::{Call, Refusal, Reply, text};
+use gate::Gate;
+pub(crate) use parts::{PartStore, PartsUpload};
+pub(crate) use payload::{Beat, Payload};
+use retry::Class;
+
+/// Of an answer that is kept in memory, in bytes: a page of a listing, an error.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// How often bytes are sent again that arrived with another checksum.
+const DIGEST_TRIES: u32 = 3;
+
+/// How long things may take, and how many at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until a connection stands, TLS included.
+    pub connect: Duration,
+    /// So long nothing may move on a connection, in either direction.
+    pub idle: Duration,
+    /// An operation that does not get on is given up after so long; before the store has ever answered, much sooner.
+    pub give_up_after: Duration,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            give_up_after: Duration::from_secs(120),
+            concurrency: 16,
+        }
+    }
+}
+
+/// A store that never answered is probably the wrong one: it is given up after this.
+const FIRST_CONTACT: Duration = Duration::from_secs(4);
+
+/// Headers that one attempt adds.
+pub(crate) struct Signed {
+    pub url: Url,
+    pub headers: HeaderMap,
+    /// A query that must be in no message: the signature of a URL.
+    pub secret_query: Option<Secret>,
+}
+
+/// What differs between stores.
+#[async_trait]
+pub(crate) trait Dialect: Send + Sync + std::fmt::Debug + 'static {
+    /// The request's URL and all its headers, at this time of the store's clock.
+    async fn sign(&self, call: &Call<'_>, now: SystemTime) -> Result<Signed, TokenError>;
+
+    /// What an answer says that is no success.
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal;
+
+    /// Learns from a refusal, so that the next attempt goes elsewhere or otherwise: `true` if it makes sense. At most once per operation.
+    fn mend(&self, refusal: &Refusal, headers: &HeaderMap) -> bool;
+
+    /// The store does not take the credential any more: `true` if there may be another.
+    fn renew(&self) -> bool;
+
+    /// The error for a refusal that stands.
+    fn error(&self, call: &Call<'_>, refusal: &Refusal) -> StoreError;
+
+    /// Who is asked, without secrets, and where it is set: for errors.
+    fn place(&self) -> String;
+}
+
+/// Why an attempt came to nothing.
+enum Failure {
+    Credential(TokenError),
+    Http(HttpError),
+    Refused(Refusal, HeaderMap),
+}
+
+/// Sends requests. Clones share connections, clock and gate.
+#[derive(Debug, Clone)]
+pub(crate) struct Client<D>(Arc<Inner<D>>);
+
+#[derive(Debug)]
+struct Inner<D> {
+    http: reqwest::Client,
+    patience: Patience,
+    gate: Gate,
+    /// The store's clock before ours, ms.
+    clock: AtomicI64,
+    answered: AtomicBool,
+    dialect: D,
+}
+
+/// One operation's tries.
+struct Tries {
+    backoff: Backoff,
+    unclear: bool,
+    mended: bool,
+    renewed: bool,
+    clocked: bool,
+    digests: u32,
+}
+
+impl<D: Dialect> Client<D> {
+    /// Fails only if the settings do not fit the HTTP library.
+    pub fn new(
+        dialect: D,
+        patience: Patience,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> Result<Self, SettingError> {
+        let mut tls = rustls::ClientConfig::clone(tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // HTTPS_PROXY, HTTP_PROXY and NO_PROXY are the library's to read.
+        let http = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(patience.connect)
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(patience.concurrency)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .tcp_nodelay(true)
+            .tls_backend_preconfigured(tls)
+            .build()
+            .map_err(|error| SettingError::new("tls", crate::web::root(&error)))?;
+        Ok(Self(Arc::new(Inner {
+            http,
+            patience,
+            gate: Gate::new(patience.concurrency),
+            clock: AtomicI64::new(0),
+            answered: AtomicBool::new(false),
+            dialect,
+        })))
+    }
+
+    pub fn dialect(&self) -> &D {
+        &self.0.dialect
+    }
+
+    /// The time by the store's clock, as far as it told.
+    pub fn now(&self) -> SystemTime {
+        let ahead = self.0.clock.load(Ordering::Relaxed);
+        let by = Duration::from_millis(ahead.unsigned_abs());
+        let now = SystemTime::now();
+        let moved = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+        moved.unwrap_or(now)
+    }
+
+    /// Sends until there is an answer or no hope; an answer of a status that the call takes may still be found wrong by `check`.
+    pub async fn ask(
+        &self,
+        call: &Call<'_>,
+        check: impl Fn(&Reply) -> Result<(), Refusal> + Send + Sync,
+    ) -> Result<Reply, StoreError> {
+        let mut tries = self.tries();
+        loop {
+            let Some(_turn) = self.0.gate.enter().await else { return Err(closed(call)) };
+            let failure = match self.whole(call, tries.unclear).await {
+                Ok(reply) => match check(&reply) {
+                    Ok(()) => {
+                        self.0.gate.went_well();
+                        return Ok(reply);
+                    }
+                    Err(refusal) => Failure::Refused(refusal, reply.headers),
+                },
+                Err(failure) => failure,
+            };
+            drop(_turn);
+            self.after(call, failure, &mut tries).await?;
+        }
+    }
+
+    /// As [`Client::ask`], where any answer of a status that the call takes will do.
+    pub async fn send(&self, call: &Call<'_>) -> Result<Reply, StoreError> {
+        self.ask(call, |_| Ok(())).await
+    }
+
+    async fn whole(&self, call: &Call<'_>, unclear: bool) -> Result<Reply, Failure> {
+        let beat = Beat::new();
+        let mut response = self.attempt(call, &beat).await?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk(call, &mut response, &beat).await.map_err(Failure::Http)? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(Failure::Http(HttpError::TooLarge));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let (status, headers, body) = (response.status(), response.headers().clone(), body.freeze());
+        if call.is_answer(status) {
+            return Ok(Reply { status, headers, body, unclear });
+        }
+        Err(Failure::Refused(self.0.dialect.refusal(status, &headers, &body), headers))
+    }
+
+    /// One attempt, up to the answer's headers.
+    async fn attempt(&self, call: &Call<'_>, beat: &Beat) -> Result<Response, Failure> {
+        let signed = self.0.dialect.sign(call, self.now()).await.map_err(Failure::Credential)?;
+        let mut url = signed.url;
+        if let Some(secret) = &signed.secret_query {
+            let query = url.query().filter(|query| !query.is_empty());
+            let query = query.map_or_else(String::new, |query| format!("{query}&")) + secret.expose();
+            url.set_query(Some(&query));
+        }
+        let mut request = reqwest::Request::new(call.method.clone(), url);
+        *request.headers_mut() = signed.headers;
+        if !matches!(call.method.as_str(), "GET" | "HEAD" | "DELETE") || call.payload.len() > 0 {
+            request.headers_mut().insert(http::header::CONTENT_LENGTH, call.payload.len().into());
+            *request.body_mut() = Some(call.payload.body(beat));
+        }
+        beat.touch();
+        let patience = self.patience_for(call);
+        let response = tokio::select! {
+            response = self.0.http.execute(request) => response,
+            () = beat.stops(patience) => return Err(Failure::Http(HttpError::Slow(patience))),
+        };
+        let response = response.map_err(|error| Failure::Http(classify(&error, self.0.patience.connect)))?;
+        self.0.answered.store(true, Ordering::Relaxed);
+        beat.touch();
+        Ok(response)
+    }
+
+    /// The next bytes of an answer.
+    async fn chunk(
+        &self,
+        call: &Call<'_>,
+        response: &mut Response,
+        beat: &Beat,
+    ) -> Result<Option<bytes::Bytes>, HttpError> {
+        let patience = self.patience_for(call);
+        let chunk = tokio::time::timeout(patience, response.chunk()).await;
+        beat.touch();
+        match chunk {
+            Ok(chunk) => chunk.map_err(|error| classify(&error, self.0.patience.connect)),
+            Err(_) => Err(HttpError::Slow(patience)),
+        }
+    }
+
+    fn patience_for(&self, call: &Call<'_>) -> Duration {
+        call.patience.unwrap_or_default().max(self.0.patience.idle)
+    }
+
+    fn tries(&self) -> Tries {
+        let pauses = Pauses { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
+        Tries {
+            backoff: Backoff::with_pauses(pauses, self.0.patience.give_up_after),
+            unclear: false,
+            mended: false,
+            renewed: false,
+            clocked: false,
+            digests: 0,
+        }
+    }
+
+    /// Decides after a failed attempt: `Ok` when another one is due, after the pause that it takes.
+    async fn after(&self, call: &Call<'_>, failure: Failure, tries: &mut Tries) -> Result<(), StoreError> {
+        let retry_after = match &failure {
+            Failure::Credential(error) if !error.passing => return Err(self.credential(call, error)),
+            Failure::Credential(_) => None,
+            Failure::Http(error) if !error.is_passing() => return Err(self.unreached(call, error)),
+            Failure::Http(error) => {
+                tries.unclear |= !matches!(error, HttpError::Unreachable(_));
+                None
+            }
+            Failure::Refused(refusal, headers) => {
+                if self.refused(refusal, headers, tries) {
+                    return Ok(());
+                }
+                match retry::class(refusal.status, &refusal.code) {
+                    Class::SlowDown => self.0.gate.slow_down(),
+                    Class::Retry if retry::is_digest(&refusal.code) => tries.digests += 1,
+                    Class::Retry => {}
+                    _ => return Err(self.0.dialect.error(call, refusal)),
+                }
+                tries.unclear |= retry::is_unclear(refusal.status, &refusal.code);
+                wait_named(headers)
+            }
+        };
+        let over = tries.digests >= DIGEST_TRIES || self.is_hopeless(&failure, tries);
+        match tries.backoff.pause().filter(|_| !over) {
+            Some(pause) => {
+                self.say(call, &failure);
+                let most = self.0.patience.give_up_after;
+                tokio::time::sleep(retry_after.map_or(pause, |named| named.min(most)).max(pause)).await;
+                Ok(())
+            }
+            None => Err(match &failure {
+                Failure::Credential(error) => self.credential(call, error),
+                Failure::Http(error) => self.unreached(call, error),
+                Failure::Refused(refusal, _) => self.0.dialect.error(call, refusal),
+            }),
+        }
+    }
+
+    /// Nobody has ever answered there, and some seconds are gone.
+    fn is_hopeless(&self, failure: &Failure, tries: &Tries) -> bool {
+        let silent = matches!(failure, Failure::Http(_)) && !self.0.answered.load(Ordering::Relaxed);
+        silent && tries.backoff.elapsed() > FIRST_CONTACT
+    }
+
+    fn say(&self, call: &Call<'_>, failure: &Failure) {
+        let what = match failure {
+            Failure::Credential(error) => error.what.clone(),
+            Failure::Http(error) => error.to_string(),
+            Failure::Refused(refusal, _) => refusal.to_string(),
+        };
+        tracing::debug!("{} {}: again: {what}", call.verb, call.object);
+    }
+
+    /// What can be mended at once, each once per operation: the place, the credential, the clock.
+    fn refused(&self, refusal: &Refusal, headers: &HeaderMap, tries: &mut Tries) -> bool {
+        if !tries.mended && self.0.dialect.mend(refusal, headers) {
+            tries.mended = true;
+            return true;
+        }
+        match retry::class(refusal.status, &refusal.code) {
+            Class::Renew if !tries.renewed && self.0.dialect.renew() => {
+                tries.renewed = true;
+                true
+            }
+            Class::Clock if !tries.clocked && self.set_clock(headers) => {
+                tries.clocked = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn set_clock(&self, headers: &HeaderMap) -> bool {
+        let theirs = text(headers, "date")
+            .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        let Some(theirs) = theirs else { return false };
+        let ahead = theirs.as_millisecond() - jiff::Timestamp::now().as_millisecond();
+        tracing::warn!(
+            "this machine's clock is {} s off the store's; its own is used for requests",
+            -ahead / 1000
+        );
+        self.0.clock.store(ahead, Ordering::Relaxed);
+        true
+    }
+
+    fn credential(&self, call: &Call<'_>, error: &TokenError) -> StoreError {
+        self.remote(call, error.what.clone(), error.passing)
+    }
+
+    fn unreached(&self, call: &Call<'_>, error: &HttpError) -> StoreError {
+        let hint = match error {
+            HttpError::Tls(_) => "; if its certificate is signed by a CA of your own, give that by ca-file",
+            HttpError::Unreachable(_) => "; check the endpoint, the network and HTTPS_PROXY",
+            _ => "",
+        };
+        self.remote(call, format!("{} {error}{hint}", self.0.dialect.place()), error.is_passing())
+    }
+
+    fn remote(&self, call: &Call<'_>, what: String, passing: bool) -> StoreError {
+        StoreError::Remote { operation: call.verb, object: call.object.to_owned(), what, passing }
+    }
+}
+
+fn closed(call: &Call<'_>) -> StoreError {
+    let what = "the store was closed".to_owned();
+    StoreError::Remote { operation: call.verb, object: call.object.to_owned(), what, passing: false }
+}
+
+/// Whether the refusal may be gone later.
+pub(crate) fn is_passing(refusal: &Refusal) -> bool {
+    matches!(retry::class(refusal.status, &refusal.code), Class::Retry | Class::SlowDown)
+}
+
+/// Retry-After, in seconds.
+fn wait_named(headers: &HeaderMap) -> Option<Duration> {
+    text(headers, "retry-after")?.parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,204 @@
+//! A segment as a multipart upload (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html>).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bodley_io::store::{Put, StoreError};
+use bytes::Bytes;
+use http::Method;
+use tokio::sync::OnceCell;
+
+use super::{Bucket, Checksum, S3Store, dialect};
+use crate::client::{PartStore, Payload, Refusal, Reply};
+use crate::encode::escape_xml;
+use crate::xml::text_at;
+
+/// S3 joins parts for minutes, and shows by blanks that it is alive.
+const JOINING: Duration = Duration::from_secs(300);
+
+pub(super) struct S3Upload {
+    store: S3Store,
+    path: String,
+    /// The upload's id, once it was begun.
+    id: OnceCell<String>,
+}
+
+/// What the store gave for a part.
+pub(super) struct Done {
+    etag: String,
+    checksum: Option<(&'static str, String)>,
+}
+
+impl S3Upload {
+    pub fn new(store: S3Store, path: &str) -> Self {
+        Self { store, path: path.to_owned(), id: OnceCell::new() }
+    }
+
+    /// Begins the upload.
+    async fn begin(&self) -> Result<String, StoreError> {
+        let bucket = &self.store.0;
+        let mut call =
+            bucket.making("write", &self.path, Method::POST).query("uploads", "").needs("s3:PutObject");
+        call = match bucket.options.checksum {
+            Checksum::Crc64Nvme => call
+                .header("x-amz-checksum-algorithm", "CRC64NVME")
+                .header("x-amz-checksum-type", "FULL_OBJECT"),
+            Checksum::Crc32c => call.header("x-amz-checksum-algorithm", "CRC32C"),
+            Checksum::None => call,
+        };
+        let id = |reply: &Reply| text_at(&reply.body, &["InitiateMultipartUploadResult", "UploadId"]);
+        let reply = bucket
+            .client
+            .ask(&call, |reply| id(reply).map(drop).ok_or_else(|| no_result(reply, "it names no upload")))
+            .await?;
+        Ok(id(&reply).unwrap_or_default())
+    }
+
+    fn checksum(&self, payload: &Payload) -> Option<(&'static str, String)> {
+        match self.store.0.options.checksum {
+            Checksum::Crc64Nvme => Some(("ChecksumCRC64NVME", BASE64.encode(payload.crc64().to_be_bytes()))),
+            Checksum::Crc32c => Some(("ChecksumCRC32C", BASE64.encode(payload.crc32c().to_be_bytes()))),
+            Checksum::None => None,
+        }
+    }
+
+    /// After an answer that does not tell: is our object there?
+    async fn is_there(&self, len: u64, crc64: u64) -> Result<bool, StoreError> {
+        let found = self.store.0.stat(&self.path).await?;
+        Ok(found.is_some_and(|found| found.size == len && found.crc64.is_none_or(|crc| crc == crc64)))
+    }
+}
+
+#[async_trait]
+impl PartStore for S3Upload {
+    type Done = Done;
+
+    fn least(&self) -> u64 {
+        5 << 20
+    }
+
+    fn most(&self) -> usize {
+        10_000
+    }
+
+    fn object(&self) -> &str {
+        &self.path
+    }
+
+    async fn whole(&self, payload: Payload) -> Result<(), StoreError> {
+        match self.store.0.put("write", &self.path, payload).await? {
+            Put::Created => Ok(()),
+            Put::Exists => Err(StoreError::Exists { object: self.path.clone() }),
+        }
+    }
+
+    async fn part(&self, index: usize, payload: Payload) -> Result<Done, StoreError> {
+        let id = self.id.get_or_try_init(|| self.begin()).await?;
+        let bucket = &self.store.0;
+        let checksum = self.checksum(&payload);
+        let call = bucket
+            .call("write", &self.path, Method::PUT)
+            .query("partNumber", (index + 1).to_string())
+            .query("uploadId", id)
+            .needs("s3:PutObject");
+        let call = bucket.carrying(call, payload).await;
+        let etag = |reply: &Reply| reply.header("etag").map(str::to_owned);
+        let check = |reply: &Reply| match etag(reply) {
+            Some(_) => Ok(()),
+            None => Err(no_result(reply, "it names no ETag")),
+        };
+        let reply = bucket.client.ask(&call, check).await?;
+        Ok(Done { etag: etag(&reply).unwrap_or_default(), checksum })
+    }
+
+    async fn join(&self, parts: Vec<Done>, len: u64, crc64: u64) -> Result<(), StoreError> {
+        let (bucket, id) = (&self.store.0, self.id.get().map(String::as_str).unwrap_or_default());
+        let payload = Payload::new(Bytes::from(document(&parts)));
+        let payload = if bucket.client.dialect().hashes() { payload.hashed().await } else { payload };
+        let call = bucket.unless_there(bucket.call("write", &self.path, Method::POST));
+        let mut call = call
+            .query("uploadId", id)
+            .header("content-type", "application/xml")
+            .accepts(&[404, 409, 412])
+            .patience(JOINING)
+            .needs("s3:PutObject")
+            .payload(payload);
+        if bucket.options.checksum == Checksum::Crc64Nvme {
+            call = call
+                .header("x-amz-checksum-crc64nvme", BASE64.encode(crc64.to_be_bytes()))
+                .header("x-amz-checksum-type", "FULL_OBJECT");
+        }
+        let reply = bucket.client.ask(&call, joined).await?;
+        if reply.status.is_success() || reply.unclear && self.is_there(len, crc64).await? {
+            return Ok(());
+        }
+        if reply.status.as_u16() == 412 {
+            return Err(StoreError::Exists { object: self.path.clone() });
+        }
+        let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
+        Err(StoreError::Remote {
+            operation: "write",
+            object: self.path.clone(),
+            what: format!("{refusal}, so its upload is lost; run again"),
+            passing: false,
+        })
+    }
+
+    async fn abandon(&self) {
+        if let Some(id) = self.id.get()
+            && let Err(error) = self.store.0.abandon(&self.path, id).await
+        {
+            tracing::debug!("an upload of {} stays behind for a day: {error}", self.path);
+        }
+    }
+}
+
+impl Bucket {
+    /// Gives up an upload.
+    pub(super) async fn abandon(&self, path: &str, id: &str) -> Result<(), StoreError> {
+        let call = self
+            .call("give up the upload of", path, Method::DELETE)
+            .query("uploadId", id)
+            .accepts(&[404])
+            .needs("s3:AbortMultipartUpload");
+        self.client.send(&call).await.map(drop)
+    }
+}
+
+/// Success only with a result in it: S3 says 200 before it has joined anything, and may still come to an error.
+fn joined(reply: &Reply) -> Result<(), Refusal> {
+    if !reply.status.is_success()
+        || text_at(&reply.body, &["CompleteMultipartUploadResult", "ETag"]).is_some()
+    {
+        return Ok(());
+    }
+    Err(no_result(reply, "it is no CompleteMultipartUploadResult"))
+}
+
+/// An error in an answer that calls itself a success; one that is none of either kind counts as the store's own.
+fn no_result(reply: &Reply, what: &str) -> Refusal {
+    let mut refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
+    if refusal.code.is_empty() {
+        (refusal.code, refusal.message) = ("InternalError".to_owned(), what.to_owned());
+    }
+    refusal
+}
+
+fn document(parts: &[Done]) -> String {
+    let mut text =
+        String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (index, part) in parts.iter().enumerate() {
+        let checksum = part
+            .checksum
+            .as_ref()
+            .map_or_else(String::new, |(name, value)| format!("<{name}>{value}</{name}>"));
+        let etag = escape_xml(&part.etag);
+        text.push_str(&format!(
+            "<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag>{checksum}</Part>",
+            index + 1
+        ));
+    }
+    text + "</CompleteMultipartUpload>"
+}

@@ -103,7 +103,10 @@ impl Dialect for Azure {
                 return denied(call, format!("{refusal}; {who} needs {needs} on container {container}"));
             }
             (409, "BlobImmutableDueToPolicy") => {
-                return denied(call, format!("{refusal}; its immutability policy or legal hold has not ended"));
+                return denied(
+                    call,
+                    format!("{refusal}; its immutability policy or legal hold has not ended"),
+                );
             }
             _ => {}
         }
@@ -128,20 +131,29 @@ impl Azure {
                 format!("; make container {container} first, or mend the URL or the endpoint")
             }
             (_, SKEWED) => "; set this machine's clock".to_owned(),
-            (403, "AuthenticationFailed") => format!("; {who} is not valid for account {}: is it another one's, renewed or expired?", self.credentials.account()),
+            (403, "AuthenticationFailed") => format!(
+                "; {who} is not valid for account {}: is it another one's, renewed or expired?",
+                self.credentials.account()
+            ),
             (_, "KeyBasedAuthenticationNotPermitted") => {
-                "; the account takes no keys: use a workload or managed identity or a client secret".to_owned()
+                "; the account takes no keys: use a workload or managed identity or a client secret"
+                    .to_owned()
             }
             (401, _) => format!("; get new credentials ({who})"),
             (_, "InvalidHeaderValue") if refusal.hint.as_deref() == Some("x-ms-version") => {
-                "; the service does not know this version of the API: set api-version to one that it knows".to_owned()
+                "; the service does not know this version of the API: set api-version to one that it knows"
+                    .to_owned()
             }
             (_, "BlobArchived" | "BlobBeingRehydrated") => {
-                "; it is in the archive tier: bring it back (set its tier to Hot or Cool), and run again".to_owned()
+                "; it is in the archive tier: bring it back (set its tier to Hot or Cool), and run again"
+                    .to_owned()
             }
-            (_, "FeatureNotEnabled" | "ImmutableStorageWithVersioningNotEnabled" | "VersionLevelWormNotEnabled") => {
-                "; the container needs support for version-level immutability".to_owned()
-            }
+            (
+                _,
+                "FeatureNotEnabled"
+                | "ImmutableStorageWithVersioningNotEnabled"
+                | "VersionLevelWormNotEnabled",
+            ) => "; the container needs support for version-level immutability".to_owned(),
             (412, _) => "; it changed while it was read".to_owned(),
             _ => String::new(),
         }
@@ -185,7 +197,9 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
     if let Some(code) = text(headers, "x-ms-error-code") {
         refusal.code = quote(code, &[]);
     }
-    if refusal.code == "AuthenticationFailed" && (is_skewed(headers) || detail.contains("Request date header")) {
+    if refusal.code == "AuthenticationFailed"
+        && (is_skewed(headers) || detail.contains("Request date header"))
+    {
         refusal.code = SKEWED.to_owned();
     }
     refusal
@@ -208,7 +222,10 @@ mod tests {
         let body = b"\xef\xbb\xbf<?xml version=\"1.0\"?><Error><Code>InvalidHeaderValue</Code><Message>The value is bad.\n\
                      RequestId:1\nTime:2</Message><HeaderName>x-ms-version</HeaderName></Error>";
         let found = refusal(StatusCode::BAD_REQUEST, &headers, body);
-        assert_eq!((found.code.as_str(), found.message.as_str()), ("InvalidHeaderValue", "The value is bad."));
+        assert_eq!(
+            (found.code.as_str(), found.message.as_str()),
+            ("InvalidHeaderValue", "The value is bad.")
+        );
         assert_eq!(found.hint.as_deref(), Some("x-ms-version"));
         headers.insert("x-ms-error-code", HeaderValue::from_static("AuthenticationFailed"));
         let now = http_date(SystemTime::now()).unwrap();

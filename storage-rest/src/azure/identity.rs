@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use bodley_io::{Secret, TokenError};
 use reqwest::Url;
 
+use super::chain::{self, Place, SharedKey};
+use super::remote;
 use crate::Environment;
 use crate::refresh::{Fetch, Fresh, Refreshed};
 use crate::web::Http;
 use crate::{SettingError, jwt};
-use super::chain::{self, Place, SharedKey};
-use super::remote;
 
 /// Which account, where, and by which identity. What is left out the environment decides, as with Azure's own tools.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +58,7 @@ impl AzureAuth {
         (Self::ManagedIdentity, "managed-identity"),
     ];
 
-    fn takes_connection_string(self) -> bool {
+    pub(super) fn takes_connection_string(self) -> bool {
         matches!(self, Self::Auto | Self::ConnectionString)
     }
 }
@@ -127,7 +127,8 @@ impl AzureCredentials {
 
     /// Azure did not take what was got last: the next one who asks gets another. `false`: there is no other.
     pub(crate) fn distrust(&self) -> bool {
-        let has_other = !matches!(self.fresh.source().source, chain::Source::Key { .. } | chain::Source::Sas { .. });
+        let has_other =
+            !matches!(self.fresh.source().source, chain::Source::Key { .. } | chain::Source::Sas { .. });
         if has_other {
             self.fresh.distrust(|_| true);
         }

@@ -85,7 +85,10 @@ impl Container {
     fn making<'a>(&self, verb: &'static str, path: &'a str) -> Call<'a> {
         let options = &self.options;
         let mut call = self.call(verb, path, Method::PUT).header("if-none-match", "*");
-        call = self.scoped(call).header("x-ms-blob-content-type", "application/octet-stream").needs("the right to write");
+        call = self
+            .scoped(call)
+            .header("x-ms-blob-content-type", "application/octet-stream")
+            .needs("the right to write");
         if let Some(tier) = options.access_tier.as_ref().filter(|_| path.starts_with("data/")) {
             call = call.header("x-ms-access-tier", tier);
         }
@@ -98,7 +101,8 @@ impl Container {
         }
         if !options.tags.is_empty() {
             let percent = crate::encode::percent;
-            let tags = options.tags.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value)));
+            let tags =
+                options.tags.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value)));
             call = call
                 .header("x-ms-tags", tags.collect::<Vec<_>>().join("&"))
                 .needs("the rights to write and to set tags");
@@ -175,7 +179,8 @@ fn crc64_text(crc64: u64) -> String {
 fn is_taken(reply: &Reply, codes: &[&str]) -> Result<(), Refusal> {
     let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
     // The last one is what it says to who may create but not overwrite.
-    let taken = ["BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet", "UnauthorizedBlobOverwrite"];
+    let taken =
+        ["BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet", "UnauthorizedBlobOverwrite"];
     let code = refusal.code.as_str();
     match reply.status.is_success() || taken.contains(&code) || codes.contains(&code) {
         true => Ok(()),

@@ -88,7 +88,9 @@ impl AzureOptions {
         if self.access_tier.as_ref().is_some_and(|tier| !tiers.contains(&tier.as_str())) {
             return bad("access-tier", "is none of Hot, Cool, Cold, Archive, Smart");
         }
-        let is_scope = |scope: &String| scope.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !scope.is_empty();
+        let is_scope = |scope: &String| {
+            scope.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !scope.is_empty()
+        };
         if self.encryption_scope.as_ref().is_some_and(|scope| !is_scope(scope)) {
             return bad("encryption-scope", "is no scope's name: letters, digits and -");
         }
@@ -103,7 +105,10 @@ impl AzureOptions {
             (1..=128).contains(&name.len()) && value.len() <= 256 && is_tag(name) && is_tag(value)
         };
         if !self.tags.iter().all(fits) {
-            return bad("tags", "have a name or a value that Azure does not take: letters, digits, spaces and +-./:=_");
+            return bad(
+                "tags",
+                "have a name or a value that Azure does not take: letters, digits, spaces and +-./:=_",
+            );
         }
         if self.patience.idle < Duration::from_secs(1) {
             return bad("timeout", "must be at least 1s");

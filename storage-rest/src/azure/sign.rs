@@ -11,7 +11,8 @@ use crate::client::text;
 /// Headers that are signed by their place, in this order; the length and the date are not among them.
 const BEFORE_LENGTH: [&str; 2] = ["content-encoding", "content-language"];
 const AFTER_LENGTH: [&str; 2] = ["content-md5", "content-type"];
-const AFTER_DATE: [&str; 5] = ["if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"];
+const AFTER_DATE: [&str; 5] =
+    ["if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"];
 
 /// The value of the header `Authorization`. `url` and `headers` are as they are sent, `x-ms-date` among them; `length` is the body's.
 pub(super) fn authorization(
@@ -21,7 +22,8 @@ pub(super) fn authorization(
     headers: &HeaderMap,
     length: u64,
 ) -> String {
-    let signature = base64_hmac_sha256(&key.bytes(), to_sign(account, method, url, headers, length).as_bytes());
+    let signature =
+        base64_hmac_sha256(&key.bytes(), to_sign(account, method, url, headers, length).as_bytes());
     format!("SharedKey {account}:{signature}")
 }
 
@@ -35,7 +37,8 @@ fn to_sign(account: &str, method: &Method, url: &Url, headers: &HeaderMap, lengt
     // The date is that of x-ms-date.
     lines.push(String::new());
     lines.extend(AFTER_DATE.iter().map(value));
-    let mut own: Vec<&str> = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-ms-")).collect();
+    let mut own: Vec<&str> =
+        headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-ms-")).collect();
     own.sort_unstable();
     lines.extend(own.iter().map(|name| format!("{name}:{}", value(name))));
     lines.push(format!("/{account}{}", url.path()));

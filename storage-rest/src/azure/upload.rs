@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Method;
 
 use super::{AzureStore, UPLOAD, is_taken};
-use crate::client::{PartStore, Payload, hex};
+use crate::client::{PartStore, Payload};
 
 /// Blocks of a blob, at most.
 const MOST_BLOCKS: usize = 50_000;
@@ -25,7 +25,7 @@ pub(super) struct AzureUpload {
 
 impl AzureUpload {
     pub fn new(store: AzureStore, path: &str) -> Self {
-        Self { store, path: path.to_owned(), nonce: hex(&fastrand::u64(..).to_be_bytes()) }
+        Self { store, path: path.to_owned(), nonce: format!("{:016x}", fastrand::u64(..)) }
     }
 
     fn exists(&self) -> StoreError {

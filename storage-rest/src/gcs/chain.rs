@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use bodley_io::{Secret, TokenError};
 use reqwest::Url;
 
-use super::identity::GcsAccess;
 use super::adc::{self, Adc};
+use super::identity::GcsAccess;
 use crate::Environment;
 use crate::SettingError;
 use crate::jwt;

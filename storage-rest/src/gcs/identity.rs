@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use bodley_io::{Secret, TokenError};
 use reqwest::Url;
 
+use super::{chain, remote};
 use crate::Environment;
 use crate::refresh::{Fetch, Fresh, Refreshed};
 use crate::web::Http;
 use crate::{SettingError, jwt};
-use super::{chain, remote};
 
 /// Where Google Cloud Storage is asked and by which identity. What is left out the environment decides, as with Google's own tools.
 #[derive(Debug, Clone, Default)]

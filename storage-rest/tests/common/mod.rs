@@ -3,6 +3,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod stores;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

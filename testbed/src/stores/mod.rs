@@ -4,3 +4,4 @@ pub mod azurite;
 pub mod fake_gcs;
 pub mod gcs;
 pub mod http;
+pub mod relay;

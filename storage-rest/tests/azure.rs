@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bodley_io::store::{Put, Store, StoreError, conformance};
 use bodley_storage_rest::Environment;
 use bodley_storage_rest::azure::{AzureAuth, AzureOptions, AzureStore};
-use bodley_testbed::pki::{Leaf, Pki};
+use bodley_testbed::pki::Pki;
 use bodley_testbed::stores::azurite::{ACCOUNT, Azurite, Front, KEY};
 use bodley_testbed::stores::http::{Action, Answer, Clock, Rule, Server, http_date};
 use bodley_testbed::stores::relay::{Relay, azure_operation};
@@ -64,7 +64,9 @@ impl World {
         let store = self.with(change);
         let error = store.put_if_absent("log/1", Bytes::from_static(b"x")).await.unwrap_err();
         let shown = format!("{error} {error:?} {store:?}");
-        for (_, secret) in &self.variables {
+        for (_, secret) in
+            self.variables.iter().filter(|(name, _)| !name.ends_with("_ID") && !name.ends_with("_HOST"))
+        {
             let sig = secret.split("sig=").last().unwrap_or(secret);
             assert!(!shown.contains(secret.as_str()) && !shown.contains(sig), "{shown}");
         }
@@ -270,7 +272,7 @@ async fn tokens_of_entra_go_over_tls_only() {
     let mut world = World::new("not-this-one");
     world.endpoint = azurite.endpoint();
     world.variables = [
-        ("AZURE_CLIENT_SECRET", "s"),
+        ("AZURE_CLIENT_SECRET", common::MARKER),
         ("AZURE_CLIENT_ID", "11-22"),
         ("AZURE_TENANT_ID", "t"),
         ("AZURE_AUTHORITY_HOST", &fake.url),
@@ -290,5 +292,4 @@ async fn tokens_of_entra_go_over_tls_only() {
     let error = store.list("log/", "").await.unwrap_err().to_string();
     assert!(error.contains("make container none-here first"), "the second token is taken: {error}");
     assert_eq!(fake.asked().len(), 2);
-    let _ = Leaf::Server;
 }

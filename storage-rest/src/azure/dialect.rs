@@ -197,6 +197,10 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
     if let Some(code) = text(headers, "x-ms-error-code") {
         refusal.code = quote(code, &[]);
     }
+    // Azurite's word for a signature that is wrong.
+    if refusal.code == "AuthorizationFailure" && refusal.message.starts_with("Server failed to authenticate") {
+        refusal.code = "AuthenticationFailed".to_owned();
+    }
     if refusal.code == "AuthenticationFailed"
         && (is_skewed(headers) || detail.contains("Request date header"))
     {

@@ -55,6 +55,9 @@ pub struct Common {
     /// A file of clusters and flags in TOML; flags that are typed win [also BODLEY_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<std::path::PathBuf>,
+    /// What the store of --vault is to know (docs/stores/); may be repeated: region=eu-west-1, endpoint=https://minio:9000
+    #[arg(long = "vault-option", global = true, value_name = "KEY=VALUE")]
+    pub vault_options: Vec<crate::vault::VaultOption>,
     /// Of that file.
     #[arg(skip)]
     pub clusters: crate::config::Clusters,
@@ -174,7 +177,7 @@ Examples:
 /// Where the vault is.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct VaultArg {
-    /// The vault: a folder, or file:///folder
+    /// The vault: a folder, or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: String,
 }
@@ -255,9 +258,12 @@ pub struct Verify {
 pub struct Rebuild {
     #[command(flatten)]
     pub vault: VaultArg,
-    /// The new vault: a folder that is empty or does not exist
+    /// The new vault: an empty place
     #[arg(long, value_name = "URL")]
     pub to_vault: String,
+    /// What the store of --to-vault is to know; may be repeated
+    #[arg(long = "to-vault-option", value_name = "KEY=VALUE")]
+    pub to_vault_options: Vec<crate::vault::VaultOption>,
     /// Id of the source cluster, when vault.json is lost
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
@@ -274,7 +280,7 @@ pub struct Rebuild {
 pub struct Doctor {
     #[command(flatten)]
     pub cluster: ClusterArg,
-    /// The vault: a folder, or file:///folder; looked at as well
+    /// The vault: a folder, or s3://bucket/prefix; looked at as well
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
 }
@@ -293,7 +299,7 @@ pub struct List {
 #[derive(Debug, ClapArgs)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Show {
-    /// The vault: a folder, or file:///folder
+    /// The vault: a folder, or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
     /// The topic whose partitions to show

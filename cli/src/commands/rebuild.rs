@@ -6,7 +6,7 @@ use std::time::Instant;
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_measured, usage};
+use super::{Named, Outcome, finish, open_measured, usage};
 use crate::args::{Common, Rebuild};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -14,8 +14,14 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
-    let source = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
-    let target = open_measured(&flags.to_vault, None, flags.limit_write, progress.latencies())?;
+    let source = open_measured(
+        Named::vault(&flags.vault.vault, common),
+        flags.limit_read,
+        None,
+        progress.latencies(),
+    )?;
+    let to = Named { url: &flags.to_vault, options: &flags.to_vault_options, single_writer: false };
+    let target = open_measured(to, None, flags.limit_write, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("rebuild", Arc::clone(&progress), common.quiet);

@@ -10,6 +10,7 @@
 //! - [`dump`]: what the independent reader saw, and the comparison of two readings.
 //! - [`vault_reader`]: reads vaults without any code of Bodley.
 //! - [`Brokers`]: brokers in memory whose every answer a test can change.
+//! - [`stores`]: object stores: strict ones in this process with scripted faults, and SeaweedFS.
 //! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers, flips bits, or is a long way.
 //!
 //! All calls block. Clusters need Java 17 and Maven, secured ones `openssl` 3 as well, and [`Oidc`] needs Node 20 with npm. Servers listen on
@@ -33,9 +34,11 @@ mod probe;
 mod process;
 pub mod properties;
 pub mod proxy;
+mod pypi;
 pub mod reader;
 pub mod security;
 mod setup;
+pub mod stores;
 pub mod workbench;
 pub mod workloads;
 
@@ -60,5 +63,7 @@ pub fn prepare() -> anyhow::Result<()> {
     Pki::ensure()?;
     oidc::installed()?;
     jars::msk_iam_auth()?;
+    stores::seaweed::installed()?;
+    stores::boto3::installed()?;
     Ok(())
 }

@@ -68,6 +68,11 @@ impl SeaweedFs {
         Ok(())
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// The endpoint, path style.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -23,6 +23,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
         commit_interval: flags.commit_interval.0,
         limit_read: throttle(flags.limit_read),
         exact_times: flags.exact_times,
+        single_writer: flags.writers.single_writer,
         ..BackupOptions::default()
     };
     let display = Display::start("backup", Arc::clone(&progress), common.quiet);

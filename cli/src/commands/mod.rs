@@ -3,6 +3,7 @@
 mod backup;
 mod cat;
 mod cluster;
+mod copy;
 mod doctor;
 mod groups;
 mod list;
@@ -44,6 +45,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Verify(flags) => verify::run(flags, &args.common).await,
         Command::Restore(flags) => restore::run(*flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
+        Command::Copy(flags) => copy::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, format).await,

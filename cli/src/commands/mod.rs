@@ -3,6 +3,7 @@
 mod backup;
 mod cat;
 mod cluster;
+mod copy;
 mod doctor;
 mod groups;
 mod list;
@@ -21,7 +22,7 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::decorators::{Limit, Measured, Retry, Throttled};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, Command, Common, OutputFormat, Rate, TopicArgs};
+use crate::args::{Args, Command, Common, OutputFormat, Rate, ToVaultArg, TopicArgs, WritersArg};
 use crate::ended::Ended;
 use crate::output;
 use crate::vault::{self, VaultOption};
@@ -44,6 +45,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Verify(flags) => verify::run(flags, &args.common).await,
         Command::Restore(flags) => restore::run(*flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
+        Command::Copy(flags) => copy::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, &args.common).await,
@@ -88,8 +90,10 @@ impl<'a> Named<'a> {
         Self { url, options: &common.vault_options, single_writer: false }
     }
 
-    fn single_writer(self, single_writer: bool) -> Self {
-        Self { single_writer, ..self }
+    /// The vault of `--to-vault`.
+    fn target(to: &'a ToVaultArg, writers: &WritersArg) -> Self {
+        let ToVaultArg { to_vault, to_vault_options } = to;
+        Self { url: to_vault, options: to_vault_options, single_writer: writers.single_writer }
     }
 }
 

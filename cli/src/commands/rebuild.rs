@@ -6,6 +6,7 @@ use std::time::Instant;
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
 use bodley_engine::{Progress, Report};
 
+use super::copy::not_needed;
 use super::{Named, Outcome, finish, open_measured, usage};
 use crate::args::{Common, Rebuild};
 use crate::output::{bytes, plural};
@@ -20,8 +21,9 @@ pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
         None,
         progress.latencies(),
     )?;
-    let to = Named { url: &flags.to_vault, options: &flags.to_vault_options, single_writer: false };
+    let to = Named::target(&flags.to, &flags.writers);
     let target = open_measured(to, None, flags.limit_write, progress.latencies())?;
+    let note = not_needed(&flags.writers, &target);
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("rebuild", Arc::clone(&progress), common.quiet);
@@ -30,6 +32,7 @@ pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
     drop(display);
     let mut report = result?;
     report.latency = progress.latencies().summaries();
+    report.notes.extend(note);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common, "rebuild", code, &report, &summary(&report, start));
     Ok(code)

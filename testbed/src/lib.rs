@@ -13,8 +13,8 @@
 //! - [`stores`]: object stores: strict ones in this process with scripted faults, and SeaweedFS.
 //! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers, flips bits, or is a long way.
 //!
-//! All calls block. Clusters need Java 17 and Maven, secured ones `openssl` 3 as well, and [`Oidc`] needs Node 20 with npm. Servers listen on
-//! 127.0.0.1 only, keep their data below `target/testbed/` and cannot outlive the process that started them.
+//! All calls block. Clusters need Java 17 and Maven, secured ones `openssl` 3 as well, and [`Oidc`] needs Node 20 with npm;
+//! SeaweedFS and boto3 need Python 3 with venv. Servers listen on 127.0.0.1 only, keep their data below `target/testbed/` and cannot outlive the process that started them.
 
 pub mod aws;
 pub mod broker;

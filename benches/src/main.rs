@@ -6,6 +6,7 @@ mod e2e;
 mod fill;
 mod payload;
 mod reader;
+mod s3;
 mod tls;
 
 use std::path::PathBuf;
@@ -41,6 +42,11 @@ enum What {
         #[arg(long, value_name = "FOLDER", default_value = "target")]
         vaults: PathBuf,
     },
+    /// A backup to S3 beside a raw loop of PUTs, and restores from stores near and far.
+    S3(s3::Options),
+    /// That loop, as a process of its own.
+    #[command(hide = true)]
+    Put(s3::Put),
     /// The raw reader, as a process of its own.
     #[command(hide = true)]
     Drain(drain::Drain),
@@ -56,6 +62,8 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().what {
         What::Tls { mebibytes, runs, bodley, vaults } => tls::run(mebibytes, runs, &bodley, &vaults)?,
         What::E2e(options) => e2e::run(&options)?,
+        What::S3(options) => s3::run(&options)?,
+        What::Put(put) => put.run()?,
         What::Drain(drain) => drain.run()?,
         What::Copy(copy) => copy.run()?,
         What::Fill(fill) => fill.run()?,

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod records;
 mod signals;
+mod vault;
 
 use std::borrow::Cow;
 use std::process::ExitCode;

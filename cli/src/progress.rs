@@ -31,7 +31,7 @@ impl Display {
             bar.set_style(style);
         }
         bar.set_prefix(verb);
-        Self { task: Some(tokio::spawn(draw(bar.clone(), progress))), bar: Some(bar) }
+        Self { task: Some(tokio::spawn(draw(verb, bar.clone(), progress))), bar: Some(bar) }
     }
 }
 
@@ -46,13 +46,13 @@ impl Drop for Display {
     }
 }
 
-async fn draw(bar: ProgressBar, progress: Arc<Progress>) {
+async fn draw(verb: &str, bar: ProgressBar, progress: Arc<Progress>) {
     let start = Instant::now();
     loop {
         let now = progress.snapshot();
         bar.set_length(now.work_total.max(1));
         bar.set_position(now.work_done.min(now.work_total));
-        bar.set_message(describe(&now, start.elapsed()));
+        bar.set_message(describe(verb, &now, start.elapsed()));
         tokio::time::sleep(DRAW_EVERY).await;
     }
 }
@@ -61,12 +61,12 @@ async fn lines(verb: &str, progress: Arc<Progress>) {
     let start = Instant::now();
     loop {
         tokio::time::sleep(LINE_EVERY).await;
-        eprintln!("{verb}: {}", describe(&progress.snapshot(), start.elapsed()));
+        eprintln!("{verb}: {}", describe(verb, &progress.snapshot(), start.elapsed()));
     }
 }
 
-/// Bytes, rate, partitions, and when it will be over.
-fn describe(now: &Snapshot, elapsed: Duration) -> String {
+/// Bytes, rate, partitions or commits, and when it will be over.
+fn describe(verb: &str, now: &Snapshot, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(0.001);
     let rate = HumanBytes((now.bytes as f64 / seconds) as u64);
     let share = now.work_done as f64 / now.work_total.max(1) as f64;
@@ -78,10 +78,11 @@ fn describe(now: &Snapshot, elapsed: Duration) -> String {
         false => String::new(),
     };
     format!(
-        "{}, {rate}/s, {}/{} partitions{eta}",
+        "{}, {rate}/s, {}/{} {}{eta}",
         HumanBytes(now.bytes),
         now.partitions_done,
-        now.partitions_total
+        now.partitions_total,
+        if verb == "copy" { "commits" } else { "partitions" },
     )
 }
 
@@ -98,9 +99,9 @@ mod tests {
             partitions_done: 1,
             partitions_total: 4,
         };
-        let line = describe(&now, Duration::from_secs(10));
+        let line = describe("backup", &now, Duration::from_secs(10));
         assert_eq!(line, "10.00 MiB, 1.00 MiB/s, 1/4 partitions, 30 seconds left");
-        let nothing = describe(&Snapshot::default(), Duration::from_secs(1));
-        assert_eq!(nothing, "0 B, 0 B/s, 0/0 partitions");
+        let nothing = describe("copy", &Snapshot::default(), Duration::from_secs(1));
+        assert_eq!(nothing, "0 B, 0 B/s, 0/0 commits");
     }
 }

@@ -100,9 +100,11 @@ impl EngineError {
                 VaultError::Store(_) | VaultError::LostRace { .. } | VaultError::Internal(_) => {
                     Severity::Failed
                 }
-                VaultError::Absent { .. } | VaultError::Foreign { .. } | VaultError::Unsupported(_) => {
-                    Severity::Refused
-                }
+                VaultError::Absent { .. }
+                | VaultError::Foreign { .. }
+                | VaultError::Unsupported(_)
+                | VaultError::Overwrites { .. }
+                | VaultError::SingleWriter { .. } => Severity::Refused,
                 VaultError::Damaged { .. } => Severity::Missing,
             },
         }
@@ -128,6 +130,8 @@ impl EngineError {
             Self::Vault(VaultError::Foreign { .. }) => "vault_foreign",
             Self::Vault(VaultError::Unsupported(_)) => "vault_unsupported",
             Self::Vault(VaultError::Damaged { .. }) => "vault_damaged",
+            Self::Vault(VaultError::Overwrites { .. }) => "store_overwrites",
+            Self::Vault(VaultError::SingleWriter { .. }) => "single_writer",
             Self::Vault(VaultError::LostRace { .. }) => "lost_race",
             Self::Vault(VaultError::Internal(_)) => "internal",
         }

@@ -5,6 +5,7 @@
 extern crate self as bodley_engine;
 
 pub mod backup;
+pub mod copy;
 pub mod doctor;
 pub mod error;
 pub mod groups;

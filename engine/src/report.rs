@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::error::{EngineError, Severity};
 use crate::restore::{OffsetMap, PlanReport};
+use crate::vault::VaultError;
 use crate::vault::rows::Reason;
 
 /// The result of a command.
@@ -44,9 +45,32 @@ pub struct Report {
     /// Of a restore: what was merged, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
+    /// Of a copy: what was moved, and what was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
     /// Of a backup: transactions that were open when it began.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub transactions: Vec<Transaction>,
+}
+
+/// What a copy of a vault moved, and what it found at the target already. Objects are segments, tables, checkpoints and vault.json; commits count by
+/// themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// `seq:sha256` of the source's newest commit when the copy began: the goal.
+    pub source_receipt: Option<String>,
+    /// Commits put into the target.
+    pub commits: u64,
+    /// Objects put into the target.
+    pub objects: u64,
+    /// Their bytes, without those of commits.
+    pub bytes: u64,
+    /// Commits that were there.
+    pub skipped_commits: u64,
+    /// Objects that were there.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
 }
 
 /// A transaction that is open in a partition of the source.
@@ -216,8 +240,16 @@ impl From<&EngineError> for Issue {
         let mut issue = Self::new(error.code(), error.severity(), error.to_string());
         let hint = "run `bodley verify` to see all that is hit";
         match error {
-            EngineError::Vault(crate::vault::VaultError::Damaged { object, .. }) => {
+            EngineError::Vault(VaultError::Damaged { object, .. }) => {
                 issue = issue.object(object.clone()).hint(hint);
+            }
+            EngineError::Vault(VaultError::Overwrites { .. }) => {
+                issue = issue.hint(
+                    "use another store, or add --single-writer when only ever one backup at a time runs",
+                );
+            }
+            EngineError::Vault(VaultError::SingleWriter { .. }) => {
+                issue = issue.hint("add --single-writer, and never run two backups into it at a time");
             }
             EngineError::Damaged { object, topic, partition, offsets, .. } => {
                 issue = issue.at(topic, *partition, Some(offsets.start)).object(object.clone()).hint(hint);

@@ -3,8 +3,23 @@
 use std::collections::HashSet;
 
 use bodley_io::store::{SharedStore, StoreError, list_all};
+use tokio::sync::watch;
 
+use crate::report::counted;
 use crate::vault::commit::{is_segment_path, is_table_path};
+
+/// Gives up uploads that earlier runs left in the store: they cost room that no listing shows. What goes wrong is a note.
+pub(crate) async fn tidy(store: &SharedStore, mut stop: watch::Receiver<bool>, notes: &mut Vec<String>) {
+    let tidied = tokio::select! {
+        tidied = store.tidy() => tidied,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    match tidied {
+        Ok(0) => {}
+        Ok(count) => notes.push(format!("gave up {} that earlier runs left", counted(count, "upload"))),
+        Err(error) => notes.push(format!("uploads that earlier runs left could not be given up: {error}")),
+    }
+}
 
 /// Notes about the objects under `data/` and `index/` that are not in `named`. Where the log can't be read in `whole`, commits that are damaged
 /// may name them.

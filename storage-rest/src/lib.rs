@@ -21,7 +21,7 @@ mod token_file;
 mod web;
 mod xml;
 
-pub use aws::{AwsCredentials, AwsOptions, Credentials, MskForm, MskTokens};
+pub use aws::{AwsCredentials, AwsOptions, AwsProvider, Credentials, MskForm, MskTokens};
 pub use client::Patience;
 pub use environment::Environment;
 pub use oauth::{ClockSkew, OAuthOptions, OAuthTokens};

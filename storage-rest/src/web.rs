@@ -66,6 +66,17 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
         || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505))
 }
 
+/// What all our clients have in common: HTTP/1.1, no redirects, the caller's TLS.
+pub(crate) fn builder(connect: Duration, tls: &Arc<rustls::ClientConfig>) -> reqwest::ClientBuilder {
+    let mut tls = rustls::ClientConfig::clone(tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(connect)
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_backend_preconfigured(tls)
+}
+
 /// The client: no redirects, no proxies, no connections kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
@@ -76,15 +87,9 @@ pub(crate) struct Http {
 impl Http {
     /// With the TLS settings of the caller. Fails only if the settings do not fit the HTTP library.
     pub fn new(limits: Limits, tls: &Arc<rustls::ClientConfig>) -> Result<Self, SettingError> {
-        let mut tls = rustls::ClientConfig::clone(tls);
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(limits.connect)
-            .redirect(reqwest::redirect::Policy::none())
+        let client = builder(limits.connect, tls)
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| SettingError::new("tls", root(&error)))?;
         Ok(Self { client, limits })

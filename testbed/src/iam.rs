@@ -93,6 +93,11 @@ impl Iam {
         self.state().known.clear();
     }
 
+    /// The credentials with this id, if it knows them.
+    pub(crate) fn find(&self, id: &str) -> Option<AwsCredentials> {
+        self.state().known.iter().find(|known| known.access_key_id == id).cloned()
+    }
+
     /// How long sessions last that begin from now on; with none, as long as the connection. A session never outlasts its credentials.
     pub fn set_session_lifetime(&self, lifetime: Option<Duration>) {
         self.state().session_lifetime = lifetime;

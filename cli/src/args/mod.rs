@@ -1,6 +1,7 @@
 //! The command line, as typed. Names follow Kafka's own tools.
 
 mod cat;
+mod copy;
 mod groups;
 mod restore;
 
@@ -10,6 +11,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use bodley_engine::At;
 pub use cat::Cat;
+pub use copy::CopyVault;
 pub use groups::{
     By, GroupsArgs, GroupsCommand, GroupsDiff, GroupsReset, GroupsRollback, GroupsShow, To, WantedArgs,
 };
@@ -55,6 +57,9 @@ pub struct Common {
     /// A file of clusters and flags in TOML; flags that are typed win [also BODLEY_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<std::path::PathBuf>,
+    /// What the store of --vault is to know (docs/stores/); may be repeated: region=eu-west-1, endpoint=https://minio:9000
+    #[arg(long = "vault-option", global = true, value_name = "KEY=VALUE")]
+    pub vault_options: Vec<crate::vault::VaultOption>,
     /// Of that file.
     #[arg(skip)]
     pub clusters: crate::config::Clusters,
@@ -84,6 +89,9 @@ pub enum Command {
     /// Make a new vault from what is left of one whose log is lost or damaged
     #[command(after_help = REBUILD_EXAMPLES)]
     Rebuild(Rebuild),
+    /// Copy a vault to another store, or what is new in it since the last copy
+    #[command(after_help = copy::EXAMPLES)]
+    Copy(CopyVault),
     /// Look at everything that a backup or a restore needs, and say what is wrong and how to mend it
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Doctor),
@@ -115,6 +123,7 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Rebuild(_) => "rebuild",
+            Self::Copy(_) => "copy",
             Self::Doctor(_) => "doctor",
             Self::Cat(_) => "cat",
             Self::List(_) => "list",
@@ -174,9 +183,28 @@ Examples:
 /// Where the vault is.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct VaultArg {
-    /// The vault: a folder, or file:///folder
+    /// The vault: a folder, or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: String,
+}
+
+/// What the user says of other writers.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct WritersArg {
+    /// Only ever one run writes to the vault at a time: goes on with a store that ignores put-if-absent and could not settle a race
+    #[arg(long)]
+    pub single_writer: bool,
+}
+
+/// Where the other vault is.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ToVaultArg {
+    /// The vault to write: an empty place (`copy`: or an earlier copy)
+    #[arg(long, value_name = "URL")]
+    pub to_vault: String,
+    /// What the store of --to-vault is to know (docs/stores/); may be repeated
+    #[arg(long = "to-vault-option", value_name = "KEY=VALUE")]
+    pub to_vault_options: Vec<crate::vault::VaultOption>,
 }
 
 /// Where the cluster is.
@@ -232,6 +260,8 @@ pub struct Backup {
     /// Unpack compressed batches to note their oldest record, so that restores of a window of time read less; costs CPU
     #[arg(long)]
     pub exact_times: bool,
+    #[command(flatten)]
+    pub writers: WritersArg,
 }
 
 /// `bodley verify`
@@ -255,9 +285,8 @@ pub struct Verify {
 pub struct Rebuild {
     #[command(flatten)]
     pub vault: VaultArg,
-    /// The new vault: a folder that is empty or does not exist
-    #[arg(long, value_name = "URL")]
-    pub to_vault: String,
+    #[command(flatten)]
+    pub to: ToVaultArg,
     /// Id of the source cluster, when vault.json is lost
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
@@ -267,6 +296,8 @@ pub struct Rebuild {
     /// Write at most so many bytes per second to the new one
     #[arg(long, value_name = "BYTES/S")]
     pub limit_write: Option<Rate>,
+    #[command(flatten)]
+    pub writers: WritersArg,
 }
 
 /// `bodley doctor`
@@ -274,7 +305,7 @@ pub struct Rebuild {
 pub struct Doctor {
     #[command(flatten)]
     pub cluster: ClusterArg,
-    /// The vault: a folder, or file:///folder; looked at as well
+    /// The vault: a folder, or s3://bucket/prefix; looked at as well
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
 }
@@ -293,7 +324,7 @@ pub struct List {
 #[derive(Debug, ClapArgs)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Show {
-    /// The vault: a folder, or file:///folder
+    /// The vault: a folder, or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
     /// The topic whose partitions to show

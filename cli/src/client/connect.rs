@@ -105,7 +105,8 @@ fn client_credentials(from: ClientCredentials) -> Result<OAuthTokens, ConnectErr
 /// AWS's own endpoints have certificates that the system trusts.
 fn aws(form: MskForm, identity: AwsIdentity) -> Result<Arc<dyn TokenProvider>, ConnectError> {
     let AwsIdentity { profile, role_arn, role_session_name, external_id, sts_region } = identity;
-    let options = AwsOptions { profile, role_arn, role_session_name, external_id, sts_region, region: None };
+    let options =
+        AwsOptions { profile, role_arn, role_session_name, external_id, sts_region, ..AwsOptions::default() };
     let tls = Tls::new(&TlsOptions { trust: Trust::System, ..TlsOptions::default() })?;
     Ok(Arc::new(MskTokens::new(form, options, tls.config())?))
 }

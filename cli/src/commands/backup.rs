@@ -6,7 +6,7 @@ use std::time::Instant;
 use bodley_engine::backup::{BackupOptions, backup};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
+use super::{Named, Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
 use crate::args::{Backup, Common};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -14,7 +14,9 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
-    let store = open_measured(&flags.vault.vault, None, flags.limit_write, progress.latencies())?;
+    let single_writer = flags.writers.single_writer;
+    let named = Named { single_writer, ..Named::vault(&flags.vault.vault, common) };
+    let store = open_measured(named, None, flags.limit_write, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
@@ -23,6 +25,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
         commit_interval: flags.commit_interval.0,
         limit_read: throttle(flags.limit_read),
         exact_times: flags.exact_times,
+        single_writer: flags.writers.single_writer,
         ..BackupOptions::default()
     };
     let display = Display::start("backup", Arc::clone(&progress), common.quiet);

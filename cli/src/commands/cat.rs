@@ -12,7 +12,7 @@ use bodley_io::latency::Latencies;
 use bodley_io::store::SharedStore;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Outcome, open_measured, usage};
+use super::{Named, Outcome, open_measured, usage};
 use crate::args::{Cat, Common, OutputFormat};
 use crate::ended::Ended;
 use crate::output;
@@ -34,7 +34,7 @@ pub async fn run(flags: Cat, common: &Common) -> Outcome {
     let window = window(&flags);
     window.check()?;
     let latencies = Arc::new(Latencies::default());
-    let store = open_measured(&flags.vault.vault, flags.limit_read, None, &latencies)?;
+    let store = open_measured(Named::vault(&flags.vault.vault, common), flags.limit_read, None, &latencies)?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let mut stop = signals.stop();
     let Output { pieces, mut written } = Output::start()?;

@@ -9,9 +9,10 @@ use bodley_storage_rest::OAuthTokens;
 use serde::Serialize;
 
 use super::cluster::{Way, way};
-use super::{Outcome, folder, open_store};
+use super::{Outcome, open_store, usage};
 use crate::args::{Common, Doctor, OutputFormat};
 use crate::output;
+use crate::vault::Place;
 
 /// Clocks further apart make trouble with tokens.
 const MAX_SKEW_S: u64 = 60;
@@ -26,8 +27,9 @@ struct Document {
 
 pub async fn run(flags: Doctor, common: &Common) -> Outcome {
     // A folder that the probe makes goes with it.
-    let made = flags.vault.as_deref().map(folder).transpose()?.filter(|path| !Path::new(path).exists());
-    let store = flags.vault.as_deref().map(|url| open_store(url, None, None)).transpose()?;
+    let place = flags.vault.as_deref().map(Place::parse).transpose().map_err(usage)?;
+    let made = place.as_ref().and_then(Place::folder).filter(|path| !Path::new(path).exists());
+    let store = flags.vault.as_deref().map(|url| open_store(url, common)).transpose()?;
     let Way { bootstrap, ready, notes } = way(&flags.cluster, common)?;
     let mut findings = examine(&bootstrap, ready.options, store).await;
     if let Some(path) = made {

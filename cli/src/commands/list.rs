@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use bodley_engine::inventory;
 
 use super::{Outcome, open_store};
-use crate::args::{List, OutputFormat};
+use crate::args::{Common, List, OutputFormat};
 use crate::output::{self, bytes, plural, time};
 
-pub async fn run(flags: List, format: OutputFormat) -> Outcome {
-    let store = open_store(&flags.vault.vault, None, None)?;
+pub async fn run(flags: List, common: &Common) -> Outcome {
+    let format = common.output;
+    let store = open_store(&flags.vault.vault, common)?;
     let inventory = inventory::list(store, flags.at).await?;
     if format == OutputFormat::Json {
         output::print_json("list", 0, &inventory);

@@ -3,6 +3,7 @@
 mod backup;
 mod cat;
 mod cluster;
+mod copy;
 mod doctor;
 mod groups;
 mod list;
@@ -19,19 +20,19 @@ use bodley_engine::{Report, Selection};
 use bodley_io::latency::Latencies;
 use bodley_io::store::SharedStore;
 use bodley_io::store::decorators::{Limit, Measured, Retry, Throttled};
-use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, Command, Common, OutputFormat, Rate, TopicArgs};
+use crate::args::{Args, Command, Common, OutputFormat, Rate, ToVaultArg, TopicArgs, WritersArg};
 use crate::ended::Ended;
 use crate::output;
+use crate::vault::{self, VaultOption};
 
 use cluster::open_cluster;
 
 /// Result of a command: its exit code.
 type Outcome = Result<u8, Box<Ended>>;
 
-/// Store operations at a time; uploads aside.
+/// Operations of a disk at a time; uploads aside.
 const STORE_OPERATIONS: usize = 32;
 const STORE_GIVES_UP_AFTER: Duration = Duration::from_secs(60);
 
@@ -44,10 +45,11 @@ pub async fn run(args: Args) -> u8 {
         Command::Verify(flags) => verify::run(flags, &args.common).await,
         Command::Restore(flags) => restore::run(*flags, &args.common).await,
         Command::Rebuild(flags) => rebuild::run(flags, &args.common).await,
+        Command::Copy(flags) => copy::run(flags, &args.common).await,
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,
-        Command::List(flags) => list::run(flags, format).await,
-        Command::Show(flags) => show::run(flags, format).await,
+        Command::List(flags) => list::run(flags, &args.common).await,
+        Command::Show(flags) => show::run(flags, &args.common).await,
         Command::Groups(flags) => groups::run(flags, &args.common).await,
         Command::Completions { shell } => completions(shell),
     };
@@ -73,39 +75,48 @@ fn throttle(rate: Option<Rate>) -> Option<Arc<Throttle>> {
     rate.map(|Rate(bytes)| Arc::new(Throttle::new(bytes)))
 }
 
-/// The folder that a URL names.
-fn folder(url: &str) -> Result<&str, Box<Ended>> {
-    let path = match url.split_once("://") {
-        None => url,
-        Some(("file", path)) if path.starts_with('/') => path,
-        Some(("file", _)) => return Err(usage(format!("`{url}`: write file:///absolute/path"))),
-        Some((scheme, _)) => {
-            return Err(usage(format!("`{url}`: this version keeps vaults in folders, not on {scheme}://")));
-        }
-    };
-    match path.is_empty() {
-        true => Err(usage("--vault is empty: name a folder".to_owned())),
-        false => Ok(path),
+/// A vault as a command names it.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    url: &'a str,
+    options: &'a [VaultOption],
+    /// The user says that only ever one run writes.
+    single_writer: bool,
+}
+
+impl<'a> Named<'a> {
+    /// The vault of `--vault`.
+    fn vault(url: &'a str, common: &'a Common) -> Self {
+        Self { url, options: &common.vault_options, single_writer: false }
+    }
+
+    /// The vault of `--to-vault`.
+    fn target(to: &'a ToVaultArg, writers: &WritersArg) -> Self {
+        let ToVaultArg { to_vault, to_vault_options } = to;
+        Self { url: to_vault, options: to_vault_options, single_writer: writers.single_writer }
     }
 }
 
-/// The store that a URL names, with its policies around it.
-fn open_store(url: &str, read: Option<Rate>, write: Option<Rate>) -> Result<SharedStore, Box<Ended>> {
-    open_measured(url, read, write, &Arc::default())
+/// The store of the vault that is read, with its policies around it.
+fn open_store(url: &str, common: &Common) -> Result<SharedStore, Box<Ended>> {
+    open_measured(Named::vault(url, common), None, None, &Arc::default())
 }
 
-/// The same; how long it takes to read and write is recorded, what limits and retries wait aside.
+/// The same of any vault; how long it takes to read and write is recorded, what limits and retries wait aside.
 fn open_measured(
-    url: &str,
+    named: Named<'_>,
     read: Option<Rate>,
     write: Option<Rate>,
     latencies: &Arc<Latencies>,
 ) -> Result<SharedStore, Box<Ended>> {
-    let path = folder(url)?;
-    let mut store: SharedStore = Arc::new(DiskStore::new(path, DirectIo::Auto));
-    store = Arc::new(Measured::new(store, Arc::clone(latencies)));
+    let vault::Opened { store, is_remote } =
+        vault::open(named.url, named.options, named.single_writer).map_err(usage)?;
+    let mut store: SharedStore = Arc::new(Measured::new(store, Arc::clone(latencies)));
     if read.is_some() || write.is_some() {
         store = Arc::new(Throttled::new(store, throttle(read), throttle(write)));
+    }
+    if is_remote {
+        return Ok(store);
     }
     let store: SharedStore = Arc::new(Retry::new(store, STORE_GIVES_UP_AFTER));
     Ok(Arc::new(Limit::new(store, STORE_OPERATIONS)))

@@ -6,7 +6,8 @@ use std::time::Instant;
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, open_measured, usage};
+use super::copy::not_needed;
+use super::{Named, Outcome, finish, open_measured, usage};
 use crate::args::{Common, Rebuild};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -14,8 +15,15 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
-    let source = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
-    let target = open_measured(&flags.to_vault, None, flags.limit_write, progress.latencies())?;
+    let source = open_measured(
+        Named::vault(&flags.vault.vault, common),
+        flags.limit_read,
+        None,
+        progress.latencies(),
+    )?;
+    let to = Named::target(&flags.to, &flags.writers);
+    let target = open_measured(to, None, flags.limit_write, progress.latencies())?;
+    let note = not_needed(&flags.writers, &target);
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("rebuild", Arc::clone(&progress), common.quiet);
@@ -24,6 +32,7 @@ pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
     drop(display);
     let mut report = result?;
     report.latency = progress.latencies().summaries();
+    report.notes.extend(note);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common, "rebuild", code, &report, &summary(&report, start));
     Ok(code)

@@ -8,7 +8,7 @@ use bodley_engine::error::Severity;
 use bodley_engine::restore::{Choice, GroupStrategy, RestoreOptions, WindowFlags, plan};
 use bodley_engine::{Issue, Merged, Pick, Progress, Report};
 
-use super::{Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
+use super::{Named, Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
 use crate::args::{Common, Groups, OutputFormat, Restore};
 use crate::output::{self, bytes, plural};
 use crate::progress::Display;
@@ -16,7 +16,12 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Restore, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
-    let store = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
+    let store = open_measured(
+        Named::vault(&flags.vault.vault, common),
+        flags.limit_read,
+        None,
+        progress.latencies(),
+    )?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;

@@ -3,17 +3,18 @@
 use bodley_engine::inventory;
 
 use super::{Outcome, offset_map, open_store, usage};
-use crate::args::{OutputFormat, Show};
+use crate::args::{Common, OutputFormat, Show};
 use crate::output::{self, bytes, time};
 
-pub async fn run(flags: Show, format: OutputFormat) -> Outcome {
+pub async fn run(flags: Show, common: &Common) -> Outcome {
+    let format = common.output;
     if let Some(report) = flags.report.as_deref().filter(|_| flags.offset_map) {
         let question = offset_map::Question::new(report, flags.of.as_deref(), flags.offset)?;
         return offset_map::run(&question, format);
     }
     let vault = flags.vault.as_deref();
     let vault = vault.ok_or_else(|| usage("no vault is named: say --vault URL".to_owned()))?;
-    let store = open_store(vault, None, None)?;
+    let store = open_store(vault, common)?;
     if let Some(topic) = &flags.topic {
         let shown = inventory::show_topic(store, topic, flags.at).await?;
         print(format, &shown, shown.rebuilt_from.as_deref(), topic_rows);

@@ -6,16 +6,22 @@ use std::time::Instant;
 use bodley_engine::verify::{VerifyOptions, verify};
 use bodley_engine::{Progress, Report};
 
-use super::{Outcome, finish, folder, open_measured, usage};
+use super::{Named, Outcome, finish, open_measured, usage};
 use crate::args::{Common, Verify};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
+use crate::vault::Place;
 
 pub async fn run(flags: Verify, common: &Common) -> Outcome {
     let expect = flags.expect.as_deref().map(str::parse).transpose().map_err(usage)?;
     let progress = Arc::new(Progress::default());
-    let store = open_measured(&flags.vault.vault, flags.limit_read, None, progress.latencies())?;
+    let store = open_measured(
+        Named::vault(&flags.vault.vault, common),
+        flags.limit_read,
+        None,
+        progress.latencies(),
+    )?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("verify", Arc::clone(&progress), common.quiet);
@@ -24,7 +30,9 @@ pub async fn run(flags: Verify, common: &Common) -> Outcome {
     drop(display);
     let mut report = result?;
     report.latency = progress.latencies().summaries();
-    report.notes.extend(unfinished(folder(&flags.vault.vault)?));
+    if let Some(folder) = Place::parse(&flags.vault.vault).map_err(usage)?.folder() {
+        report.notes.extend(unfinished(folder));
+    }
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common, "verify", code, &report, &summary(&report, flags.quick, start));
     Ok(code)

@@ -9,6 +9,7 @@
     reason = "a failure ends the test"
 )]
 
+pub mod bucket;
 pub mod judge;
 pub mod site;
 pub mod stage;

@@ -30,6 +30,7 @@ use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::report::{Report, TopicReport, known_time};
 use crate::select::Selection;
+use crate::strays;
 use crate::vault::log::Vault;
 use crate::vault::rows::Rows;
 use crate::vault::{VaultError, hex};
@@ -49,6 +50,8 @@ pub struct BackupOptions {
     pub limit_read: Option<Arc<Throttle>>,
     /// Unpack compressed batches to learn the least time of their records.
     pub exact_times: bool,
+    /// The user says that no other run writes to the vault at the same time.
+    pub single_writer: bool,
 }
 
 impl Default for BackupOptions {
@@ -60,6 +63,7 @@ impl Default for BackupOptions {
             commit_interval: Duration::from_secs(60),
             limit_read: None,
             exact_times: false,
+            single_writer: false,
         }
     }
 }
@@ -79,6 +83,7 @@ pub async fn backup(
         _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
     };
     let Prepared { vault, mut plan, snapshot, open } = prepared;
+    let store = Arc::clone(vault.store());
     let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
     report.gaps = std::mem::take(&mut plan.gaps);
@@ -91,8 +96,11 @@ pub async fn backup(
     report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
     let rows = std::mem::take(&mut plan.rows);
     let pool = BufferPool::new(vault.store().part_len(), options.budget);
-    let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop });
+    let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop: stop.clone() });
     let finished = run.finish(rows, snapshot.rows, &mut report).await?;
+    if !report.interrupted {
+        strays::tidy(&store, stop, &mut report.notes).await;
+    }
     report.receipt = Some(finished.to_string());
     report.gaps.sort_by(|a, b| (&a.topic, a.partition, a.first).cmp(&(&b.topic, b.partition, b.first)));
     if !report.gaps.is_empty() {
@@ -119,7 +127,11 @@ async fn prepare(
     let mut chosen = plan::choose(&layout, &options.selection)?;
     let cluster_id = layout.cluster_id.clone().unwrap_or_default();
     let mut vault = open_or_create(store, &cluster_id).await?;
+    if options.single_writer {
+        vault.write_alone();
+    }
     let state = vault.fold(false).await?;
+    vault.check_writing()?;
     let mut plan = plan::Plan { notes: vault.take_warnings(), ..plan::Plan::default() };
     let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut plan).await?;
     plan.catalog(&state, &vault.identity().vault_id, &options.selection, &chosen);

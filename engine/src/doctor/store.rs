@@ -17,8 +17,12 @@ const SLOW_MS: u128 = 1000;
 /// Looks at the vault, if there is one, and tries what commits need.
 pub async fn examine(store: &SharedStore, cluster_id: Option<&str>, checks: &mut Vec<Check>) {
     let url = store.url();
+    let mut single_writer = false;
     match Vault::open(Arc::clone(store)).await {
-        Ok(vault) => {
+        Ok(mut vault) => {
+            // What can't be folded is told by others.
+            let _ = vault.fold(false).await;
+            single_writer = vault.single_writer();
             checks.push(Check::ok("store", &url, format!("a vault, {} commits", vault.receipt().seq)));
             let theirs = &vault.identity().cluster_id;
             if cluster_id.is_some_and(|ours| ours != theirs) {
@@ -47,9 +51,15 @@ pub async fn examine(store: &SharedStore, cluster_id: Option<&str>, checks: &mut
                 false => Check::ok("store", &url, what),
             }
         }
+        Ok(false) if single_writer => {
+            let what = "a name can be given twice, as is known: the vault was made with --single-writer";
+            Check::note("store", &url, what).hint("never run two backups into it at a time")
+        }
         Ok(false) => {
-            Check::wrong("store", &url, "a name can be given twice: two writers would damage a vault")
-                .hint("this store does not keep put-if-absent; use another one")
+            Check::wrong("store", &url, "a name can be given twice: two writers would damage a vault").hint(
+                "this store does not keep put-if-absent: use another one, or `bodley backup --single-writer` when only ever \
+                 one backup at a time runs",
+            )
         }
         Err(error @ StoreError::Denied { .. }) => Check::note("store", &url, error.to_string())
             .hint("enough for a restore, not for a backup: it needs the right to write"),

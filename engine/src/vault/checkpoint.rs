@@ -17,10 +17,10 @@ use super::state::State;
 use super::table::Table;
 
 /// Largest checkpoint object that is read, bytes.
-const MAX_CHECKPOINT: u64 = 64 << 20;
+pub(crate) const MAX_CHECKPOINT: u64 = 64 << 20;
 /// A writer makes a checkpoint when so many commits have none.
 const EVERY: u64 = 1000;
-const FOLDER: &str = "checkpoint/";
+pub(crate) const FOLDER: &str = "checkpoint/";
 
 /// Line 1 of a checkpoint object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

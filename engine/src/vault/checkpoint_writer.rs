@@ -46,7 +46,7 @@ impl Vault {
 
     fn checkpoint_is_due(&self) -> bool {
         let since = self.head.receipt.seq.saturating_sub(self.checkpoints.newest);
-        since >= self.checkpoints.every && self.features.check_writing().is_ok()
+        since >= self.checkpoints.every && self.check_writing().is_ok()
     }
 
     /// What the new checkpoint goes on from, and the pages that it takes over, which are read: a rotten one must not be handed on. None when a newer

@@ -1,15 +1,18 @@
 //! vault.json: who a vault is. Written once, before the first commit, which says its SHA-256.
 
-use bodley_io::store::{SharedStore, StoreError};
+use bodley_io::store::{Put, SharedStore, StoreError};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::commit::{is_segment_path, seq_of_path};
 use super::{VaultError, now_ms, random_hex, sha256_hex};
 
-pub(super) const PATH: &str = "vault.json";
+pub(crate) const PATH: &str = "vault.json";
 const MAGIC: &str = "bodley-vault";
 const FORMAT: u32 = 1;
 const MAX_LEN: u64 = 64 << 10;
+/// A put that was repeated on its way may say of its own first attempt that it was created; so often in a row it does not.
+const PROOFS: usize = 3;
 
 /// vault.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,25 @@ pub(super) async fn find(store: &SharedStore) -> Result<(Identity, String), Vaul
     Err(VaultError::damaged(PATH, what))
 }
 
+/// The bytes of vault.json.
+pub(crate) async fn bytes(store: &SharedStore) -> Result<Bytes, StoreError> {
+    store.get(PATH, MAX_LEN).await
+}
+
+/// A store that settles races must say of a name that is taken that it is. `bytes` are those of the object at `path`: where put-if-absent is
+/// ignored they replace themselves.
+pub(crate) async fn prove(store: &SharedStore, path: &str, bytes: Bytes) -> Result<(), VaultError> {
+    for _ in 0..PROOFS {
+        if store.put_if_absent(path, bytes.clone()).await? == Put::Exists {
+            return Ok(());
+        }
+    }
+    match store.decides_races() {
+        true => Err(VaultError::Overwrites { url: store.url() }),
+        false => Ok(()),
+    }
+}
+
 async fn read(store: &SharedStore) -> Result<(Identity, String), VaultError> {
     let url = store.url();
     let bytes = match store.get(PATH, MAX_LEN).await {
@@ -82,18 +104,18 @@ async fn read(store: &SharedStore) -> Result<(Identity, String), VaultError> {
     Ok((identity, sha256_hex(&bytes)))
 }
 
-/// Writes vault.json, unless there is one: another writer may make the vault at the same time.
+/// Writes vault.json, unless there is one: another writer may make the vault at the same time. Tells whether it is ours.
 pub(super) async fn make(
     store: &SharedStore,
     cluster_id: &str,
     rebuilt_from: Option<String>,
-) -> Result<(), VaultError> {
+) -> Result<bool, VaultError> {
     for folder in ["log/", "data/"] {
         if store.list(folder, "").await?.is_empty() {
             continue;
         }
         if store.size(PATH).await?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let what = format!("it is missing, and objects under {folder} are there");
         return Err(VaultError::damaged(PATH, what));
@@ -108,6 +130,5 @@ pub(super) async fn make(
         rebuilt_from,
     };
     let bytes = serde_json::to_vec_pretty(&identity).map_err(|e| VaultError::Internal(e.to_string()))?;
-    store.put_if_absent(PATH, bytes.into()).await?;
-    Ok(())
+    Ok(store.put_if_absent(PATH, bytes.into()).await? == Put::Created)
 }

@@ -14,7 +14,7 @@ use super::commit::{
     Commit, LAST_SEQ, MAX_COMMIT, Op, Receipt, SegmentRef, TableRef, commit_path, seq_of_path,
 };
 use super::identity::{self, Identity};
-use super::reading::{Features, MAX_TABLE};
+use super::reading::{Features, MAX_TABLE, SINGLE_WRITER};
 use super::rows::Rows;
 use super::state::PartKey;
 use super::table::TableWriter;
@@ -46,6 +46,8 @@ pub struct Vault {
     /// Partitions that others moved in commits that we followed, and who: our plans for them are void.
     pub(super) foreign: HashMap<PartKey, String>,
     pub(super) features: Features,
+    /// No other writer is at work, as the user says.
+    alone: bool,
     pub(super) checkpoints: Checkpoints,
 }
 
@@ -90,6 +92,7 @@ impl Vault {
     async fn identify(store: SharedStore) -> Result<Self, VaultError> {
         let (identity, identity_sha256) = identity::find(&store).await?;
         let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0 };
+        let alone = !store.decides_races();
         Ok(Self {
             store,
             identity,
@@ -100,14 +103,15 @@ impl Vault {
             folded: false,
             foreign: HashMap::new(),
             features: Features::default(),
+            alone,
             checkpoints: Checkpoints::default(),
         })
     }
 
     /// Makes a vault for a cluster. Another writer may do so at the same time: then it is opened.
     pub async fn create(store: SharedStore, cluster_id: &str) -> Result<Self, VaultError> {
-        identity::make(&store, cluster_id, None).await?;
-        Self::open_for_writing(store).await
+        let made = identity::make(&store, cluster_id, None).await?;
+        Self::open_to_write(store, made).await
     }
 
     /// Makes a vault from the remains of another.
@@ -116,23 +120,62 @@ impl Vault {
         cluster_id: &str,
         from: &str,
     ) -> Result<Self, VaultError> {
-        identity::make(&store, cluster_id, Some(from.to_owned())).await?;
-        Self::open_for_writing(store).await
+        let made = identity::make(&store, cluster_id, Some(from.to_owned())).await?;
+        Self::open_to_write(store, made).await
     }
 
-    /// As [`Vault::open`]; writes the first commit if a run died before it could.
+    /// As [`Vault::open`]; writes the first commit if a run died before it could. The store must prove that it keeps put-if-absent, before
+    /// anything is built on it: [`VaultError::Overwrites`].
     pub async fn open_for_writing(store: SharedStore) -> Result<Self, VaultError> {
+        Self::open_to_write(store, false).await
+    }
+
+    /// `made`: vault.json is ours, and goes again if the store is of no use.
+    async fn open_to_write(store: SharedStore, made: bool) -> Result<Self, VaultError> {
         let mut vault = Self::open(store).await?;
         match vault.head.receipt.seq {
-            0 => vault.init().await?,
+            0 => {
+                let bytes = identity::bytes(&vault.store).await?;
+                let proven = identity::prove(&vault.store, identity::PATH, bytes).await;
+                if made && matches!(proven, Err(VaultError::Overwrites { .. })) {
+                    // As far as we may: a backup need not have the right to delete.
+                    let _ = vault.store.delete(identity::PATH).await;
+                }
+                proven?;
+                vault.init().await?;
+            }
             seq => {
                 // A killed run may have left a commit that is visible and not yet durable: it is put once more before we build on it.
                 let path = commit_path(seq);
                 let bytes = vault.store.get(&path, MAX_COMMIT).await?;
-                vault.store.put_if_absent(&path, bytes).await?;
+                identity::prove(&vault.store, &path, bytes).await?;
             }
         }
         Ok(vault)
+    }
+
+    /// The user says that no other writer is at work as long as we are.
+    pub fn write_alone(&mut self) {
+        self.alone = true;
+    }
+
+    /// Whether its writers must come one after another, as the last fold found.
+    pub fn single_writer(&self) -> bool {
+        self.features.single_writer()
+    }
+
+    /// Whether we may write, by the features that the last fold found.
+    pub fn check_writing(&self) -> Result<(), VaultError> {
+        self.features.check_writing()?;
+        match self.single_writer() && !self.alone {
+            true => Err(VaultError::SingleWriter { url: self.store.url() }),
+            false => Ok(()),
+        }
+    }
+
+    /// SHA-256 of vault.json.
+    pub(crate) fn identity_sha256(&self) -> &str {
+        &self.identity_sha256
     }
 
     /// Who this vault is.
@@ -198,7 +241,8 @@ impl Vault {
     async fn init(&mut self) -> Result<(), VaultError> {
         let mut commit = self.blank(Op::Init)?;
         commit.vault_sha256 = Some(self.identity_sha256.clone());
-        (commit.read_features, commit.write_features) = (Some(Vec::new()), Some(Vec::new()));
+        let write = if self.store.decides_races() { Vec::new() } else { vec![SINGLE_WRITER.to_owned()] };
+        (commit.read_features, commit.write_features) = (Some(Vec::new()), Some(write));
         let (bytes, _) = commit.encode()?;
         self.store.put_if_absent(&commit_path(1), bytes.into()).await?;
         self.move_head(1).await
@@ -228,7 +272,7 @@ impl Vault {
 
     /// Commits `addition`, planned on our head. Returns the receipt of what now is the head.
     pub async fn append(&mut self, mut addition: Addition) -> Result<Receipt, VaultError> {
-        self.features.check_writing()?;
+        self.check_writing()?;
         let parts = moved(&addition.rows)?;
         self.check_foreign(&parts)?;
         self.check_from(&parts)?;
@@ -287,7 +331,7 @@ impl Vault {
     /// Takes note of what another writer committed since our plan.
     async fn follow(&mut self, theirs: &Commit) -> Result<(), VaultError> {
         self.features.note(theirs)?;
-        self.features.check_writing()?;
+        self.check_writing()?;
         for table in &theirs.tables {
             for range in self.read_table(table).await?.ranges {
                 self.foreign.insert((range.topic, range.partition), theirs.writer.clone());

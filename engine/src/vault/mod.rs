@@ -56,6 +56,22 @@ pub enum VaultError {
         /// How.
         what: String,
     },
+    /// The store gives a name twice.
+    #[error(
+        "{url} ignores put-if-absent (If-None-Match): it gives a name twice, and two writers would overwrite each other"
+    )]
+    Overwrites {
+        /// Where.
+        url: String,
+    },
+    /// Writers of this vault must come one after another, and nobody has said that they do.
+    #[error(
+        "the vault at {url} was made with --single-writer, for a store that does not settle races between writers"
+    )]
+    SingleWriter {
+        /// Where.
+        url: String,
+    },
     /// Another writer moved the same partitions.
     #[error(
         "writer {writer} committed {count} of the same partitions meanwhile (e.g. {example}): run again, nothing is lost"

@@ -102,6 +102,9 @@ impl<'a> LogReader<'a> {
     }
 }
 
+/// The feature for writing of a vault in a store that does not settle races: its writers come one after another.
+pub const SINGLE_WRITER: &str = "single-writer";
+
 /// The features that a vault is said to need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
@@ -133,10 +136,15 @@ impl Features {
 
     /// Refuses features for writing that this version does not know.
     pub fn check_writing(&self) -> Result<(), VaultError> {
-        match self.write.first() {
+        match self.write.iter().find(|feature| *feature != SINGLE_WRITER) {
             Some(feature) => Err(VaultError::Unsupported(format!("feature `{feature}` for writing"))),
             None => Ok(()),
         }
+    }
+
+    /// Writers must come one after another.
+    pub fn single_writer(&self) -> bool {
+        self.write.iter().any(|feature| feature == SINGLE_WRITER)
     }
 }
 

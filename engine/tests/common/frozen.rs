@@ -89,6 +89,18 @@ impl Store for Frozen {
         self.inner.alignment()
     }
 
+    fn part_len(&self) -> usize {
+        self.inner.part_len()
+    }
+
+    fn decides_races(&self) -> bool {
+        self.inner.decides_races()
+    }
+
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        self.clockwork.around("confirm", self.inner.confirm(path)).await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         let inner = self.clockwork.around("create", self.inner.create(path)).await?;
         Ok(Box::new(FrozenUpload { inner, clockwork: Arc::clone(&self.clockwork) }))

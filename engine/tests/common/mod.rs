@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
 
 pub mod chaos;
+pub mod cloud;
 pub mod frozen;
 pub mod history;
 pub mod machine;

@@ -65,6 +65,10 @@ impl Store for Retry {
         self.inner.tidy().await
     }
 
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        self.run(|| self.inner.confirm(path)).await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         self.run(|| self.inner.create(path)).await
     }
@@ -147,6 +151,11 @@ impl Store for Limit {
         self.inner.tidy().await
     }
 
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        let _permit = self.permits.acquire().await;
+        self.inner.confirm(path).await
+    }
+
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
         // An upload lives as long as its segment: it must not keep a commit from being written, so it takes no permit.
         self.inner.create(path).await
@@ -224,6 +233,10 @@ impl Store for Throttled {
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.inner.tidy().await
+    }
+
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        self.inner.confirm(path).await
     }
 
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {
@@ -314,6 +327,10 @@ impl Store for Measured {
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.inner.tidy().await
+    }
+
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        self.inner.confirm(path).await
     }
 
     async fn create(&self, path: &str) -> Result<Box<dyn Upload>, StoreError> {

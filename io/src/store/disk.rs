@@ -146,6 +146,11 @@ impl Store for DiskStore {
         .await
     }
 
+    async fn confirm(&self, path: &str) -> Result<(), StoreError> {
+        let (store, path) = (self.clone(), path.to_owned());
+        blocking(move || store.taken(&path).map(drop)).await
+    }
+
     async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
         let (store, prefix, after) = (self.clone(), prefix.to_owned(), after.to_owned());
         blocking(move || {

@@ -224,6 +224,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Deletes an object. Deleting what is not there succeeds.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
 
+    /// Makes sure that an object which was only found, with the content that was looked for, outlives a loss of power as one that was just put
+    /// does. Where what can be seen is durable there is nothing to do.
+    async fn confirm(&self, _path: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Gives up uploads below this store's place that were begun more than a day ago and never finished, and says how many. Where a store
     /// forgets them by itself there is nothing to do.
     async fn tidy(&self) -> Result<usize, StoreError> {

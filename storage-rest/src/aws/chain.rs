@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use bodley_io::Secret;
 
 use super::profile::{Profile, Profiles};
-use super::{AwsOptions, Credentials, Environment, region};
+use super::{AwsOptions, AwsProvider, Credentials, region};
+use crate::Environment;
 use crate::web::{PlainHttp, checked_url};
 
 /// Profiles that refer to one another, at most.
@@ -76,6 +77,9 @@ pub(crate) fn choose(options: &AwsOptions, environment: &Environment) -> Result<
 }
 
 fn base(options: &AwsOptions, environment: &Environment) -> Result<Source, String> {
+    if let Some(provider) = options.provider {
+        return chosen(provider, options, environment);
+    }
     if let Some(name) = &options.profile {
         return named_profile(name, environment);
     }
@@ -102,6 +106,21 @@ fn base(options: &AwsOptions, environment: &Environment) -> Result<Source, Strin
             profiles.files()
         )
     })
+}
+
+/// What was chosen by name, or why it is not there.
+fn chosen(provider: AwsProvider, options: &AwsOptions, environment: &Environment) -> Result<Source, String> {
+    let (found, missing) = match provider {
+        AwsProvider::Environment => (keys(environment)?, "AWS_ACCESS_KEY_ID is not set"),
+        AwsProvider::WebIdentity => (web_identity(environment)?, "AWS_WEB_IDENTITY_TOKEN_FILE is not set"),
+        AwsProvider::Container => (container(environment)?, "AWS_CONTAINER_CREDENTIALS_* is not set"),
+        AwsProvider::Instance => (instance_metadata(environment)?, "AWS_EC2_METADATA_DISABLED is set"),
+        AwsProvider::Profile => {
+            let name = options.profile.as_deref().or_else(|| environment.var("AWS_PROFILE"));
+            return named_profile(name.unwrap_or("default"), environment);
+        }
+    };
+    found.ok_or_else(|| format!("these credentials were asked for, but {missing}"))
 }
 
 /// For messages when the last resort, instance metadata, fails.

@@ -23,6 +23,8 @@ use chain::Sts;
 /// Which identity and where. Everything may be left out; the environment then decides, as with AWS's own tools.
 #[derive(Debug, Clone, Default)]
 pub struct AwsOptions {
+    /// Where credentials are to come from, and from nowhere else; `None`: the first place that has some, in AWS's order.
+    pub provider: Option<AwsProvider>,
     /// This profile of `~/.aws/credentials` and `~/.aws/config`, and nothing else.
     pub profile: Option<String>,
     /// The role to take on with the identity found.
@@ -35,6 +37,21 @@ pub struct AwsOptions {
     pub sts_region: Option<String>,
     /// The brokers' region; else from their names, else AWS_REGION or AWS_DEFAULT_REGION.
     pub region: Option<String>,
+}
+
+/// Where credentials come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwsProvider {
+    /// AWS_ACCESS_KEY_ID and its companions.
+    Environment,
+    /// AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN: service accounts of EKS.
+    WebIdentity,
+    /// A profile of the shared files: the one named, else AWS_PROFILE, else `default`.
+    Profile,
+    /// AWS_CONTAINER_CREDENTIALS_*: ECS, EKS Pod Identity.
+    Container,
+    /// The metadata of an EC2 instance (IMDSv2).
+    Instance,
 }
 
 impl AwsOptions {

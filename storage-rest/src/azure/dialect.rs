@@ -198,7 +198,8 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
         refusal.code = quote(code, &[]);
     }
     // Azurite's word for a signature that is wrong.
-    if refusal.code == "AuthorizationFailure" && refusal.message.starts_with("Server failed to authenticate") {
+    if refusal.code == "AuthorizationFailure" && refusal.message.starts_with("Server failed to authenticate")
+    {
         refusal.code = "AuthenticationFailed".to_owned();
     }
     if refusal.code == "AuthenticationFailed"

@@ -24,7 +24,7 @@ use http::{HeaderMap, StatusCode};
 use reqwest::{Response, Url};
 
 use crate::SettingError;
-use crate::web::{HttpError, USER_AGENT, classify};
+use crate::web::{HttpError, builder, classify};
 pub(crate) use call::{Call, Refusal, Reply, text};
 use gate::Gate;
 pub(crate) use parts::{PartStore, PartsUpload};
@@ -138,17 +138,10 @@ impl<D: Dialect> Client<D> {
         patience: Patience,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Self, SettingError> {
-        let mut tls = rustls::ClientConfig::clone(tls);
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         // HTTPS_PROXY, HTTP_PROXY and NO_PROXY are the library's to read.
-        let http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(patience.connect)
-            .redirect(reqwest::redirect::Policy::none())
+        let http = builder(patience.connect, tls)
             .pool_max_idle_per_host(patience.concurrency)
             .pool_idle_timeout(Duration::from_secs(20))
-            .tcp_nodelay(true)
-            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| SettingError::new("tls", crate::web::root(&error)))?;
         Ok(Self(Arc::new(Inner {

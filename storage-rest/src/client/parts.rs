@@ -22,6 +22,11 @@ pub(crate) trait PartStore: Send + Sync + 'static {
     /// A part that is not the last has at least so many bytes.
     fn least(&self) -> u64;
 
+    /// All parts but the last have exactly so many bytes, if that matters.
+    fn exactly(&self) -> Option<u64> {
+        None
+    }
+
     /// Parts of an object, at most.
     fn most(&self) -> usize;
 
@@ -120,7 +125,15 @@ impl<P: PartStore> Upload for PartsUpload<P> {
             Some(held) => held.join(payload),
             None => payload,
         };
-        if payload.len() < self.store.least() {
+        let mut payload = payload;
+        if let Some(exactly) = self.store.exactly() {
+            while payload.len() > exactly {
+                let (part, rest) = payload.cut(exactly);
+                self.send(part).await?;
+                payload = rest;
+            }
+        }
+        if payload.len() < self.store.exactly().unwrap_or(self.store.least()) {
             // In memory of its own: a part buffer that waits may be the one that somebody waits for.
             self.held = Some(payload.detached());
             return Ok(());

@@ -45,6 +45,18 @@ impl Payload {
         Self { pieces: self.pieces, sha256: None, crc64 }
     }
 
+    /// The first `at` bytes, and the rest.
+    pub fn cut(self, at: u64) -> (Self, Self) {
+        let (mut first, mut second, mut left) = (Self::default(), Self::default(), at);
+        for mut piece in self.pieces {
+            let start = piece.split_to(piece.len().min(left.try_into().unwrap_or(usize::MAX)));
+            left -= start.len() as u64;
+            first.pieces.extend((!start.is_empty()).then_some(start));
+            second.pieces.extend((!piece.is_empty()).then_some(piece));
+        }
+        (first, second)
+    }
+
     /// The same bytes in memory of its own, so that the part buffer goes back.
     pub fn detached(self) -> Self {
         let pieces = self.pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
@@ -215,6 +227,9 @@ mod tests {
         let joined = part(first).join(part(second)).detached();
         assert_eq!((joined.len(), joined.crc64()), (whole.len(), whole.crc64()));
         assert_eq!(joined.crc32c(), whole.crc32c());
+        let (start, rest) = part(first).join(part(second)).cut(299_999);
+        assert_eq!((start.len(), start.crc64()), (299_999, sum(&bytes[..299_999])));
+        assert_eq!(rest.crc64(), sum(&bytes[299_999..]));
         let (joined, whole) = (joined.hashed().await, whole.hashed().await);
         assert_eq!(joined.sha256(), whole.sha256());
         let empty = Payload::default().hashed().await;

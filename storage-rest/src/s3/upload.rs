@@ -41,13 +41,16 @@ impl S3Upload {
         let bucket = &self.store.0;
         let mut call =
             bucket.making("write", &self.path, Method::POST).query("uploads", "").needs("s3:PutObject");
-        call = match bucket.options.checksum {
-            Checksum::Crc64Nvme => call
-                .header("x-amz-checksum-algorithm", "CRC64NVME")
-                .header("x-amz-checksum-type", "FULL_OBJECT"),
-            Checksum::Crc32c => call.header("x-amz-checksum-algorithm", "CRC32C"),
-            Checksum::None => call,
+        let algorithm = match bucket.options.checksum {
+            Checksum::Crc64Nvme => Some("CRC64NVME"),
+            Checksum::Crc32c => Some("CRC32C"),
+            Checksum::None => None,
         };
+        if let Some(algorithm) = algorithm {
+            call = call
+                .header("x-amz-checksum-algorithm", algorithm)
+                .header("x-amz-checksum-type", "FULL_OBJECT");
+        }
         let id = |reply: &Reply| text_at(&reply.body, &["InitiateMultipartUploadResult", "UploadId"]);
         let reply = bucket
             .client
@@ -77,6 +80,11 @@ impl PartStore for S3Upload {
 
     fn least(&self) -> u64 {
         5 << 20
+    }
+
+    fn exactly(&self) -> Option<u64> {
+        let bucket = &self.store.0;
+        bucket.options.equal_parts.then_some(bucket.part_len as u64)
     }
 
     fn most(&self) -> usize {

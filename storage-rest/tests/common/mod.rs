@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod stores;
+pub mod strict;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

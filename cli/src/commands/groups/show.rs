@@ -16,12 +16,13 @@ struct Document<'a, T> {
     errors: Vec<Issue>,
 }
 
-pub async fn run(flags: GroupsShow, format: OutputFormat) -> Outcome {
+pub async fn run(flags: GroupsShow, common: &Common) -> Outcome {
+    let format = common.output;
     check_csv(flags.csv, format)?;
     if flags.csv && flags.history {
         return Err(usage("--csv prints one position of each group: leave --history out".into()));
     }
-    let store = open_store(&flags.vault.vault, None, None)?;
+    let store = open_store(&flags.vault.vault, common)?;
     let wanted = wanted(flags.wanted);
     if flags.history {
         let history = groups::history(store, flags.at, &wanted).await?;

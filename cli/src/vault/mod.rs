@@ -1,0 +1,64 @@
+//! Where a vault is, and how to get there: from a URL and its options to a store.
+
+mod options;
+mod place;
+mod s3;
+
+use std::sync::Arc;
+
+use bodley_io::kafka::security::{Material, Tls, TlsOptions, Trust};
+use bodley_io::store::SharedStore;
+use bodley_io::store::disk::{DirectIo, DiskStore};
+use bodley_storage_rest::Environment;
+
+use crate::files;
+pub use options::{Options, VaultOption};
+pub use place::Place;
+
+/// Of a file of certificates, bytes.
+const LARGEST_CA: u64 = 4 << 20;
+
+/// A store, and whether it tries again by itself.
+pub struct Opened {
+    /// The store.
+    pub store: SharedStore,
+    /// Its requests are repeated, limited and timed where they are made.
+    pub is_remote: bool,
+}
+
+/// The store at `url`.
+///
+/// # Errors
+/// What is wrong with the URL or an option, for people.
+pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<Opened, String> {
+    let mut options = Options::new(options)?;
+    let store: SharedStore = match Place::parse(url)? {
+        Place::Folder(path) => {
+            options.none_left("a folder")?;
+            return Ok(Opened { store: Arc::new(DiskStore::new(path, DirectIo::Auto)), is_remote: false });
+        }
+        Place::S3 { bucket, prefix } => {
+            let tls = tls(&mut options)?;
+            let settings = s3::settings(bucket, prefix, &mut options, single_writer)?;
+            options.none_left("s3://")?;
+            let store = bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls);
+            Arc::new(store.map_err(|error| format!("{url}: {error}"))?)
+        }
+    };
+    Ok(Opened { store, is_remote: true })
+}
+
+/// Whom we trust: the system's certificates, or those of `ca-file` or AWS_CA_BUNDLE.
+fn tls(options: &mut Options) -> Result<Arc<rustls::ClientConfig>, String> {
+    let bundle = || std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
+    let trust = match options.text("ca-file").or_else(bundle) {
+        None => Trust::System,
+        Some(path) => {
+            let bytes = files::bytes(std::path::Path::new(&path), LARGEST_CA)
+                .map_err(|error| format!("ca-file: {path} {error}"))?;
+            Trust::Pem(Material { source: path, bytes: bytes.into() })
+        }
+    };
+    let tls = Tls::new(&TlsOptions { trust, ..TlsOptions::default() }).map_err(|error| error.to_string())?;
+    Ok(tls.config())
+}

@@ -1,0 +1,78 @@
+//! The URL of a vault.
+
+/// Where a vault is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A folder of this machine.
+    Folder(String),
+    /// A bucket of S3, and what the names in it begin with.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// Without `/` at its ends.
+        prefix: String,
+    },
+}
+
+impl Place {
+    /// Reads a URL, or a path.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        if url.is_empty() {
+            return Err("--vault is empty: name a folder or a URL such as s3://bucket/prefix".to_owned());
+        }
+        let Some((scheme, rest)) = url.split_once("://") else { return Ok(Self::Folder(url.to_owned())) };
+        match scheme {
+            "file" if rest.starts_with('/') => Ok(Self::Folder(rest.to_owned())),
+            "file" => Err(format!("`{url}`: write file:///absolute/path")),
+            "s3" | "s3a" | "s3n" => {
+                let (bucket, prefix) = split(rest);
+                match bucket.is_empty() {
+                    true => Err(format!("`{url}`: write s3://bucket/prefix")),
+                    false => Ok(Self::S3 { bucket, prefix }),
+                }
+            }
+            _ => Err(format!("`{url}`: vaults are in folders, or at s3://bucket/prefix")),
+        }
+    }
+
+    /// The folder, if it is one.
+    pub fn folder(&self) -> Option<&str> {
+        match self {
+            Self::Folder(path) => Some(path),
+            Self::S3 { .. } => None,
+        }
+    }
+}
+
+/// The first part, and the rest without slashes at its ends.
+fn split(rest: &str) -> (String, String) {
+    let (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    (first.to_owned(), rest.trim_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_urls() {
+        let folder = |path: &str| Place::Folder(path.to_owned());
+        let s3 = |bucket: &str, prefix: &str| Place::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        for (url, place) in [
+            ("a/b", folder("a/b")),
+            ("file:///a", folder("/a")),
+            ("s3://b", s3("b", "")),
+            ("s3://b/", s3("b", "")),
+            ("s3://b/p/q/", s3("b", "p/q")),
+            ("s3://b/a b/ü", s3("b", "a b/ü")),
+        ] {
+            assert_eq!(Place::parse(url), Ok(place), "{url}");
+        }
+        for url in ["", "file://a", "s3://", "s3:///p", "ftp://x/y"] {
+            assert!(Place::parse(url).is_err(), "{url}");
+        }
+    }
+}

@@ -108,7 +108,7 @@ fn what_cannot_work_is_said_at_once() {
         assert!(error.contains(why), "{error}");
     }
     let error = refused(&[], AzureAuth::Key);
-    assert!(error.contains("AZURE_STORAGE_KEY is not set, as the setting auth = key needs"), "{error}");
+    assert!(error.contains("AZURE_STORAGE_KEY is not set, as credentials=key needs"), "{error}");
     for account in ["Vaults", "a", "a/b"] {
         let access = AzureAccess { account: Some(account.to_owned()), ..AzureAccess::default() };
         let error = AzureCredentials::new(&access, &environment(&[]), &tls()).unwrap_err();

@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bodley_io::store::{Put, Store, StoreError, conformance};
@@ -13,7 +14,10 @@ use bodley_storage_rest::gcs::{GcsOptions, GcsStore, Retention};
 use bodley_testbed::pki::Leaf;
 use bodley_testbed::stores::fake_gcs::FakeGcs;
 use bodley_testbed::stores::gcs::{ALL, KEEP_LITTLE, KEEP_NOTHING, LOSE_SESSION, Right, StrictGcs};
-use bodley_testbed::stores::http::{Action, Answer, REPEATED_LISTING, Rule, SHORT_LISTING};
+use bodley_testbed::stores::http::{
+    Action, Answer, Clock, Handler, Head, REPEATED_LISTING, Request, Rule, SHORT_LISTING, Server,
+};
+use bodley_testbed::stores::relay::Relay;
 use bytes::Bytes;
 use common::MARKER;
 use common::stores::{misfortune, patience, pattern, race, upload, whole};
@@ -92,11 +96,50 @@ async fn keeps_what_the_port_promises() {
     assert_eq!(world.gcs.pending(), 0, "an upload that is dropped is given up");
 }
 
+/// fake-gcs-server, which passes over ifGenerationMatch at the end of a resumable upload: here it is kept.
+struct Conditional {
+    relay: Relay,
+    endpoint: String,
+    /// What each session is to make.
+    names: Mutex<BTreeMap<String, String>>,
+}
+
+impl Handler for Conditional {
+    fn operation(&self, head: &Head) -> &'static str {
+        self.relay.operation(head)
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        let head = &request.head;
+        if let Some(id) = head.param("upload_id") {
+            let ends = head.header("content-range").is_some_and(|range| !range.ends_with('*'));
+            let name = self.names.lock().unwrap().get(id).cloned().unwrap();
+            let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            let url = format!("{}/storage/v1/b/{BUCKET}/o/{}", self.endpoint, name.replace('+', "%20"));
+            if ends && ureq::get(url).call().is_ok() {
+                return Answer::new(412);
+            }
+        }
+        let mut answer = self.relay.answer(request);
+        if let Some((_, location)) = answer.headers.iter_mut().find(|(name, _)| name == "location") {
+            let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+            let id = location.split("upload_id=").last().unwrap().to_owned();
+            self.names.lock().unwrap().insert(id, json["name"].as_str().unwrap().to_owned());
+            *location = location.replace(&self.endpoint, &format!("http://{}", head.host));
+        }
+        answer
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emulator_of_others_is_content_too() {
     let fake = FakeGcs::start().unwrap();
     fake.bucket(BUCKET).unwrap();
-    let host = ("STORAGE_EMULATOR_HOST".to_owned(), fake.endpoint());
+    let endpoint = fake.endpoint();
+    let relay = Relay::new(endpoint.clone(), |_| "Any");
+    let before = Arc::new(Conditional { relay, endpoint, names: Mutex::default() });
+    let server = Server::start(before, &Clock::default()).unwrap();
+    let host = ("STORAGE_EMULATOR_HOST".to_owned(), server.url());
     let environment = Environment::new([host], None);
     let store = GcsStore::new(GcsOptions::new(BUCKET, "v"), &environment, &tls()).unwrap();
     conformance(&store).await.unwrap();

@@ -152,7 +152,7 @@ fn endpoint(
 }
 
 fn source(auth: AzureAuth, env: &Environment, string: &mut ConnectionString) -> Result<Source, String> {
-    let missing = |what: &str| Err(format!("{what}, as the setting auth = {auth} needs"));
+    let missing = |what: &str| Err(format!("{what}, as credentials={auth} needs"));
     match auth {
         AzureAuth::Auto => first(env, string),
         AzureAuth::ConnectionString => match of_string(string)? {

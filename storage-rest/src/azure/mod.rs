@@ -3,8 +3,8 @@
 //!
 //! On the way of a byte: `upload.rs` sends part buffers as blocks, `client/read.rs` reads them back. `identity.rs` says who we are.
 //!
-//! Guarantees: a commit is one Put Blob with If-None-Match, and a refusal that may be the answer to our own earlier attempt is settled by
-//! reading the blob.
+//! Guarantees: a commit is one Put Blob with If-None-Match, and a refusal that may be the answer to our own earlier attempt is settled
+//! by a mark in the blob's metadata.
 
 mod chain;
 mod connection;
@@ -34,7 +34,7 @@ pub use identity::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials};
 pub use options::{AzureOptions, Immutability};
 use upload::AzureUpload;
 
-/// A blob's metadata by which an upload knows its own work again.
+/// A blob's metadata by which we know our own work again.
 const UPLOAD: &str = "x-ms-meta-bodleyupload";
 
 /// A container and a prefix in it. Clones share connections and credentials.
@@ -112,8 +112,10 @@ impl Container {
 
     /// One Put Blob, under a name that nobody has.
     async fn put(&self, path: &str, payload: Payload) -> Result<Put, StoreError> {
+        let mark = new_mark();
         let call = self
             .making("write", path)
+            .header(UPLOAD, &mark)
             .header("x-ms-blob-type", "BlockBlob")
             .header("x-ms-content-crc64", crc64_text(payload.crc64()))
             .accepts(&[403, 409, 412])
@@ -122,25 +124,15 @@ impl Container {
         if reply.status.is_success() {
             return Ok(Put::Created);
         }
-        match reply.unclear && self.holds(path, &call.payload).await? {
+        match reply.unclear && self.has_mark(path, &mark).await? {
             true => Ok(Put::Created),
             false => Ok(Put::Exists),
         }
     }
 
-    /// Whether the blob has these bytes: it is what an earlier attempt of ours left.
-    async fn holds(&self, path: &str, payload: &Payload) -> Result<bool, StoreError> {
-        let found = match self.get(path, payload.len()).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        Ok(payload.is(&found))
-    }
-
-    /// Whether the blob was joined by this upload.
-    async fn has_mark(&self, path: &str, nonce: &str) -> Result<bool, StoreError> {
-        Ok(self.head(path).await?.is_some_and(|reply| reply.header(UPLOAD) == Some(nonce)))
+    /// Whether the blob was made by the request with this mark.
+    async fn has_mark(&self, path: &str, mark: &str) -> Result<bool, StoreError> {
+        Ok(self.head(path).await?.is_some_and(|reply| reply.header(UPLOAD) == Some(mark)))
     }
 
     async fn get(&self, path: &str, limit: u64) -> Result<Bytes, StoreError> {
@@ -168,6 +160,11 @@ impl Container {
         })?;
         Ok(Some(Stat { size, crc64: None, lock: lock_of(&reply) }))
     }
+}
+
+/// By which what we made is told from what others made, even of the same bytes.
+fn new_mark() -> String {
+    format!("{:016x}", fastrand::u64(..))
 }
 
 /// Base64 of the eight bytes, the least first, as Azure's SDKs write it.

@@ -8,7 +8,7 @@ use bodley_io::store::{Put, StoreError};
 use bytes::Bytes;
 use http::Method;
 
-use super::{AzureStore, UPLOAD, is_taken};
+use super::{AzureStore, UPLOAD, is_taken, new_mark};
 use crate::client::{PartStore, Payload};
 
 /// Blocks of a blob, at most.
@@ -20,12 +20,12 @@ pub(super) struct AzureUpload {
     store: AzureStore,
     path: String,
     /// In the blocks' ids and then in the blob's metadata: by it we know our own again.
-    nonce: String,
+    mark: String,
 }
 
 impl AzureUpload {
     pub fn new(store: AzureStore, path: &str) -> Self {
-        Self { store, path: path.to_owned(), nonce: format!("{:016x}", fastrand::u64(..)) }
+        Self { store, path: path.to_owned(), mark: new_mark() }
     }
 
     fn exists(&self) -> StoreError {
@@ -59,7 +59,7 @@ impl PartStore for AzureUpload {
 
     async fn part(&self, index: usize, payload: Payload) -> Result<String, StoreError> {
         // All ids of a blob have the same length.
-        let id = BASE64.encode(format!("{}-{index:05}", self.nonce));
+        let id = BASE64.encode(format!("{}-{index:05}", self.mark));
         let container = &self.store.0;
         let call = container
             .call("write", &self.path, Method::PUT)
@@ -78,7 +78,7 @@ impl PartStore for AzureUpload {
             .making("write", &self.path)
             .query("comp", "blocklist")
             .header("x-ms-content-crc64", super::crc64_text(body.crc64()))
-            .header(UPLOAD, &self.nonce)
+            .header(UPLOAD, &self.mark)
             .accepts(&[400, 403, 409, 412])
             .payload(body);
         let reply = container.client.ask(&call, |reply| is_taken(reply, &["InvalidBlockList"])).await?;
@@ -86,7 +86,7 @@ impl PartStore for AzureUpload {
             return Ok(());
         }
         // Once joined, the blocks are no more: the answer to an attempt after one that had its effect.
-        if reply.unclear && container.has_mark(&self.path, &self.nonce).await? {
+        if reply.unclear && container.has_mark(&self.path, &self.mark).await? {
             return Ok(());
         }
         if reply.status.as_u16() != 400 {

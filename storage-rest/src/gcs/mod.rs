@@ -4,7 +4,7 @@
 //! who we are.
 //!
 //! Guarantees: a commit is one upload with ifGenerationMatch=0, and a refusal that may be the answer to our own earlier attempt is settled by
-//! reading the object. The store checks the CRC-32C of each whole object before it is there.
+//! a mark in the object's metadata. The store checks the CRC-32C of each whole object before it is there.
 
 mod adc;
 mod chain;
@@ -37,7 +37,7 @@ use upload::GcsUpload;
 
 /// Parts of a resumable upload but the last are multiples of this, bytes.
 const QUANTUM: usize = 256 << 10;
-/// An object's metadata by which an upload knows its own work again.
+/// An object's metadata by which we know our own work again.
 const UPLOAD: &str = "bodley-upload";
 /// What is asked of an object's metadata.
 const FIELDS: &str = "size,crc32c,metadata,retention";
@@ -98,7 +98,7 @@ impl Bucket {
     }
 
     /// What an object is to be like.
-    fn metadata(&self, path: &str, mark: Option<&str>) -> Map<String, Value> {
+    fn metadata(&self, path: &str, mark: &str) -> Map<String, Value> {
         let options = &self.options;
         let mut fields = Map::new();
         fields.insert("name".to_owned(), self.key(path).into());
@@ -113,29 +113,25 @@ impl Bucket {
             fields.insert("retention".to_owned(), retention);
         }
         let own = options.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let own: Map<String, Value> = own
-            .chain(mark.map(|mark| (UPLOAD, mark)))
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        if !own.is_empty() {
-            fields.insert("metadata".to_owned(), own.into());
-        }
+        let own = own.chain([(UPLOAD, mark)]).map(|(name, value)| (name.to_owned(), value.into()));
+        fields.insert("metadata".to_owned(), own.collect::<Map<String, Value>>().into());
         fields
     }
 
     /// A whole object in one request, under a name that nobody has.
     async fn put(&self, path: &str, payload: Payload) -> Result<Put, StoreError> {
-        let mut metadata = self.metadata(path, None);
+        let mark = new_mark();
+        let mut metadata = self.metadata(path, &mark);
         metadata.insert("crc32c".to_owned(), crc32c_text(payload.crc32c()).into());
         // The media may hold any bytes, but not these.
-        let boundary = format!("bodley-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let boundary = format!("bodley-{}", new_mark());
         let head = format!(
             "--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{}\r\n--{boundary}\r\n\
              Content-Type: application/octet-stream\r\n\r\n",
             Value::from(metadata)
         );
         let tail = format!("\r\n--{boundary}--\r\n");
-        let body = Payload::new(head.into()).join(payload.clone()).join(Payload::new(tail.into()));
+        let body = Payload::new(head.into()).join(payload).join(Payload::new(tail.into()));
         let call = self
             .making(path, "multipart")
             .header("content-type", format!("multipart/related; boundary={boundary}"))
@@ -145,20 +141,10 @@ impl Bucket {
         if reply.status.is_success() {
             return Ok(Put::Created);
         }
-        match reply.unclear && self.holds(path, &payload).await? {
+        match reply.unclear && self.has_mark(path, &mark).await? {
             true => Ok(Put::Created),
             false => Ok(Put::Exists),
         }
-    }
-
-    /// Whether the object has these bytes: it is what an earlier attempt of ours left.
-    async fn holds(&self, path: &str, payload: &Payload) -> Result<bool, StoreError> {
-        let found = match self.get(path, payload.len()).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        Ok(payload.is(&found))
     }
 
     fn reading<'a>(&self, path: &'a str) -> Call<'a> {
@@ -184,12 +170,17 @@ impl Bucket {
         Ok(if reply.status.is_success() { resource(&reply).ok() } else { None })
     }
 
-    /// Whether the object was made by this upload.
+    /// Whether the object was made by the request with this mark.
     async fn has_mark(&self, path: &str, mark: &str) -> Result<bool, StoreError> {
         let found = self.resource(path).await?;
         let mark_of = |found: &Value| found.get("metadata")?.get(UPLOAD)?.as_str().map(str::to_owned);
         Ok(found.as_ref().and_then(mark_of).as_deref() == Some(mark))
     }
+}
+
+/// By which what we made is told from what others made, even of the same bytes.
+fn new_mark() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 /// Base64 of the four bytes, the greatest first.

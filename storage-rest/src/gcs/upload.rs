@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{GcsStore, QUANTUM, crc32c_text};
+use super::{GcsStore, QUANTUM, crc32c_text, new_mark};
 use crate::client::{Call, Payload, Reply, text};
 
 /// A session that is lost before anything was kept is begun anew so often.
@@ -59,8 +59,7 @@ enum Kept {
 
 impl GcsUpload {
     pub fn new(store: GcsStore, path: &str) -> Self {
-        let mark = format!("{:016x}", fastrand::u64(..));
-        let target = Arc::new(Target { store, path: path.to_owned(), mark });
+        let target = Arc::new(Target { store, path: path.to_owned(), mark: new_mark() });
         Self { target, session: None, sent: 0, crc32c: 0, rest: Bytes::new(), flight: None }
     }
 
@@ -214,7 +213,7 @@ impl Target {
 
     async fn begin(&self) -> Result<Secret, StoreError> {
         let bucket = &self.store.0;
-        let metadata = Value::from(bucket.metadata(&self.path, Some(&self.mark))).to_string();
+        let metadata = Value::from(bucket.metadata(&self.path, &self.mark)).to_string();
         let call = bucket
             .making(&self.path, "resumable")
             .header("content-type", "application/json; charset=UTF-8")

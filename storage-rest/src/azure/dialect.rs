@@ -140,7 +140,7 @@ impl Azure {
                     .to_owned()
             }
             (401, _) => format!("; get new credentials ({who})"),
-            (_, "InvalidHeaderValue") if refusal.hint.as_deref() == Some("x-ms-version") => {
+            (_, "InvalidHeaderValue") if is_about_version(refusal) => {
                 "; the service does not know this version of the API: set api-version to one that it knows"
                     .to_owned()
             }
@@ -208,6 +208,11 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
         refusal.code = SKEWED.to_owned();
     }
     refusal
+}
+
+/// Azure names the header, Azurite only talks of it.
+fn is_about_version(refusal: &Refusal) -> bool {
+    refusal.hint.as_deref() == Some("x-ms-version") || refusal.message.contains("API version")
 }
 
 /// Whether our clock is too far from that of an answer.

@@ -25,7 +25,7 @@ fn site() -> Site {
 }
 
 /// So many MiB in four partitions.
-fn fill(site: &Site, topic: &str, mebibytes: usize) {
+fn fill(site: &Site, topic: &str, mebibytes: u64) {
     site.bench.create_topic(topic, 4, &[("retention.ms", "-1")]).unwrap();
     let load = Generate { count: mebibytes * 256, partitions: 4, value_bytes: 4096, ..Generate::default() };
     let options = ProduceOptions { batch_bytes: 256 << 10, linger_ms: 20, ..ProduceOptions::default() };
@@ -144,7 +144,7 @@ fn killed_at_every_request() {
 fn faults_on_five_percent_of_all_requests() {
     let (site, bucket) = (site(), Bucket::new());
     fill(&site, "s3-faults", 96);
-    let seed = Rng::new("s3 faults", 0).below(u32::MAX as usize) as u64;
+    let seed = Rng::new("s3 faults", 0).below(u32::MAX.into());
     bucket.s3.faults().seed(seed);
     for action in [
         Action::Answer(error(503, "SlowDown")),

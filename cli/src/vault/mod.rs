@@ -41,7 +41,8 @@ pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<O
             let tls = tls(&mut options)?;
             let settings = s3::settings(bucket, prefix, &mut options, single_writer)?;
             options.none_left("s3://")?;
-            let store = bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls.config());
+            let store =
+                bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls.config());
             Arc::new(store.map_err(|error| format!("{url}: {error}"))?)
         }
     };

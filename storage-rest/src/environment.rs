@@ -41,11 +41,14 @@ impl Environment {
         names.iter().find_map(|name| self.var(name))
     }
 
+    /// A path below the home folder, if there is one.
+    pub(crate) fn in_home(&self, path: &str) -> Option<PathBuf> {
+        self.home.as_ref().map(|home| home.join(path))
+    }
+
     /// The file that a variable names, else the one in the home folder. `~/` is the home folder.
     pub(crate) fn file(&self, variable: &str, in_home: &str) -> Option<PathBuf> {
-        let Some(path) = self.var(variable) else {
-            return self.home.as_ref().map(|home| home.join(in_home));
-        };
+        let Some(path) = self.var(variable) else { return self.in_home(in_home) };
         match (path.strip_prefix("~/"), &self.home) {
             (Some(rest), Some(home)) => Some(home.join(rest)),
             _ => Some(Path::new(path).to_owned()),

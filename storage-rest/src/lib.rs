@@ -7,9 +7,12 @@
 //! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
 
 mod aws;
+pub mod azure;
 mod client;
 mod encode;
 mod environment;
+mod exchange;
+pub mod gcs;
 mod jwt;
 mod oauth;
 mod refresh;

@@ -13,7 +13,7 @@ use bodley_testbed::stores::S3;
 use bodley_testbed::stores::http::{Action, Rule};
 use bodley_testbed::stores::s3::{Allowed, BucketOptions, PutIfAbsent, WrongRegion, error, error_in_200};
 use bytes::Bytes;
-use common::{BUCKET, environment, options, part, plain_tls, store, strict};
+use common::strict::{BUCKET, environment, options, part, plain_tls, store, strict};
 
 const MIB: usize = 1 << 20;
 
@@ -63,7 +63,7 @@ async fn passes_the_suite_with_faults() {
 async fn over_tls_with_the_host_in_the_name() {
     let s3 = S3::start_tls(bodley_testbed::pki::Leaf::Server).unwrap();
     s3.make_bucket(BUCKET, BucketOptions::default());
-    let tls = common::trusting();
+    let tls = common::strict::trusting();
     let settings =
         S3Options { endpoint: Some(s3.endpoint().replace("127.0.0.1", "localhost")), ..options(&s3) };
     let over_tls = S3Store::new(settings.clone(), &environment(s3.admin()), &tls).unwrap();

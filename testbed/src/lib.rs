@@ -62,6 +62,8 @@ pub fn prepare() -> anyhow::Result<()> {
     java::workbench_classes(&kafka)?;
     Pki::ensure()?;
     oidc::installed()?;
+    stores::azurite::installed()?;
+    stores::fake_gcs::installed()?;
     jars::msk_iam_auth()?;
     stores::seaweed::installed()?;
     stores::boto3::installed()?;

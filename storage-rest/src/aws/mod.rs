@@ -148,11 +148,6 @@ struct Chain {
     http: Http,
 }
 
-/// Credentials are renewed so long before their end,
-const EARLY: Duration = Duration::from_secs(300);
-/// or when this part of their life is left, whichever is later.
-const EARLY_PART: u32 = 5;
-
 #[async_trait]
 impl Fetch for Chain {
     type Item = Credentials;
@@ -169,19 +164,9 @@ impl Fetch for Chain {
         let found = remote::load(&source, &self.http, &sts)
             .await
             .map_err(|error| failed(error.what, error.passing))?;
-        let now = SystemTime::now();
-        let refresh_at = match found.expires {
-            None => now + EARLY,
-            Some(end) => {
-                let left = end.duration_since(now).ok().filter(|left| !left.is_zero());
-                let left = left.ok_or_else(|| {
-                    failed(format!("{source} gave some that ended at {}", jwt::rfc3339(end)), true)
-                })?;
-                end - EARLY.min(left / EARLY_PART)
-            }
-        };
         let expires = found.expires;
-        Ok(Fresh { value: found, refresh_at, expires })
+        Fresh::renewed_early(found, expires)
+            .map_err(|end| failed(format!("{source} gave some that ended at {}", jwt::rfc3339(end)), true))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bodley_io::Secret;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -17,6 +18,8 @@ pub(crate) struct Call<'a> {
     pub method: Method,
     /// The object's name in the store, not encoded; empty for the bucket or container itself.
     pub key: String,
+    /// An address that the store gave, whole, in place of one that is made from key and query. Who knows it may use it.
+    pub at: Option<Secret>,
     /// Not encoded.
     pub query: Vec<(&'static str, String)>,
     pub headers: HeaderMap,
@@ -36,6 +39,7 @@ impl<'a> Call<'a> {
             object,
             method,
             key,
+            at: None,
             query: Vec::new(),
             headers: HeaderMap::new(),
             payload: Payload::default(),
@@ -57,6 +61,12 @@ impl<'a> Call<'a> {
         if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
             self.headers.insert(HeaderName::from_static(name), value);
         }
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, address: &Secret) -> Self {
+        self.at = Some(address.clone());
         self
     }
 

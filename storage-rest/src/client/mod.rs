@@ -81,6 +81,11 @@ pub(crate) trait Dialect: Send + Sync + std::fmt::Debug + 'static {
     /// What an answer says that is no success.
     fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal;
 
+    /// What tells this state of an object from another one, for the header If-Match of what is read next.
+    fn version(&self, headers: &HeaderMap) -> Option<String> {
+        text(headers, "etag").filter(|etag| !etag.starts_with("W/")).map(str::to_owned)
+    }
+
     /// Learns from a refusal, so that the next attempt goes elsewhere or otherwise: `true` if it makes sense. At most once per operation.
     fn mend(&self, refusal: &Refusal, headers: &HeaderMap) -> bool;
 

@@ -25,7 +25,8 @@ struct Reading<'a> {
     /// `None`: to the end, which the first answer tells.
     len: Option<u64>,
     got: u64,
-    etag: Option<String>,
+    /// Of the object that was begun with.
+    version: Option<String>,
     sink: Sink<'a>,
 }
 
@@ -38,7 +39,8 @@ impl<D: Dialect> Client<D> {
         len: usize,
         mut buf: PartBuf,
     ) -> Result<Filled, StoreError> {
-        let reading = Reading { at, len: Some(len as u64), got: 0, etag: None, sink: Sink::Part(&mut buf) };
+        let reading =
+            Reading { at, len: Some(len as u64), got: 0, version: None, sink: Sink::Part(&mut buf) };
         if len > 0 {
             self.fill(call, reading).await?;
         }
@@ -48,7 +50,8 @@ impl<D: Dialect> Client<D> {
     /// A whole object of at most `limit` bytes.
     pub async fn get(&self, call: Call<'_>, limit: u64) -> Result<Bytes, StoreError> {
         let mut body = BytesMut::new();
-        let reading = Reading { at: 0, len: None, got: 0, etag: None, sink: Sink::Memory(&mut body, limit) };
+        let reading =
+            Reading { at: 0, len: None, got: 0, version: None, sink: Sink::Memory(&mut body, limit) };
         self.fill(call, reading).await?;
         Ok(body.freeze())
     }
@@ -86,6 +89,7 @@ impl<D: Dialect> Client<D> {
             return Err(self.no_bytes(call, response, &beat).await);
         }
         reading.begin(call, &response).map_err(Cut::Final)?;
+        reading.version = self.0.dialect.version(response.headers());
         while let Some(chunk) = self
             .chunk(call, &mut response, &beat)
             .await
@@ -133,8 +137,8 @@ impl Reading<'_> {
     fn next<'c>(&self, call: &Call<'c>) -> Call<'c> {
         let from = self.at + self.got;
         let call = call.clone();
-        let call = match &self.etag {
-            Some(etag) => call.header("if-match", etag),
+        let call = match &self.version {
+            Some(version) => call.header("if-match", version),
             None => call,
         };
         match self.len {
@@ -165,7 +169,6 @@ impl Reading<'_> {
             _ if from == 0 => response.content_length(),
             _ => return Err(wrong("it does not keep to ranges")),
         };
-        self.etag = text(headers, "etag").filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
         let object = || call.object.to_owned();
         match (&mut self.sink, self.len) {
             (_, Some(len)) => match size {

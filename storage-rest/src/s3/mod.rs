@@ -27,6 +27,7 @@ use crate::aws::AwsCredentials;
 use crate::client::{Call, Client, PartsUpload, Payload, Reply, text};
 use crate::{Environment, SettingError};
 use dialect::S3;
+pub(crate) use options::check_prefix;
 pub use options::{Checksum, Encryption, ObjectLock, S3Options};
 use upload::S3Upload;
 

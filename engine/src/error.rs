@@ -87,6 +87,8 @@ impl EngineError {
     /// What it means for the exit code.
     pub fn severity(&self) -> Severity {
         match self {
+            Self::Store(StoreError::NoPutIfAbsent(_))
+            | Self::Vault(VaultError::Store(StoreError::NoPutIfAbsent(_))) => Severity::Refused,
             Self::Kafka(_)
             | Self::Store(_)
             | Self::Produce(_)

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bodley_engine::copy::{CopyOptions, copy};
@@ -17,6 +18,7 @@ use bodley_io::store::memory::MemoryStore;
 use bodley_io::store::{SharedStore, Store};
 use bytes::Bytes;
 use common::cloud::Cloud;
+use common::frozen::{Frozen, Stop};
 use common::memory::{copy as duplicate, paths, sha256, shared};
 use common::sample;
 use tokio::sync::watch;
@@ -109,10 +111,10 @@ async fn a_copy_has_the_same_objects_and_later_only_what_is_new() {
     assert_eq!(report.receipt, Some(receipt.to_string()));
     let whole = report.copied.clone().unwrap();
     assert_eq!(whole.source_receipt, report.receipt);
-    let (objects, bytes) = (from.objects().len() as u64 - LAST, {
-        let objects = from.objects();
-        objects.iter().filter(|(path, _)| !path.starts_with("log/")).map(|(_, o)| o.len() as u64).sum::<u64>()
-    });
+    let (mut objects, mut bytes) = (0, 0);
+    for (_, object) in from.objects().iter().filter(|(path, _)| !path.starts_with("log/")) {
+        (objects, bytes) = (objects + 1, bytes + object.len() as u64);
+    }
     assert_eq!((whole.commits, whole.objects, whole.bytes), (LAST, objects, bytes));
     assert_eq!((whole.skipped_commits, whole.skipped_objects, whole.skipped_bytes), (0, 0, 0));
     assert_eq!((report.objects, report.bytes), (objects, bytes));
@@ -449,12 +451,25 @@ async fn checkpoints_that_are_no_use_stay_behind() {
 #[tokio::test]
 async fn a_signal_ends_it_and_what_is_committed_stays() {
     let (from, _) = vault().await;
-    let (ask, stop) = watch::channel(true);
-    let to: SharedStore = Arc::new(Cloud::new(&MemoryStore::new()));
-    let report = copy(shared(&from), to, CopyOptions::default(), Arc::default(), stop).await.unwrap();
-    drop(ask);
-    assert!(report.interrupted);
-    assert_eq!(report.exit_code(), 0);
+    let mut met = BTreeSet::new();
+    for at in 1..40 {
+        let (ask, stop) = watch::channel(false);
+        let memory = MemoryStore::new();
+        let frozen = Frozen::new(Arc::new(Cloud::new(&memory)), Some(Stop { at, after: true }));
+        let to: SharedStore = Arc::new(frozen.clone());
+        let mut run = Box::pin(copy(shared(&from), to, CopyOptions::default(), Arc::default(), stop));
+        assert!(frozen.live(&mut run).await.is_none(), "{at}");
+        ask.send(true).unwrap();
+        let report = run.await.unwrap();
+        assert_eq!((report.interrupted, report.exit_code()), (true, 0));
+        let seq = report.receipt.map_or(0, |receipt| receipt.parse::<Receipt>().unwrap().seq);
+        // The last one may have got there without its answer.
+        let commits = paths(&memory, "log/").len() as u64;
+        assert!(commits == seq || commits == seq + 1, "{at}: {commits} commits, told {seq}");
+        sound(&memory, commits, "ended by a signal").await;
+        met.insert(seq);
+    }
+    assert!(met.len() > 3, "{met:?}");
 }
 
 #[tokio::test]

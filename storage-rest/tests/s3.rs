@@ -236,7 +236,20 @@ async fn equal_parts_where_they_are_demanded() {
     let s3 = strict();
     s3.set(|settings| settings.equal_parts = true);
     let store = store(&s3, |o| (o.equal_parts, o.part_len) = (true, Some(5 * MIB)));
-    conformance(&store).await.unwrap();
+    assert_eq!((store.alignment(), store.part_len()), (5 * MIB, 10 * MIB));
+    for (name, lens) in
+        [("a", vec![10 * MIB, 5 * MIB, 12_345]), ("b", vec![20 * MIB, 9 * MIB]), ("c", vec![7])]
+    {
+        let (path, mut bytes) = (format!("data/{name}.seg"), Vec::new());
+        let mut upload = store.create(&path).await.unwrap();
+        for (seed, len) in lens.into_iter().enumerate() {
+            let part = part(len, seed as u64).await;
+            bytes.extend_from_slice(&part);
+            upload.write(part).await.unwrap();
+        }
+        upload.finish().await.unwrap();
+        assert!(store.get(&path, 64 << 20).await.unwrap() == bytes, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,8 @@ pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<O
             let tls = tls(&mut options)?;
             let settings = s3::settings(bucket, prefix, &mut options, single_writer)?;
             options.none_left("s3://")?;
-            let store = bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls);
+            let store =
+                bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls.config());
             Arc::new(store.map_err(|error| format!("{url}: {error}"))?)
         }
     };
@@ -49,7 +50,7 @@ pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<O
 }
 
 /// Whom we trust: the system's certificates, or those of `ca-file` or AWS_CA_BUNDLE.
-fn tls(options: &mut Options) -> Result<Arc<rustls::ClientConfig>, String> {
+fn tls(options: &mut Options) -> Result<Tls, String> {
     let bundle = || std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
     let trust = match options.text("ca-file").or_else(bundle) {
         None => Trust::System,
@@ -59,6 +60,5 @@ fn tls(options: &mut Options) -> Result<Arc<rustls::ClientConfig>, String> {
             Trust::Pem(Material { source: path, bytes: bytes.into() })
         }
     };
-    let tls = Tls::new(&TlsOptions { trust, ..TlsOptions::default() }).map_err(|error| error.to_string())?;
-    Ok(tls.config())
+    Tls::new(&TlsOptions { trust, ..TlsOptions::default() }).map_err(|error| error.to_string())
 }

@@ -52,6 +52,7 @@ impl Bucket {
             .env("AWS_REGION", REGION)
             .env("AWS_ACCESS_KEY_ID", &self.who.access_key_id)
             .env("AWS_SECRET_ACCESS_KEY", &self.who.secret_access_key)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("HOME", "/nonexistent");
         command
     }

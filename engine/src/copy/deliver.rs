@@ -15,6 +15,21 @@ const AHEAD: usize = 16;
 /// Does all work, in order, up to the first commit that can't be put. Returns what is wrong with the objects.
 pub(super) async fn deliver(
     courier: &Courier,
+    mut work: Vec<Work>,
+    report: &mut Report,
+) -> Result<Vec<Trouble>, EngineError> {
+    // Segments without any commit mean that the log was lost: the first one, which names none, is there before them.
+    let begins = work.first().is_some_and(|work| work.seq == 1);
+    let rest = work.split_off(usize::from(begins));
+    let mut troubles = deliver_all(courier, work, report).await?;
+    if troubles.is_empty() {
+        troubles = deliver_all(courier, rest, report).await?;
+    }
+    Ok(troubles)
+}
+
+async fn deliver_all(
+    courier: &Courier,
     work: Vec<Work>,
     report: &mut Report,
 ) -> Result<Vec<Trouble>, EngineError> {

@@ -55,9 +55,10 @@ pub async fn copy(
     let mut asked_to_stop = stop.clone();
     let mut report = Report { copied: Some(Copied::default()), ..Report::default() };
     tokio::select! {
-        done = run(source, Arc::clone(&target), options, progress, &mut report) => done?,
+        biased;
         // Whatever is under way is dropped, which leaves no object; an orphan at worst.
         _ = asked_to_stop.wait_for(|stop| *stop) => report.interrupted = true,
+        done = run(source, Arc::clone(&target), options, progress, &mut report) => done?,
     }
     if let Some(copied) = &report.copied {
         (report.bytes, report.objects) = (copied.bytes, copied.objects);

@@ -86,14 +86,7 @@ pub(super) async fn look(
     from: &Vault,
     target: &SharedStore,
 ) -> Result<Result<Standing, Trouble>, EngineError> {
-    let theirs = match Vault::open_damaged(Arc::clone(target)).await {
-        Ok(theirs) => theirs,
-        Err(VaultError::Absent { .. }) => return must_be_empty(target).await.map(|()| Ok(Standing::Empty)),
-        Err(
-            error @ (VaultError::Foreign { .. } | VaultError::Damaged { .. } | VaultError::Unsupported(_)),
-        ) => return Err(refused(target, &error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(theirs) = open(target).await? else { return Ok(Ok(Standing::Empty)) };
     let (ours, other) = (from.identity(), theirs.identity());
     if ours.vault_id != other.vault_id {
         let what =
@@ -106,14 +99,28 @@ pub(super) async fn look(
     compare(from, &theirs, target).await
 }
 
-async fn must_be_empty(target: &SharedStore) -> Result<(), EngineError> {
-    for folder in ["log/", "index/", "data/", "checkpoint/", "keys/"] {
-        if !target.list(folder, "").await?.is_empty() {
-            let what = format!("it has objects under {folder} and no vault.json; name an empty place");
-            return Err(refused(target, &what));
-        }
+/// The vault at the target; `None`: nothing is there.
+async fn open(target: &SharedStore) -> Result<Option<Vault>, EngineError> {
+    match Vault::open_damaged(Arc::clone(target)).await {
+        Ok(theirs) => return Ok(Some(theirs)),
+        Err(VaultError::Absent { .. }) => {}
+        Err(
+            error @ (VaultError::Foreign { .. } | VaultError::Damaged { .. } | VaultError::Unsupported(_)),
+        ) => return Err(refused(target, &error.to_string())),
+        Err(error) => return Err(error.into()),
     }
-    Ok(())
+    for folder in ["log/", "index/", "data/", "checkpoint/", "keys/"] {
+        if target.list(folder, "").await?.is_empty() {
+            continue;
+        }
+        // Another copy may have begun between the two looks.
+        if target.size(identity::PATH).await?.is_some() {
+            return Ok(Some(Vault::open_damaged(Arc::clone(target)).await?));
+        }
+        let what = format!("it has objects under {folder} and no vault.json; name an empty place");
+        return Err(refused(target, &what));
+    }
+    Ok(None)
 }
 
 /// Whether the target's log is the beginning of the source's: as each commit names the digest of the one before it, the newest tells of all.

@@ -12,7 +12,7 @@ const MAGIC: &str = "bodley-vault";
 const FORMAT: u32 = 1;
 const MAX_LEN: u64 = 64 << 10;
 /// A put that was repeated on its way may say of its own first attempt that it was created; so often in a row it does not.
-const PROOFS: usize = 3;
+const PROOFS: usize = 8;
 
 /// vault.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -358,7 +358,12 @@ impl Temp {
             // Over a network a repeated request finds what it did itself.
             Err(e) if e.kind() == ErrorKind::AlreadyExists && self.is_named() => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return self.store.taken(&self.object),
-            Err(e) if is_refusal(&e) => return Err(StoreError::NoPutIfAbsent(self.target.clone())),
+            Err(e) if is_refusal(&e) => {
+                return Err(StoreError::NoPutIfAbsent(format!(
+                    "{} can't create a file without replacing another (neither link nor renameat2): use another file system",
+                    self.target.display()
+                )));
+            }
             Err(e) => return Err(self.error("link", e)),
         }
         if let Some(folder) = self.target.parent() {

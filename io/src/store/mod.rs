@@ -10,7 +10,6 @@ pub mod disk;
 pub mod files;
 pub mod memory;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -70,11 +69,9 @@ pub enum StoreError {
         /// As the system says.
         source: std::io::Error,
     },
-    /// The file system can create a name without replacing neither by link nor by rename.
-    #[error(
-        "{0} can't create a file without replacing another (neither link nor renameat2): use another file system"
-    )]
-    NoPutIfAbsent(PathBuf),
+    /// The store cannot create a name without replacing what has it: what it said, and what to do.
+    #[error("{0}")]
+    NoPutIfAbsent(String),
     /// Anything else from the system.
     #[error("cannot {operation} {object}: {source}")]
     Io {

@@ -137,6 +137,12 @@ impl Dialect for S3 {
             (_, "NoSuchBucket") => {}
             (404, _) if call.key.is_empty() => {}
             (404, "" | "NoSuchKey" | "NotFound") => return StoreError::NotFound { object },
+            (501, _) if call.headers.contains_key("if-none-match") => {
+                return StoreError::NoPutIfAbsent(format!(
+                    "cannot write {object}: {refusal}; the store does not know put-if-absent: two writers would overwrite each other's \
+                     commits. Use another one, or --single-writer if only ever one run at a time writes"
+                ));
+            }
             (403, "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "") => {
                 let what = format!("{refusal}; {} need {} on bucket {}", self.who(), call.needs, self.bucket);
                 return StoreError::Denied {
@@ -149,13 +155,19 @@ impl Dialect for S3 {
         }
         let bucket = &self.bucket;
         let advice = match (refusal.status, refusal.code.as_str()) {
-            (_, "NoSuchBucket") | (404, _) => format!("; make bucket {bucket} first, or mend the URL or the endpoint"),
-            (_, "InvalidAccessKeyId") => format!("; the store does not know this access key ({})", self.who()),
+            (_, "NoSuchBucket") | (404, _) => {
+                format!("; make bucket {bucket} first, or mend the URL or the endpoint")
+            }
+            (_, "InvalidAccessKeyId") => {
+                format!("; the store does not know this access key ({})", self.who())
+            }
             (_, "SignatureDoesNotMatch") => format!(
                 "; the secret key is not that of the access key, or a proxy changes requests ({})",
                 self.who()
             ),
-            (_, "ExpiredToken" | "InvalidToken") | (401, _) => format!("; get new credentials ({})", self.who()),
+            (_, "ExpiredToken" | "InvalidToken") | (401, _) => {
+                format!("; get new credentials ({})", self.who())
+            }
             (_, "RequestTimeTooSkewed") => "; set this machine's clock".to_owned(),
             (301 | 307 | 308, _) | (_, "AuthorizationHeaderMalformed") => {
                 format!("; bucket {bucket} is elsewhere: set region or endpoint")
@@ -165,11 +177,6 @@ impl Dialect for S3 {
             }
             (_, "EntityTooSmall" | "InvalidPart") => {
                 "; if the store wants parts of equal length, set equal-parts=true".to_owned()
-            }
-            (501, _) if call.headers.contains_key("if-none-match") => {
-                "; the store does not keep put-if-absent: two writers would damage a vault. Use another one, or --single-writer if there \
-                 will only ever be one"
-                    .to_owned()
             }
             (412, _) => "; it changed while it was read".to_owned(),
             _ => String::new(),

@@ -5,7 +5,7 @@ use bodley_engine::groups::{self, History, Snapshot, csv};
 use serde::Serialize;
 
 use super::{check_csv, difference, offset, wanted};
-use crate::args::{GroupsShow, OutputFormat};
+use crate::args::{Common, GroupsShow, OutputFormat};
 use crate::commands::{Outcome, open_store, usage};
 use crate::output::{self, time};
 

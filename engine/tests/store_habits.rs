@@ -1,4 +1,5 @@
 //! Stores that ignore put-if-absent: no vault is made in one, and none is written to, unless the user says that its writers come one after another.
+//! And stores that keep what a run that was cut had begun to upload.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
 
@@ -6,15 +7,17 @@ mod common;
 
 use std::sync::Arc;
 
+use bodley_engine::backup::{BackupOptions, backup};
 use bodley_engine::copy::{CopyOptions, copy};
 use bodley_engine::doctor;
 use bodley_engine::error::Severity;
 use bodley_engine::vault::VaultError;
 use bodley_engine::vault::log::Vault;
-use bodley_engine::{EngineError, Issue};
-use bodley_io::kafka::ClientOptions;
+use bodley_engine::{EngineError, Issue, Report};
+use bodley_io::kafka::{Address, ClientOptions, Cluster};
 use bodley_io::store::memory::MemoryStore;
 use bodley_io::store::{SharedStore, conformance};
+use bodley_testbed::Brokers;
 use common::cloud::Cloud;
 use common::memory::{paths, shared};
 use common::sample;
@@ -160,4 +163,45 @@ async fn the_doctor_knows() {
     let check = look(Cloud::overwriting(&memory)).await;
     assert_eq!(check.verdict, doctor::Verdict::Note, "{}", check.what);
     assert!(memory.objects().keys().all(|path| !path.starts_with("doctor-")));
+}
+
+/// A backup of one record into a store.
+async fn backed_up(to: Cloud, single_writer: bool) -> Result<Report, EngineError> {
+    let brokers = Brokers::start(1).unwrap();
+    brokers.topic("orders", 1);
+    brokers.write("orders", 0, 1).unwrap();
+    let bootstrap = Address::parse_list(&brokers.bootstrap()).unwrap();
+    let cluster = Cluster::open(bootstrap, ClientOptions::default()).await.unwrap();
+    let (_keep, stop) = watch::channel(false);
+    let options = BackupOptions { single_writer, ..BackupOptions::default() };
+    backup(cluster, store(to), options, Arc::default(), stop).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_needs_the_word_of_its_user() {
+    let memory = MemoryStore::new();
+    let error = backed_up(Cloud::overwriting(&memory), true).await.unwrap_err();
+    assert_eq!((error.code(), memory.objects().len()), ("store_overwrites", 0));
+    assert_eq!(backed_up(Cloud::single_writer(&memory), true).await.unwrap().exit_code(), 0);
+    let before = memory.objects().clone();
+    let error = backed_up(Cloud::new(&memory), false).await.unwrap_err();
+    assert_eq!((error.severity(), error.code()), (Severity::Refused, "single_writer"));
+    assert_eq!(*memory.objects(), before);
+    assert_eq!(backed_up(Cloud::new(&memory), true).await.unwrap().exit_code(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_gives_up_what_others_left() {
+    for (uploads, words) in [
+        (Some(0), None),
+        (Some(1), Some("gave up 1 upload that earlier runs left")),
+        (None, Some("uploads that earlier runs left could not be given up: not allowed to list uploads")),
+    ] {
+        let cloud = Cloud { uploads, ..Cloud::new(&MemoryStore::new()) };
+        let report = backed_up(cloud, false).await.unwrap();
+        assert_eq!((report.exit_code(), report.bytes > 0), (0, true));
+        let said = report.notes.iter().find(|note| note.contains("earlier runs left"));
+        assert_eq!(said.is_some(), words.is_some(), "{:?}", report.notes);
+        assert!(said.is_none_or(|said| said.starts_with(words.unwrap())), "{said:?}");
+    }
 }

@@ -10,11 +10,11 @@
 //! - [`dump`]: what the independent reader saw, and the comparison of two readings.
 //! - [`vault_reader`]: reads vaults without any code of Bodley.
 //! - [`Brokers`]: brokers in memory whose every answer a test can change.
-//! - [`stores`]: object stores: strict ones in this process with scripted faults, and SeaweedFS.
+//! - [`stores`]: object stores: strict ones in this process with scripted faults, and SeaweedFS, Azurite and fake-gcs-server.
 //! - [`Proxy`]: a TCP proxy that cuts, stalls, delays, throttles, refuses, loses answers, flips bits, or is a long way.
 //!
-//! All calls block. Clusters need Java 17 and Maven, secured ones `openssl` 3 as well, and [`Oidc`] needs Node 20 with npm;
-//! SeaweedFS and boto3 need Python 3 with venv. Servers listen on 127.0.0.1 only, keep their data below `target/testbed/` and cannot outlive the process that started them.
+//! All calls block. Clusters need Java 17 and Maven, secured ones `openssl` 3 as well, and [`Oidc`] and Azurite need Node 20 with npm;
+//! SeaweedFS, boto3 and fake-gcs-server need Python 3 with venv. Servers listen on 127.0.0.1 only, keep their data below `target/testbed/` and cannot outlive the process that started them.
 
 pub mod aws;
 pub mod broker;

@@ -91,6 +91,10 @@ fn what_cannot_work_is_said_at_once() {
         (vec![("AZURE_STORAGE_SAS_TOKEN", "hunter2")], "AZURE_STORAGE_SAS_TOKEN is not a SAS token"),
         (vec![("AZURE_STORAGE_CONNECTION_STRING", "hunter2")], "has a part without ="),
         (vec![("AZURE_STORAGE_CONNECTION_STRING", string.as_str())], "is for the account others"),
+        (
+            vec![("AZURE_STORAGE_KEY", "a2V5"), ("AZURE_STORAGE_ACCOUNT", "others")],
+            "AZURE_STORAGE_KEY is for the account others (AZURE_STORAGE_ACCOUNT), but the vault's is vaults",
+        ),
         (vec![("AZURE_CLIENT_SECRET", MARKER)], "AZURE_CLIENT_SECRET is set, but AZURE_TENANT_ID is not"),
         (vec![("AZURE_CLIENT_CERTIFICATE_PATH", "/x")], "certificates are not supported"),
         (

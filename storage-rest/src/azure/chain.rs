@@ -108,6 +108,15 @@ pub(crate) fn choose(access: &AzureAccess, environment: &Environment) -> Result<
     let account = account(access, environment, &string)?;
     let endpoint = endpoint(access, environment, &string, &account)?;
     let source = source(access.auth, environment, &mut string)?;
+    // They are of no use for another account, and must not be shown to one.
+    if let Source::Key { from: from @ (KEY | SAS), .. } | Source::Sas { from: from @ (KEY | SAS), .. } =
+        &source
+        && let Some(other) = environment.var("AZURE_STORAGE_ACCOUNT").filter(|other| *other != account)
+    {
+        return Err(format!(
+            "{from} is for the account {other} (AZURE_STORAGE_ACCOUNT), but the vault's is {account}"
+        ));
+    }
     Ok(Place { account, endpoint, source })
 }
 

@@ -84,9 +84,9 @@ impl AzureOptions {
         if self.part_len.is_some_and(|len| !PART_BOUNDS.contains(&len)) {
             return bad("part-size", "is out of bounds: 1M to 512M");
         }
-        let tiers = ["Hot", "Cool", "Cold", "Archive", "Smart"];
+        let tiers = ["Hot", "Cool", "Cold", "Archive"];
         if self.access_tier.as_ref().is_some_and(|tier| !tiers.contains(&tier.as_str())) {
-            return bad("access-tier", "is none of Hot, Cool, Cold, Archive, Smart");
+            return bad("access-tier", "is none of Hot, Cool, Cold, Archive");
         }
         let is_scope = |scope: &String| {
             scope.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !scope.is_empty()

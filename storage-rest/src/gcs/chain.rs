@@ -33,7 +33,7 @@ pub(crate) enum Source {
     /// Somebody else keeps a token fresh in a file.
     TokenFile { path: PathBuf, token: Secret },
     /// A file with credentials.
-    File { path: PathBuf, adc: Adc },
+    File { path: PathBuf, adc: Box<Adc> },
     /// Google's machines serve tokens.
     Metadata { endpoint: Url, last_resort: String },
 }
@@ -107,7 +107,7 @@ fn file(path: &Path) -> Result<Source, String> {
     let shown = path.display();
     let text = Secret::new(read_bounded(path, LARGEST_FILE).map_err(|why| format!("{shown} {why}"))?);
     let adc = adc::parse(text.expose()).map_err(|why| format!("{shown} {why}"))?;
-    Ok(Source::File { path: path.to_owned(), adc })
+    Ok(Source::File { path: path.to_owned(), adc: Box::new(adc) })
 }
 
 fn metadata(environment: &Environment, by_gcloud: Option<PathBuf>) -> Result<Source, String> {

@@ -65,7 +65,9 @@ impl Dialect for Gcs {
         let mut headers = call.headers.clone();
         // The condition is in the URL.
         headers.remove("if-match");
-        if let GcsCredential::Bearer(token) = self.credentials.get().await? {
+        // Who knows an upload's address may use it: no other host needs the token.
+        let is_own = url.host() == self.credentials.endpoint().host();
+        if let (GcsCredential::Bearer(token), true) = (self.credentials.get().await?, is_own) {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
                 .map_err(|_| failed("the access token is not fit for HTTP".to_owned()))?;
             value.set_sensitive(true);

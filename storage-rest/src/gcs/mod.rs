@@ -141,7 +141,7 @@ impl Bucket {
         if reply.status.is_success() {
             return Ok(Put::Created);
         }
-        match reply.unclear && self.has_mark(path, &mark).await? {
+        match reply.unclear && self.marked(path, &mark).await?.is_some() {
             true => Ok(Put::Created),
             false => Ok(Put::Exists),
         }
@@ -170,11 +170,11 @@ impl Bucket {
         Ok(if reply.status.is_success() { resource(&reply).ok() } else { None })
     }
 
-    /// Whether the object was made by the request with this mark.
-    async fn has_mark(&self, path: &str, mark: &str) -> Result<bool, StoreError> {
-        let found = self.resource(path).await?;
+    /// The object, if the request with this mark made it.
+    async fn marked(&self, path: &str, mark: &str) -> Result<Option<Value>, StoreError> {
         let mark_of = |found: &Value| found.get("metadata")?.get(UPLOAD)?.as_str().map(str::to_owned);
-        Ok(found.as_ref().and_then(mark_of).as_deref() == Some(mark))
+        let found = self.resource(path).await?;
+        Ok(found.filter(|found| mark_of(found).as_deref() == Some(mark)))
     }
 }
 

@@ -254,10 +254,10 @@ impl Target {
             308 => Ok(Kept::UpTo(text(&reply.headers, "range").and_then(end_of).unwrap_or(0))),
             status @ (404 | 410 | 412) => {
                 // An earlier attempt may have brought it to its end.
-                if reply.unclear && self.store.0.has_mark(&self.path, &self.mark).await? {
-                    return Ok(Kept::All(self.store.0.resource(&self.path).await?.unwrap_or_default()));
+                match self.store.0.marked(&self.path, &self.mark).await? {
+                    Some(object) => Ok(Kept::All(object)),
+                    None => Ok(if status == 412 { Kept::Taken } else { Kept::Lost }),
                 }
-                Ok(if status == 412 { Kept::Taken } else { Kept::Lost })
             }
             _ => Ok(Kept::All(serde_json::from_slice(&reply.body).unwrap_or_default())),
         }

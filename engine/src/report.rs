@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::error::{EngineError, Severity};
 use crate::restore::{OffsetMap, PlanReport};
 use crate::vault::rows::Reason;
+use crate::verify::Locks;
 
 /// The result of a command.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -44,6 +45,9 @@ pub struct Report {
     /// Of a restore: what was merged, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
+    /// Of a verify: how objects are locked in the store, if any segment is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Locks>,
     /// Of a backup: transactions that were open when it began.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub transactions: Vec<Transaction>,

@@ -2,6 +2,7 @@
 
 // Each test binary uses a part of it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure ends the test")]
 
 pub mod stores;
 pub mod strict;

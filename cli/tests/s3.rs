@@ -12,11 +12,12 @@ use bodley_testbed::shared_cluster;
 use bodley_testbed::stores::http::{Action, Rule};
 use bodley_testbed::stores::s3::{Allowed, BucketOptions, PutIfAbsent, error};
 use bodley_testbed::stores::{S3, SeaweedFs};
-use bodley_testbed::workbench::{Generate, GroupOffset, ProduceOptions};
+use bodley_testbed::workbench::{Generate, ProduceOptions};
 use serde_json::json;
 
 use common::bucket::{BUCKET, Bucket};
 use common::judge::{same, same_digests};
+use common::life::life;
 use common::site::Site;
 use common::{Ran, Rng, Running, list, run, seconds};
 
@@ -30,31 +31,6 @@ fn fill(site: &Site, topic: &str, mebibytes: u64) {
     let load = Generate { count: mebibytes * 256, partitions: 4, value_bytes: 4096, ..Generate::default() };
     let options = ProduceOptions { batch_bytes: 256 << 10, linger_ms: 20, ..ProduceOptions::default() };
     site.bench.generate(topic, &load, &options).unwrap();
-}
-
-/// A whole life: backup, another one, everything that reads, restore with groups.
-fn life(site: &Site, topic: &str, bodley: &dyn Fn(&[&str]) -> Ran) {
-    site.topic(topic, 2);
-    site.write(topic, 0, "early", 200);
-    let bootstrap = site.cluster.bootstrap();
-    let position = [GroupOffset::new(topic, 0, 77)];
-    site.bench.commit_offsets(&format!("{topic}-group"), &position).unwrap();
-    let backup = || bodley(&["backup", "-b", &bootstrap, "--topic", topic]).exits(0).json();
-    backup();
-    site.write(topic, 1, "late", 300);
-    let report = backup();
-    assert_eq!(report["gaps"], json!([]));
-    let verified = bodley(&["verify", "--expect", report["receipt"].as_str().unwrap()]).exits(0).json();
-    assert_eq!(verified["receipt"], report["receipt"]);
-    bodley(&["verify", "--quick"]).exits(0);
-    assert_eq!(list(&bodley(&["list"]).exits(0).json(), "topics").len(), 1);
-    bodley(&["show", topic]).exits(0);
-    bodley(&["show", "--commits"]).exits(0);
-    bodley(&["show", "--groups"]).exits(0);
-    let target = format!("{topic}-back");
-    bodley(&["restore", "-b", &bootstrap, "--topic", topic, "--rename", &format!("{topic}={target}")])
-        .exits(0);
-    same(&site.dump(topic), &site.dump(&target));
 }
 
 #[test]

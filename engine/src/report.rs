@@ -7,6 +7,7 @@ use crate::error::{EngineError, Severity};
 use crate::restore::{OffsetMap, PlanReport};
 use crate::vault::VaultError;
 use crate::vault::rows::Reason;
+use crate::verify::Locks;
 
 /// The result of a command.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -48,6 +49,9 @@ pub struct Report {
     /// Of a copy: what was moved, and what was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copied: Option<Copied>,
+    /// Of a verify: how objects are locked in the store, if any segment is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Locks>,
     /// Of a backup: transactions that were open when it began.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub transactions: Vec<Transaction>,

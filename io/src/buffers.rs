@@ -6,7 +6,6 @@
 //! pushes back on Fetch.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::latency::Stopwatch;
 
 const HUGE_PAGE: usize = 2 << 20;
+/// So many bytes of budget are counted as one.
+const UNIT: usize = 64 << 10;
 /// So many buffers are mapped as they are asked for.
 const EAGER: usize = 8;
 /// With more of them one that comes back is waited for so long: a local disk takes a part in less, a far store does not.
@@ -30,28 +31,39 @@ pub struct NoMemory {
     source: std::io::Error,
 }
 
-/// Hands out [`PartBuf`]s of one size, at most a budget of them at a time.
+/// Hands out [`PartBuf`]s within a budget: whole parts, or what fits a read.
 #[derive(Debug)]
 pub struct BufferPool {
     part_len: usize,
     parts: usize,
+    /// Bytes of a permit.
+    unit: usize,
     permits: Arc<Semaphore>,
-    free: Mutex<Vec<Region>>,
-    /// Buffers that are in use or free.
-    mapped: AtomicUsize,
+    shelf: Mutex<Shelf>,
     returned: Notify,
+}
+
+/// Buffers that nobody uses, and the bytes of all there are.
+#[derive(Debug, Default)]
+struct Shelf {
+    free: Vec<Region>,
+    /// Of buffers in use and free ones.
+    mapped: usize,
 }
 
 impl BufferPool {
     /// Buffers of `part_len` bytes (a multiple of 2 MiB is best), together at most `budget` bytes, at least two.
     pub fn new(part_len: usize, budget: usize) -> Arc<Self> {
-        let parts = (budget / part_len.max(1)).max(2);
+        let part_len = part_len.max(1);
+        let parts = (budget / part_len).max(2);
+        let unit = UNIT.min(part_len);
+        let permits = parts.saturating_mul(part_len.div_ceil(unit)).min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             part_len,
             parts,
-            permits: Arc::new(Semaphore::new(parts)),
-            free: Mutex::default(),
-            mapped: AtomicUsize::new(0),
+            unit,
+            permits: Arc::new(Semaphore::new(permits)),
+            shelf: Mutex::default(),
             returned: Notify::new(),
         })
     }
@@ -66,35 +78,84 @@ impl BufferPool {
         self.parts
     }
 
+    /// Bytes of all of them.
+    pub fn budget(&self) -> usize {
+        self.parts.saturating_mul(self.part_len)
+    }
+
     /// A buffer of at least `len` bytes; waits while the budget is used up. One longer than a part counts as several
     /// parts, is made for the purpose and freed after it. Who waits here must hold no buffer that is not being written.
     pub async fn get(self: &Arc<Self>, len: usize) -> Result<PartBuf, NoMemory> {
-        let wanted = len.div_ceil(self.part_len).max(1);
+        let len = len.max(1).checked_next_multiple_of(self.part_len).unwrap_or(usize::MAX);
         // Half of the parts may lie in other tasks' hands for long; a batch beyond the rest exceeds the budget by itself.
-        let permits = wanted.min((self.parts / 2).max(1)) as u32;
-        let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await.ok();
-        let region = if wanted == 1 { self.part().await? } else { Region::map(wanted * self.part_len)? };
-        Ok(PartBuf { region: Some(region), pool: Arc::clone(self), _permit: permit })
+        let most = (self.parts / 2).max(1).saturating_mul(self.part_len);
+        self.take(len, len.min(most)).await
     }
 
-    /// A free part, or a new one.
-    async fn part(&self) -> Result<Region, NoMemory> {
-        let mut patient = self.mapped.load(Ordering::Relaxed) >= EAGER;
-        loop {
-            if let Some(region) = self.lock().pop() {
-                return Ok(region);
-            }
-            if !patient {
-                let region = Region::map(self.part_len)?;
-                self.mapped.fetch_add(1, Ordering::Relaxed);
-                return Ok(region);
-            }
-            patient = tokio::time::timeout(WORTH_WAITING, self.returned.notified()).await.is_ok();
+    /// As [`BufferPool::get`], but of few bytes more than are asked for, where these are less than a part: of small ones many can be out at a time.
+    pub async fn fit(self: &Arc<Self>, len: usize) -> Result<PartBuf, NoMemory> {
+        // Four lengths for each doubling, so that one which comes back soon fits another read.
+        let step = (len.checked_next_power_of_two().unwrap_or(usize::MAX) / 8).max(self.unit);
+        let fitting = len.max(1).checked_next_multiple_of(step).unwrap_or(usize::MAX);
+        match fitting < self.part_len {
+            true => self.take(fitting, fitting).await,
+            false => self.get(len).await,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Region>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn take(self: &Arc<Self>, len: usize, counted: usize) -> Result<PartBuf, NoMemory> {
+        let permits = u32::try_from(counted.div_ceil(self.unit)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.permits).acquire_many_owned(permits).await.ok();
+        Ok(PartBuf { region: Some(self.region(len).await?), pool: Arc::clone(self), _permit: permit })
+    }
+
+    /// A free buffer of this length, or a new one.
+    async fn region(&self, len: usize) -> Result<Region, NoMemory> {
+        let deadline = tokio::time::Instant::now() + WORTH_WAITING;
+        let mut is_patient = len <= self.part_len && self.lock().mapped / self.part_len >= EAGER;
+        loop {
+            if let Some(region) = self.lock().pick(len) {
+                return Ok(region);
+            }
+            if !is_patient {
+                return self.map(len);
+            }
+            is_patient = tokio::time::timeout_at(deadline, self.returned.notified()).await.is_ok();
+        }
+    }
+
+    /// A new buffer. Free ones of other lengths make room for it.
+    fn map(&self, len: usize) -> Result<Region, NoMemory> {
+        let gone = {
+            let mut shelf = self.lock();
+            shelf.mapped = shelf.mapped.saturating_add(len);
+            shelf.shrink(self.budget())
+        };
+        drop(gone);
+        Region::map(len).inspect_err(|_| self.lock().mapped -= len)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    /// A free one of this length, the warmest.
+    fn pick(&mut self, len: usize) -> Option<Region> {
+        let at = self.free.iter().rposition(|region| region.len == len)?;
+        Some(self.free.remove(at))
+    }
+
+    /// Takes free ones out until all there are keep to the budget, or none is free: for the caller to let go of.
+    fn shrink(&mut self, budget: usize) -> Vec<Region> {
+        let mut gone = Vec::new();
+        while self.mapped > budget && !self.free.is_empty() {
+            let coldest = self.free.remove(0);
+            self.mapped = self.mapped.saturating_sub(coldest.len);
+            gone.push(coldest);
+        }
+        gone
     }
 }
 
@@ -108,11 +169,17 @@ struct Region {
 impl Region {
     fn map(len: usize) -> Result<Self, NoMemory> {
         let error = |source| NoMemory { len, source };
+        if len < HUGE_PAGE {
+            // A huge page would be more than all of it.
+            let map = MmapOptions::new().len(len).map_anon().map_err(error)?;
+            return Ok(Self { map, start: 0, len });
+        }
         // Pages that are never touched cost nothing: map one huge page more and start at an aligned address.
-        let map = MmapOptions::new().len(len + HUGE_PAGE).map_anon().map_err(error)?;
+        let map = MmapOptions::new().len(len.saturating_add(HUGE_PAGE)).map_anon().map_err(error)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
         let start = if start <= HUGE_PAGE { start } else { 0 };
-        advise_huge(&map);
+        // What does not fill a huge page at the end gets none, or it would take more than is counted.
+        advise_huge(&map, start, len - len % HUGE_PAGE);
         Ok(Self { map, start, len })
     }
 
@@ -126,20 +193,21 @@ impl Region {
 }
 
 #[cfg(target_os = "linux")]
-fn advise_huge(map: &MmapMut) {
+fn advise_huge(map: &MmapMut, start: usize, len: usize) {
     use std::sync::Once;
     static SAID: Once = Once::new();
-    let refused = map.advise(memmap2::Advice::HugePage).err().map(|e| e.to_string()).or_else(|| {
-        let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
-        mode.contains("[never]").then(|| "transparent_hugepage is set to never".to_owned())
-    });
+    let refused =
+        map.advise_range(memmap2::Advice::HugePage, start, len).err().map(|e| e.to_string()).or_else(|| {
+            let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
+            mode.contains("[never]").then(|| "transparent_hugepage is set to never".to_owned())
+        });
     if let Some(why) = refused {
         SAID.call_once(|| tracing::info!("no huge pages for buffers, which costs CPU: {why}"));
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge(_map: &MmapMut) {}
+fn advise_huge(_map: &MmapMut, _start: usize, _len: usize) {}
 
 /// A buffer on loan from a [`BufferPool`]; goes back when dropped.
 #[derive(Debug)]
@@ -165,10 +233,13 @@ impl DerefMut for PartBuf {
 
 impl Drop for PartBuf {
     fn drop(&mut self) {
-        if let Some(region) = self.region.take().filter(|region| region.len == self.pool.part_len) {
-            self.pool.lock().push(region);
-            self.pool.returned.notify_one();
+        let Some(region) = self.region.take() else { return };
+        if region.len > self.pool.part_len {
+            self.pool.lock().mapped -= region.len;
+            return;
         }
+        self.pool.lock().free.push(region);
+        self.pool.returned.notify_one();
     }
 }
 
@@ -307,7 +378,7 @@ mod tests {
         while out.len() < 2 * EAGER {
             out.push(pool.get(1).await.unwrap());
         }
-        assert_eq!(pool.mapped.load(Ordering::Relaxed), 2 * EAGER);
+        assert_eq!(pool.lock().mapped, 2 * EAGER * HUGE_PAGE);
     }
 
     #[tokio::test]
@@ -316,6 +387,42 @@ mod tests {
         let large = pool.get(9 * HUGE_PAGE + 1).await.unwrap();
         assert_eq!(large.len(), 10 * HUGE_PAGE);
         let _others = (pool.get(1).await.unwrap(), pool.get(1).await.unwrap());
+    }
+
+    /// Small reads do not use the budget of large ones up, and lengths that come to be wanted push others out.
+    #[tokio::test]
+    async fn buffers_that_fit() {
+        let part = 4 * HUGE_PAGE;
+        let pool = BufferPool::new(part, 2 * part);
+        let small = pool.fit(10_000).await.unwrap();
+        assert_eq!(small.len(), UNIT);
+        let chunk = pool.fit(HUGE_PAGE + 1).await.unwrap();
+        assert_eq!(chunk.len(), HUGE_PAGE + HUGE_PAGE / 4);
+        assert_eq!(chunk.as_ptr() as usize % HUGE_PAGE, 0);
+        let whole = pool.fit(part - 10).await.unwrap();
+        assert_eq!(whole.len(), part);
+        let address = chunk.as_ptr() as usize;
+        drop(chunk);
+        let again = pool.fit(HUGE_PAGE + 100_000).await.unwrap();
+        assert_eq!(again.as_ptr() as usize, address);
+        let too_much = tokio::time::timeout(Duration::from_millis(20), pool.get(1)).await;
+        assert!(too_much.is_err(), "the rest is less than a part");
+        drop((again, whole));
+        let mut many = Vec::new();
+        for _ in 1..2 * part / UNIT {
+            many.push(pool.fit(UNIT).await.unwrap());
+        }
+        let one_more = tokio::time::timeout(Duration::from_millis(20), pool.fit(1)).await;
+        assert!(one_more.is_err(), "the budget is used up by small ones");
+        assert_eq!(pool.lock().mapped, 2 * part);
+        drop((many, small));
+        let parts = (pool.get(1).await.unwrap(), pool.get(1).await.unwrap());
+        assert_eq!(pool.lock().mapped, 2 * part);
+        drop(parts);
+        let large = pool.get(3 * part).await.unwrap();
+        assert_eq!((large.len(), pool.lock().mapped), (3 * part, 3 * part));
+        drop(large);
+        assert_eq!(pool.lock().mapped, 0);
     }
 
     #[tokio::test]

@@ -183,7 +183,7 @@ Examples:
 /// Where the vault is.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct VaultArg {
-    /// The vault: a folder, or s3://bucket/prefix
+    /// The vault: a folder, s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: String,
 }
@@ -305,7 +305,7 @@ pub struct Rebuild {
 pub struct Doctor {
     #[command(flatten)]
     pub cluster: ClusterArg,
-    /// The vault: a folder, or s3://bucket/prefix; looked at as well
+    /// The vault: a folder, s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix; looked at as well
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
 }
@@ -324,7 +324,7 @@ pub struct List {
 #[derive(Debug, ClapArgs)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Show {
-    /// The vault: a folder, or s3://bucket/prefix
+    /// The vault: a folder, s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub vault: Option<String>,
     /// The topic whose partitions to show

@@ -1,5 +1,7 @@
 //! Where a vault is, and how to get there: from a URL and its options to a store.
 
+mod azure;
+mod gcs;
 mod options;
 mod place;
 mod s3;
@@ -10,10 +12,13 @@ use bodley_io::kafka::security::{Material, Tls, TlsOptions, Trust};
 use bodley_io::store::SharedStore;
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_storage_rest::Environment;
+use bodley_storage_rest::azure::AzureStore;
+use bodley_storage_rest::gcs::GcsStore;
+use bodley_storage_rest::s3::S3Store;
 
 use crate::files;
 pub use options::{Options, VaultOption};
-pub use place::Place;
+pub use place::{Place, Remote};
 
 /// Of a file of certificates, bytes.
 const LARGEST_CA: u64 = 4 << 20;
@@ -29,21 +34,33 @@ pub struct Opened {
 /// The store at `url`.
 ///
 /// # Errors
-/// What is wrong with the URL or an option, for people.
+/// What is wrong with the URL or an option, for people. Nothing is sent yet.
 pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<Opened, String> {
     let mut options = Options::new(options)?;
-    let store: SharedStore = match Place::parse(url)? {
+    let remote = match Place::parse(url)? {
+        Place::Remote(remote) => remote,
         Place::Folder(path) => {
             options.none_left("a folder")?;
             return Ok(Opened { store: Arc::new(DiskStore::new(path, DirectIo::Auto)), is_remote: false });
         }
-        Place::S3 { bucket, prefix } => {
-            let tls = tls(&mut options)?;
+    };
+    let (tls, environment) = (tls(&mut options)?.config(), Environment::of_process());
+    let wrong = |error: bodley_storage_rest::SettingError| format!("{url}: {error}");
+    let store: SharedStore = match remote {
+        Remote::S3 { bucket, prefix } => {
             let settings = s3::settings(bucket, prefix, &mut options, single_writer)?;
             options.none_left("s3://")?;
-            let store =
-                bodley_storage_rest::s3::S3Store::new(settings, &Environment::of_process(), &tls.config());
-            Arc::new(store.map_err(|error| format!("{url}: {error}"))?)
+            Arc::new(S3Store::new(settings, &environment, &tls).map_err(wrong)?)
+        }
+        Remote::Azure { account, container, prefix } => {
+            let settings = azure::settings((account, container, prefix), &mut options)?;
+            options.none_left("az://")?;
+            Arc::new(AzureStore::new(settings, &environment, &tls).map_err(wrong)?)
+        }
+        Remote::Gcs { bucket, prefix } => {
+            let settings = gcs::settings(bucket, prefix, &mut options)?;
+            options.none_left("gs://")?;
+            Arc::new(GcsStore::new(settings, &environment, &tls).map_err(wrong)?)
         }
     };
     Ok(Opened { store, is_remote: true })

@@ -104,6 +104,20 @@ impl Options {
         pairs.ok_or_else(|| format!("--vault-option {key}: write name=value&name=value"))
     }
 
+    /// `Locked` or `Unlocked`, and for how many days: `<what>-mode` and `<what>-days` go together.
+    pub fn lock(&mut self, what: &'static str) -> Result<Option<(bool, u32)>, String> {
+        let (mode, days) = match what {
+            "retention" => ("retention-mode", "retention-days"),
+            _ => ("immutability-mode", "immutability-days"),
+        };
+        let locked = self.choice(mode, &[("Locked", true), ("Unlocked", false)])?;
+        match (locked, self.parsed(days, "a number of days")?) {
+            (None, None) => Ok(None),
+            (Some(locked), Some(days)) => Ok(Some((locked, days))),
+            _ => Err(format!("--vault-option {mode} and {days} go together")),
+        }
+    }
+
     /// Time-outs and how much at a time, which all stores across a network have.
     pub fn patience(&mut self) -> Result<Patience, String> {
         let usual = Patience::default();

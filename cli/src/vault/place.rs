@@ -5,8 +5,31 @@
 pub enum Place {
     /// A folder of this machine.
     Folder(String),
+    /// A store across a network.
+    Remote(Remote),
+}
+
+/// A store across a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remote {
     /// A bucket of S3, and what the names in it begin with.
     S3 {
+        /// Its name.
+        bucket: String,
+        /// Without `/` at its ends.
+        prefix: String,
+    },
+    /// A container of Azure Blob Storage.
+    Azure {
+        /// The storage account.
+        account: String,
+        /// Its name.
+        container: String,
+        /// Without `/` at its ends.
+        prefix: String,
+    },
+    /// A bucket of Google Cloud Storage.
+    Gcs {
         /// Its name.
         bucket: String,
         /// Without `/` at its ends.
@@ -27,14 +50,27 @@ impl Place {
         match scheme {
             "file" if rest.starts_with('/') => Ok(Self::Folder(rest.to_owned())),
             "file" => Err(format!("`{url}`: write file:///absolute/path")),
-            "s3" | "s3a" | "s3n" => {
-                let (bucket, prefix) = split(rest);
-                match bucket.is_empty() {
-                    true => Err(format!("`{url}`: write s3://bucket/prefix")),
-                    false => Ok(Self::S3 { bucket, prefix }),
+            "s3" => match split(rest) {
+                (bucket, _) if bucket.is_empty() => Err(format!("`{url}`: write s3://bucket/prefix")),
+                (bucket, prefix) => Ok(Self::Remote(Remote::S3 { bucket, prefix })),
+            },
+            "gs" => match split(rest) {
+                (bucket, _) if bucket.is_empty() => Err(format!("`{url}`: write gs://bucket/prefix")),
+                (bucket, prefix) => Ok(Self::Remote(Remote::Gcs { bucket, prefix })),
+            },
+            "az" => {
+                let (account, rest) = rest.split_once('/').unwrap_or((rest, ""));
+                let (container, prefix) = split(rest);
+                match account.is_empty() || container.is_empty() {
+                    true => Err(format!("`{url}`: write az://account/container/prefix")),
+                    false => {
+                        Ok(Self::Remote(Remote::Azure { account: account.to_owned(), container, prefix }))
+                    }
                 }
             }
-            _ => Err(format!("`{url}`: vaults are in folders, or at s3://bucket/prefix")),
+            _ => Err(format!(
+                "`{url}`: vaults are in folders, or at s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix"
+            )),
         }
     }
 
@@ -42,7 +78,7 @@ impl Place {
     pub fn folder(&self) -> Option<&str> {
         match self {
             Self::Folder(path) => Some(path),
-            Self::S3 { .. } => None,
+            Self::Remote(_) => None,
         }
     }
 }
@@ -60,7 +96,12 @@ mod tests {
     #[test]
     fn paths_and_urls() {
         let folder = |path: &str| Place::Folder(path.to_owned());
-        let s3 = |bucket: &str, prefix: &str| Place::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        let s3 = |bucket: &str, prefix: &str| {
+            Place::Remote(Remote::S3 { bucket: bucket.into(), prefix: prefix.into() })
+        };
+        let azure = |prefix: &str| {
+            Place::Remote(Remote::Azure { account: "a".into(), container: "c".into(), prefix: prefix.into() })
+        };
         for (url, place) in [
             ("a/b", folder("a/b")),
             ("file:///a", folder("/a")),
@@ -68,10 +109,13 @@ mod tests {
             ("s3://b/", s3("b", "")),
             ("s3://b/p/q/", s3("b", "p/q")),
             ("s3://b/a b/ü", s3("b", "a b/ü")),
+            ("gs://b/p/", Place::Remote(Remote::Gcs { bucket: "b".into(), prefix: "p".into() })),
+            ("az://a/c", azure("")),
+            ("az://a/c/p/q", azure("p/q")),
         ] {
             assert_eq!(Place::parse(url), Ok(place), "{url}");
         }
-        for url in ["", "file://a", "s3://", "s3:///p", "ftp://x/y"] {
+        for url in ["", "file://a", "s3://", "s3:///p", "gs://", "az://a", "az:///c", "ftp://x/y"] {
             assert!(Place::parse(url).is_err(), "{url}");
         }
     }

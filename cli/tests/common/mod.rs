@@ -11,6 +11,7 @@
 
 pub mod bucket;
 pub mod judge;
+pub mod life;
 pub mod site;
 pub mod stage;
 pub mod vault;

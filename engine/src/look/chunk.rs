@@ -10,7 +10,7 @@ use bodley_protocol::batch::{self, Header};
 use crate::error::EngineError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::{AbortedRow, Range};
-use crate::vault::segment::read_chunk;
+use crate::vault::segment::{ChunkFlaw, read_chunk};
 
 /// A chunk in memory, whose CRC-64 is right.
 pub(super) struct Chunk {
@@ -31,18 +31,25 @@ impl Chunk {
         row: &Range,
         aborted: &[AbortedRow],
     ) -> Result<Self, EngineError> {
-        let flaw = match read_chunk(store, pool, &row.segment_path(), row).await? {
-            Ok((bytes, checked)) => {
-                // What another rewind epoch aborted was of another log.
-                let aborted = aborted
-                    .iter()
-                    .filter(|of| of.rewind == row.rewind && of.first < row.next && of.marker > row.first);
-                let (offsets, aborted) = (row.first..row.next, Aborted::from_rows(aborted));
-                return Ok(Self { bytes, at: 0, checked, offsets, aborted });
-            }
-            Err(flaw) => flaw,
-        };
-        Err(damaged(topic, row, row.first..row.next, flaw.words().to_owned()))
+        let read = read_chunk(store, pool, &row.segment_path(), row).await?;
+        Self::open(read, topic, row, aborted)
+    }
+
+    /// Of what was read, of which so many bytes from the start are checked.
+    pub fn open(
+        read: Result<(Filled, usize), ChunkFlaw>,
+        topic: &str,
+        row: &Range,
+        aborted: &[AbortedRow],
+    ) -> Result<Self, EngineError> {
+        let flawed = |flaw: ChunkFlaw| damaged(topic, row, row.first..row.next, flaw.words().to_owned());
+        let (bytes, checked) = read.map_err(flawed)?;
+        // What another rewind epoch aborted was of another log.
+        let aborted = aborted
+            .iter()
+            .filter(|of| of.rewind == row.rewind && of.first < row.next && of.marker > row.first);
+        let (offsets, aborted) = (row.first..row.next, Aborted::from_rows(aborted));
+        Ok(Self { bytes, at: 0, checked, offsets, aborted })
     }
 
     /// The offsets that count: the first batch may begin below.

@@ -2,9 +2,10 @@
 
 use std::ops::Range as Span;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use bodley_io::BufferPool;
 use bodley_io::store::SharedStore;
+use bodley_io::{BufferPool, Filled};
 use bodley_protocol::batch::Header;
 use bodley_protocol::records::{Body, Payload};
 
@@ -12,7 +13,9 @@ use super::chunk::{Chunk, damaged};
 use super::window::Window;
 use crate::error::EngineError;
 use crate::report::Gap;
+use crate::vault::ahead::{Origin, Reads, UnderWay, Wanted};
 use crate::vault::rows::{Kind, Range};
+use crate::vault::segment::{ChunkFlaw, check_chunk, flaw_of};
 use crate::vault::state::PartitionState;
 
 /// Where chunks come from.
@@ -20,9 +23,17 @@ use crate::vault::state::PartitionState;
 pub struct Source {
     /// The vault's objects.
     pub store: SharedStore,
-    /// Part buffers; a reader holds one at a time.
+    /// Part buffers; a reader holds one at a time, and reads ahead in up to a half of them.
     pub pool: Arc<BufferPool>,
 }
+
+/// Rows of chunks that are known to the reads ahead at a time.
+const ROWS_AHEAD: usize = 1000;
+/// Bytes that are read ahead when some chunks have been gone through; twice as many with each that follows. Who looks for a few records needs no more.
+const AHEAD: usize = 4 << 20;
+
+/// A chunk, and how many bytes of it from the start are checked.
+type Checked = Result<(Filled, usize), ChunkFlaw>;
 
 /// What comes next in a partition.
 #[derive(Debug)]
@@ -103,6 +114,10 @@ pub struct Reader<'a> {
     chunk: Option<Chunk>,
     /// So many records of the next chunk are passed over.
     skip: u64,
+    /// Chunks that will be asked for, with their indices among the ranges.
+    ahead: Option<Reads<(usize, Range), Checked>>,
+    /// Chunks that were asked for.
+    taken: Arc<AtomicU32>,
 }
 
 impl<'a> Reader<'a> {
@@ -110,7 +125,8 @@ impl<'a> Reader<'a> {
     pub fn new(source: &'a Source, topic: &'a str, partition: &'a PartitionState, window: Window) -> Self {
         let start = window.offsets().start;
         let next = partition.ranges.partition_point(|row| row.next <= start);
-        Self { source, topic, partition, window, next, chunk: None, skip: 0 }
+        let (chunk, ahead, taken) = (None, None, Arc::default());
+        Self { source, topic, partition, window, next, chunk, skip: 0, ahead, taken }
     }
 
     /// Only the last `count` records of what is asked for come, as far as rows tell how many there are. To be called before anything has come. Reads no chunk
@@ -151,7 +167,7 @@ impl<'a> Reader<'a> {
                     let gap = Gap::new(self.topic, row.partition, row.first..row.next, reason);
                     return Ok(Some(Seen::Gap(gap)));
                 }
-                Kind::Data if !self.window.misses(row) => match self.read(row).await {
+                Kind::Data if !self.window.misses(row) => match self.read_next(index, row).await {
                     Ok(chunk) => self.chunk = Some(chunk),
                     Err(damage @ EngineError::Damaged { .. }) => {
                         self.skip = 0;
@@ -206,6 +222,51 @@ impl<'a> Reader<'a> {
         }
         (self.chunk, self.skip) = (None, 0);
         None
+    }
+
+    /// The chunk of a range, which is the next one that is wanted.
+    async fn read_next(&mut self, index: usize, row: &Range) -> Result<Chunk, EngineError> {
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        let mut next = self.next_ahead(index).await;
+        if next.is_none() && taken > 0 {
+            self.ahead = Some(self.read_ahead(index));
+            next = self.next_ahead(index).await;
+        }
+        let Some(next) = next else { return self.read(row).await };
+        let read = flaw_of(next.done().await)?;
+        Chunk::open(read, self.topic, row, &self.partition.aborted)
+    }
+
+    async fn next_ahead(&mut self, index: usize) -> Option<UnderWay<(usize, Range), Checked>> {
+        let next = self.ahead.as_mut()?.next().await;
+        next.filter(|next| next.what.0 == index)
+    }
+
+    /// Begins to read the chunks that are wanted from a range on.
+    fn read_ahead(&self, index: usize) -> Reads<(usize, Range), Checked> {
+        let (window, end) = (self.window, self.window.offsets().end);
+        let ranges = self.partition.ranges.iter().enumerate().skip(index);
+        let wanted = ranges
+            .take_while(|(_, row)| row.first < end)
+            .filter(|(_, row)| row.kind == Kind::Data && !window.misses(row))
+            .take(ROWS_AHEAD);
+        let wanted = wanted.map(|(index, row)| Wanted {
+            path: row.segment_path(),
+            at: row.position,
+            len: row.stored as usize,
+            room: 0,
+            what: (index, row.clone()),
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let (taken, most) = (Arc::clone(&self.taken), self.source.pool.budget() / 2);
+        let share = move || match taken.load(Ordering::Relaxed) {
+            0..=2 => 0,
+            chunks => AHEAD.saturating_mul(1 << (chunks - 3).min(16)).min(most),
+        };
+        let origin = Origin::new(&self.source.store, &self.source.pool);
+        Reads::start(origin, wanted.into_iter(), share, |(_, row), bytes| {
+            check_chunk(&bytes, &row).map(|good| (bytes, good))
+        })
     }
 
     async fn read(&self, row: &Range) -> Result<Chunk, EngineError> {

@@ -8,16 +8,18 @@ use bodley_io::kafka::groups::NewOffset;
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::{ErrorCode, TopicId};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::ahead::Source;
 use super::identity::short_digest;
-use super::outgo::Source;
 use super::plan::{Plan, Position, Status};
+use super::prepare::SCANS;
 use super::{GroupStrategy, RestoreOptions};
 use crate::error::{EngineError, Severity};
 use crate::look::times_at;
 use crate::report::{Issue, Report, counted};
 use crate::select::Pick;
-use crate::vault::state::{GroupTopic, State};
+use crate::vault::state::{GroupTopic, PartitionState, State};
 
 /// Offsets in a hint.
 const SHOWN: usize = 1000;
@@ -99,26 +101,40 @@ pub async fn look_up_times(
     plan: &mut Plan,
     skip_damaged: bool,
 ) -> Result<(), EngineError> {
+    let mut asked = Vec::new();
     for topic in &mut plan.topics {
         topic.positions.sort_by(|a, b| (&a.tp, a.offset).cmp(&(&b.tp, b.offset)));
         for some in topic.positions.chunk_by_mut(|a, b| a.tp == b.tp) {
             let Some(first) = some.first() else { continue };
             let key = (topic.source.topic, first.tp.partition as u32);
             let Some(partition) = state.partitions.get(&key) else { continue };
-            let offsets: Vec<i64> = some.iter().map(|position| position.offset).collect();
-            let mut partition = Cow::Borrowed(partition);
-            let times = loop {
-                match times_at(&source.store, &source.pool, &partition, &offsets).await {
-                    Err(EngineError::Damaged { offsets, .. }) if skip_damaged => {
-                        partition.to_mut().ranges.retain(|range| range.first != offsets.start);
-                    }
-                    times => break times.map_err(|error| error.in_topic(&topic.source.name))?,
-                }
-            };
-            some.iter_mut().zip(times).for_each(|(position, time)| position.time = time);
+            asked.push((topic.source.name.as_str(), partition, some));
         }
     }
-    Ok(())
+    let times = stream::iter(asked).map(async |(topic, partition, some)| {
+        let offsets: Vec<i64> = some.iter().map(|position| position.offset).collect();
+        let times = times_of(source, Cow::Borrowed(partition), &offsets, skip_damaged).await;
+        let times = times.map_err(|error| error.in_topic(topic))?;
+        some.iter_mut().zip(times).for_each(|(position, time)| position.time = time);
+        Ok(())
+    });
+    times.buffered(SCANS).try_collect().await
+}
+
+async fn times_of(
+    source: &Source,
+    mut partition: Cow<'_, PartitionState>,
+    offsets: &[i64],
+    skip_damaged: bool,
+) -> Result<Vec<Option<i64>>, EngineError> {
+    loop {
+        match times_at(&source.store, &source.pool, &partition, offsets).await {
+            Err(EngineError::Damaged { offsets, .. }) if skip_damaged => {
+                partition.to_mut().ranges.retain(|range| range.first != offsets.start);
+            }
+            times => return times,
+        }
+    }
 }
 
 /// What is to be committed.

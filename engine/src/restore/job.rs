@@ -37,6 +37,8 @@ pub struct Job {
     pub stand: Stand,
     /// The target's topic id; zeros where it has none.
     pub topic_id: TopicId,
+    /// Bytes of chunks that were not done when it came to be.
+    pub bytes: u64,
     /// Prepared batches; `None` before it is begun.
     pub inbox: Option<Inbox>,
     /// To be sent, in order.
@@ -68,6 +70,7 @@ impl Job {
     pub fn new(tp: TopicPartition, work: Arc<Work>, stand: Stand, topic_id: TopicId) -> Self {
         Self {
             tp,
+            bytes: work.bytes_behind(stand.done),
             work,
             stand,
             topic_id,

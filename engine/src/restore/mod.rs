@@ -10,12 +10,14 @@
 //! trail.rs     what lies at the end of a log, without reading it
 //! map.rs       which source offset became which target offset
 //! run.rs       hands partitions to senders, settles what is unclear   settings.rs  temporary and real settings
-//! outgo.rs     chunks: check, leave out, count                        tray.rs      batches: patch, merge, rewrite
+//! ahead.rs     reads chunks before they are asked for                 outgo.rs     chunks: leave out, count
+//! tray.rs      batches: patch, merge, rewrite
 //! sender.rs    one connection, requests in flight                     job.rs       one partition on its way
 //! topics.rs    creates them, waits for them                           groups.rs    positions of consumer groups
 //! scan.rs      reads chunks without sending them: damage, and what a complete restore ends with
 //! ```
 
+mod ahead;
 mod fence;
 mod groups;
 mod identity;

@@ -1,31 +1,30 @@
-//! Chunks on their way back: read by range, checked; which batches leave, and which number each record has.
+//! Chunks on their way back: which batches leave, and which number each record has.
 //!
-//! On the way of a byte: [`crate::vault`]'s chunk is read into a part buffer; `tray.rs` patches, merges or rewrites its batches there, and from
+//! On the way of a byte: `ahead.rs` reads [`crate::vault`]'s chunks into a part buffer and checks them; `tray.rs` patches, merges or rewrites its batches there, and from
 //! there they leave (`sender.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bodley_io::BufferPool;
 use bodley_io::kafka::TopicPartition;
-use bodley_io::store::SharedStore;
 use bodley_protocol::batch::Header;
 use bodley_protocol::sieve::Fate;
 use tokio::sync::mpsc;
 
-use super::map::{Builder, Room};
+use super::ahead::{Ahead, Loaded, Placed, Source};
+use super::map::Builder;
 use super::stand::Stand;
 use super::tray::{Outgoing, Tray, Wanted};
 use super::work::{Chunk, Work};
 use crate::error::EngineError;
+use crate::vault::VaultError;
 use crate::vault::aborted::Aborted;
 use crate::vault::rows::Range;
-use crate::vault::segment::read_chunk;
 
 /// What a partition's preparation hands over.
 #[derive(Debug)]
 pub enum Handed {
-    /// The batches of one chunk, and the bytes of it.
+    /// The batches of some chunks that were read at once, and the bytes of these.
     Chunk(Vec<Outgoing>, u64),
     /// All is handed over.
     End(Passed),
@@ -43,17 +42,6 @@ pub struct Passed {
 /// Group positions: source offset to the number of the record of the plan that the group would read next.
 pub type Translated = BTreeMap<i64, i64>;
 
-/// Where chunks come from.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// The vault's objects.
-    pub store: SharedStore,
-    /// Part buffers.
-    pub pool: Arc<BufferPool>,
-    /// For the offset maps.
-    pub room: Room,
-}
-
 /// What of which partition is to be prepared.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -65,12 +53,12 @@ pub struct Order {
     pub stand: Stand,
 }
 
-/// Starts to prepare what is not done of a partition; at most one chunk waits to be taken.
+/// Starts to prepare what is not done of a partition; what was read at once waits to be taken once at most.
 pub fn start(source: Source, order: Order) -> mpsc::Receiver<Result<Handed, EngineError>> {
     let (handed, outbox) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut preparer = Preparer::new(source, order);
-        // A place for it first, then a buffer: what waits to be taken holds one buffer, not two.
+        // A place for it first: what waits to be prepared had best stay in few buffers.
         while let Ok(place) = handed.reserve().await {
             let Some(result) = preparer.next().await else { return };
             let ended = result.is_err();
@@ -83,20 +71,73 @@ pub fn start(source: Source, order: Order) -> mpsc::Receiver<Result<Handed, Engi
     outbox
 }
 
+/// What has been passed of a partition.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    /// Records of the plan.
+    records: i64,
+    /// Group positions.
+    marks: usize,
+}
+
+impl Place {
+    /// The records of a chunk that need not be read, when everything before it has been passed: what is done is counted, unless a group stands in it or
+    /// an exact map is wanted and it has holes.
+    fn counted(&self, work: &Work, chunk: &Chunk, done: i64) -> Option<i64> {
+        let count = chunk.count().filter(|count| self.records.saturating_add(*count) <= done)?;
+        let is_marked = work.marks.get(self.marks).is_some_and(|mark| *mark < chunk.next);
+        let is_told = is_dense(chunk, count) || !work.needs_exact_map;
+        (!is_marked && is_told).then_some(count)
+    }
+}
+
+/// Every offset of a chunk has a record that is wanted.
+fn is_dense(chunk: &Chunk, count: i64) -> bool {
+    count == chunk.next - chunk.first
+}
+
+/// Which chunks will be read, as far as can be told before they are: how many records each has that are wanted is not always known.
+struct Forecast {
+    work: Arc<Work>,
+    done: i64,
+    next: usize,
+    place: Place,
+}
+
+impl Iterator for Forecast {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        loop {
+            let (index, work) = (self.next, &self.work);
+            let chunk = work.chunks.get(index)?;
+            self.next += 1;
+            let counted = self.place.counted(work, chunk, self.done);
+            self.place.records = self.place.records.saturating_add(chunk.count().unwrap_or(chunk.kept));
+            let marks = work.marks.get(self.place.marks..).unwrap_or_default();
+            self.place.marks += marks.partition_point(|mark| *mark < chunk.next);
+            if counted.is_none() {
+                return Some(index);
+            }
+        }
+    }
+}
+
 /// Goes through a partition's chunks.
 pub(super) struct Preparer {
     source: Source,
+    ahead: Ahead,
     tp: TopicPartition,
     work: Arc<Work>,
     stand: Stand,
     /// A rewind epoch, and the transactions that were aborted in it.
     aborted: Option<(u32, Aborted)>,
     next_chunk: usize,
-    /// Records of the plan passed so far.
-    passed: i64,
-    next_mark: usize,
+    passed: Place,
     positions: Translated,
     map: Builder,
+    /// What comes next, behind the chunks that were read with what is damaged.
+    failed: Option<EngineError>,
     ended: bool,
 }
 
@@ -106,32 +147,33 @@ impl Preparer {
         let Order { tp, work, stand } = order;
         let map = Builder::new(source.room.clone());
         Self {
+            ahead: Ahead::new(source.clone(), Arc::clone(&work)),
             source,
             tp,
             work,
             stand,
             aborted: None,
             next_chunk: 0,
-            passed: 0,
-            next_mark: 0,
+            passed: Place::default(),
             positions: BTreeMap::new(),
             map,
+            failed: None,
             ended: false,
         }
     }
 
     async fn next(&mut self) -> Option<Result<Handed, EngineError>> {
-        while let Some(chunk) = self.work.chunks.get(self.next_chunk).cloned() {
-            self.next_chunk += 1;
-            if self.counts(&chunk) {
-                continue;
-            }
-            return Some(self.chunk(&chunk).await);
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        self.pass_counted(usize::MAX);
+        if self.next_chunk < self.work.chunks.len() {
+            return Some(self.read().await);
         }
         if std::mem::replace(&mut self.ended, true) {
             return None;
         }
-        if self.passed < self.stand.done {
+        if self.passed.records < self.stand.done {
             return Some(Err(self.misplaced("it has more records than the vault")));
         }
         // A position at or past the end is the log's end.
@@ -140,45 +182,112 @@ impl Preparer {
         Some(Ok(Handed::End(Passed { positions: std::mem::take(&mut self.positions), map })))
     }
 
-    /// Whether the next chunk need not be read: what is done is counted, unless a group stands in it or an exact map is wanted and it has holes.
+    /// Passes the chunks that need not be read and come next, before chunk `end`.
+    fn pass_counted(&mut self, end: usize) {
+        let work = Arc::clone(&self.work);
+        while let Some(chunk) = work.chunks.get(self.next_chunk).filter(|_| self.next_chunk < end) {
+            if !self.counts(chunk) {
+                return;
+            }
+            self.next_chunk += 1;
+        }
+    }
+
+    /// Whether the next chunk need not be read; then it is passed.
     pub(super) fn counts(&mut self, chunk: &Chunk) -> bool {
-        let Some(count) = chunk.count().filter(|count| self.passed.saturating_add(*count) <= self.stand.done)
-        else {
-            return false;
-        };
-        let is_dense = count == chunk.next - chunk.first;
-        if self.marks_before(chunk.next) || !is_dense && self.work.needs_exact_map {
-            return false;
+        let Some(count) = self.passed.counted(&self.work, chunk, self.stand.done) else { return false };
+        match is_dense(chunk, count) {
+            true => self.map.push(chunk.first, self.passed.records, count),
+            false => self.map.push_span(chunk.first..chunk.next, self.passed.records, count),
         }
-        match is_dense {
-            true => self.map.push(chunk.first, self.passed, count),
-            false => self.map.push_span(chunk.first..chunk.next, self.passed, count),
-        }
-        self.passed += count;
+        self.passed.records += count;
         true
     }
 
     /// Records passed, and where each lies at the target.
     pub(super) fn into_map(self) -> (i64, Builder) {
-        (self.passed, self.map)
+        (self.passed.records, self.map)
     }
 
-    /// Reads the next chunk. It must have as many records as it is said to.
-    pub(super) async fn chunk(&mut self, row: &Chunk) -> Result<Handed, EngineError> {
-        let before = self.passed;
+    /// These chunks will be asked for, each by itself.
+    pub(super) fn expect(&mut self, chunks: Vec<usize>) {
+        self.ahead.one_by_one();
+        self.ahead.start(chunks.into_iter());
+    }
+
+    /// Reads the chunk `index`, which is next or lies behind it, and nothing else.
+    pub(super) async fn chunk(&mut self, index: usize) -> Result<Handed, EngineError> {
+        self.ahead.one_by_one();
+        self.next_chunk = index;
+        self.read().await
+    }
+
+    /// What is read of the next chunk.
+    async fn load(&mut self) -> Result<Loaded, EngineError> {
+        let next = self.next_chunk;
+        if let Some(loaded) = self.ahead.take(next).await? {
+            return Ok(loaded);
+        }
+        let (work, place, done) = (Arc::clone(&self.work), self.passed.clone(), self.stand.done);
+        let behind = Forecast { work, done, next, place }.filter(move |index| *index > next);
+        self.ahead.start(std::iter::once(next).chain(behind));
+        let loaded = self.ahead.take(next).await?;
+        loaded.ok_or_else(|| VaultError::Internal("a chunk was not read".into()).into())
+    }
+
+    /// Reads the next chunk, and deals with it and with what was read with it.
+    async fn read(&mut self) -> Result<Handed, EngineError> {
+        let work = Arc::clone(&self.work);
+        let (bytes, placed) = match self.load().await? {
+            Loaded::Chunks(bytes, placed) => (bytes, placed),
+            Loaded::Flawed(flaw) => {
+                let row = work.chunks.get(self.next_chunk);
+                self.next_chunk += 1;
+                let missing = || VaultError::Internal("a chunk was asked for that is none".into()).into();
+                return Err(row.map_or_else(missing, |row| self.damaged(row, flaw.words())));
+            }
+        };
+        let (asked, mut read) = (self.next_chunk, 0);
+        let mut tray = Tray::new(bytes, work.merge_up_to);
+        for placed in placed {
+            if placed.index != asked {
+                self.pass_counted(placed.index.saturating_add(1));
+            }
+            match self.next_chunk.cmp(&placed.index) {
+                std::cmp::Ordering::Greater => continue,
+                std::cmp::Ordering::Equal => {}
+                // A chunk between was taken for one that need not be read.
+                std::cmp::Ordering::Less => break,
+            }
+            let Some(row) = work.chunks.get(placed.index) else { break };
+            self.next_chunk += 1;
+            if let Err(error) = self.prepare(&mut tray, row, placed).await {
+                if read == 0 {
+                    return Err(error);
+                }
+                tray.abandon_chunk();
+                self.failed = Some(error);
+                break;
+            }
+            read += u64::from(row.stored);
+        }
+        Ok(Handed::Chunk(tray.finish(&self.stand), read))
+    }
+
+    /// Deals with one chunk of what was read. It must have as many records as it is said to.
+    async fn prepare(&mut self, tray: &mut Tray, row: &Chunk, placed: Placed) -> Result<(), EngineError> {
+        let before = self.passed.records;
         if self.aborted.as_ref().is_none_or(|(rewind, _)| *rewind != row.rewind) {
             // What another rewind epoch aborted was of another log.
             let rows = self.work.aborted.iter().filter(|of| of.rewind == row.rewind);
             self.aborted = Some((row.rewind, Aborted::from_rows(rows)));
         }
-        let path = row.segment_path();
-        let read = read_chunk(&self.source.store, &self.source.pool, &path, row).await?;
-        let (chunk, checked) = read.map_err(|flaw| self.damaged(&path, row, flaw.words()))?;
-        let mut tray = Tray::new((chunk, checked), self.work.sieve(row), self.work.merge_up_to);
+        let checked = placed.checked.map_err(|flaw| self.damaged(row, flaw.words()))?;
+        tray.begin(placed.place, checked, self.work.sieve(row));
         while !tray.is_at_end() {
-            let number = self.passed;
-            let has_worked = self.batch(&mut tray).map_err(|what| self.damaged(&path, row, &what))?;
-            if number < self.stand.done && self.passed > self.stand.done {
+            let number = self.passed.records;
+            let has_worked = self.batch(tray).map_err(|what| self.damaged(row, &what))?;
+            if number < self.stand.done && self.passed.records > self.stand.done {
                 return Err(self.misplaced("it ends inside a batch of the vault"));
             }
             if has_worked {
@@ -186,19 +295,18 @@ impl Preparer {
                 tokio::task::yield_now().await;
             }
         }
-        if let Some(count) = row.count().filter(|count| self.passed - before != *count) {
-            let what = format!("{} records are in it, {count} in its row", self.passed - before);
-            return Err(self.damaged(&path, row, &what));
+        let passed = self.passed.records - before;
+        if let Some(count) = row.count().filter(|count| passed != *count) {
+            return Err(self.damaged(row, &format!("{passed} records are in it, {count} in its row")));
         }
-        let outgoing = tray.finish(&self.stand).map_err(|what| damaged(&path, &self.tp.topic, row, what))?;
-        Ok(Handed::Chunk(outgoing, u64::from(row.stored)))
+        tray.end_chunk().map_err(|what| self.damaged(row, &what))
     }
 
     /// Deals with the tray's next batch. Returns whether that was much work. An error says in words how the batch is damaged.
     fn batch(&mut self, tray: &mut Tray) -> Result<bool, String> {
         let header = tray.head()?;
         // Where a rewind has cut the chunk, what lies behind is another log's.
-        let behind = header.last_offset().saturating_add(1).min(tray.end());
+        let behind = header.last_offset().saturating_add(1).min(tray.end_of_wanted());
         let fate = if self.is_hidden(&header) { Fate::Skip } else { tray.fate(&header) };
         let (wanted, worked) = match fate {
             Fate::Skip => (Wanted::None, false),
@@ -218,18 +326,18 @@ impl Preparer {
             Wanted::Some(kept) => kept.len() as i64,
         };
         match &wanted {
-            Wanted::Some(kept) => self.map.push_each(kept, self.passed),
-            _ => self.map.push(header.base_offset, self.passed, count),
+            Wanted::Some(kept) => self.map.push_each(kept, self.passed.records),
+            _ => self.map.push(header.base_offset, self.passed.records, count),
         }
         // What is done is only counted.
-        if count == 0 || self.passed < self.stand.done {
-            self.passed += count;
+        if count == 0 || self.passed.records < self.stand.done {
+            self.passed.records += count;
             tray.skip(&header);
             return Ok(worked);
         }
         let rewrite = fate == Fate::Remake || matches!(wanted, Wanted::Some(_)) || tray.stamps();
-        let taken = tray.take(&header, rewrite, &self.stand, self.passed)?;
-        self.passed += i64::from(taken.records);
+        let taken = tray.take(&header, rewrite, &self.stand, self.passed.records)?;
+        self.passed.records += i64::from(taken.records);
         Ok(taken.has_worked || worked)
     }
 
@@ -242,20 +350,16 @@ impl Preparer {
                 })
     }
 
-    fn marks_before(&self, offset: i64) -> bool {
-        self.work.marks.get(self.next_mark).is_some_and(|mark| *mark < offset)
-    }
-
     /// Translates the group positions below source offset `behind`; `within` counts the current batch's records before a position.
     fn pass_marks(&mut self, behind: i64, within: impl Fn(i64) -> i64) {
-        while let Some(mark) = self.work.marks.get(self.next_mark).copied().filter(|mark| *mark < behind) {
-            self.positions.insert(mark, self.passed + within(mark));
-            self.next_mark += 1;
+        while let Some(mark) = self.work.marks.get(self.passed.marks).copied().filter(|mark| *mark < behind) {
+            self.positions.insert(mark, self.passed.records + within(mark));
+            self.passed.marks += 1;
         }
     }
 
-    fn damaged(&self, path: &str, range: &Range, what: &str) -> EngineError {
-        damaged(path, &self.tp.topic, range, what.to_owned())
+    fn damaged(&self, range: &Range, what: &str) -> EngineError {
+        damaged(&range.segment_path(), &self.tp.topic, range, what.to_owned())
     }
 
     /// The target does not stand where a run of this plan can have left it.

@@ -8,6 +8,7 @@ use bodley_io::kafka::{Layout, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_protocol::ErrorCode;
 use bodley_protocol::stamp::Stamp;
+use futures_util::stream::{self, StreamExt};
 
 use super::map::{MapRun, OffsetMap};
 use super::names::{Lives, Partitions, Renames};
@@ -24,6 +25,7 @@ use crate::look::Window;
 use crate::report::{Gap, Issue, TopicReport, counted};
 use crate::rights::Touched;
 use crate::vault::commit::segment_path;
+use crate::vault::reading::AHEAD;
 use crate::vault::rows::{Kind, Range, TopicRow};
 use crate::vault::state::{PartitionState, State};
 
@@ -366,11 +368,16 @@ pub async fn check_segments(store: &SharedStore, state: &State, plan: &Plan) -> 
             wanted.entry(chunk.segment).or_insert((topic.source.name.as_str(), chunk));
         }
     }
-    for (id, (topic, range)) in wanted {
+    let sizes = stream::iter(wanted).map(async |(id, wanted)| {
         let id = ulid::Ulid::from_bytes(id).to_string();
         let path = segment_path(&id);
         let expected = state.segments.get(&id).map(|segment| segment.bytes);
-        if expected.is_none() || store.size(&path).await? != expected {
+        let found = store.size(&path).await;
+        (path, wanted, expected, found)
+    });
+    let mut sizes = std::pin::pin!(sizes.buffered(AHEAD));
+    while let Some((path, (topic, range), expected, found)) = sizes.next().await {
+        if found? != expected || expected.is_none() {
             let what =
                 "it is missing or has another length than its commit says (nothing was written)".to_owned();
             return Err(damaged(&path, topic, range, what));

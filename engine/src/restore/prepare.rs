@@ -8,11 +8,12 @@ use bodley_io::kafka::topics::Change;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_io::store::SharedStore;
 use bodley_protocol::RetryClass;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::ahead::Source;
 use super::fence::Producer;
 use super::ledger::{self, Entries, Place};
-use super::map::{OffsetMap, Room};
-use super::outgo::Source;
+use super::map::OffsetMap;
 use super::plan::{self, Plan, Status};
 use super::settings::Settings;
 use super::target::Look;
@@ -24,6 +25,9 @@ use crate::rights;
 use crate::vault::log::Vault;
 use crate::vault::now_ms;
 use crate::vault::state::State;
+
+/// Partitions that are read through at a time.
+pub(super) const SCANS: usize = 16;
 
 /// What is known before the first write.
 pub struct Prepared {
@@ -100,7 +104,7 @@ pub async fn prepare(
     let state = vault.fold(true).await?;
     report.notes.extend(vault.take_warnings());
     let pool = BufferPool::new(store.part_len(), options.budget);
-    let source = Source { store: Arc::clone(store), pool, room: Room::default() };
+    let source = Source::new(Arc::clone(store), pool);
     let (append, is_named) = (options.append, options.restore_id.is_some());
     let look = Look { cluster, layout: &layout, entries: &entries, source: &source, append, is_named };
     let mut plan = allowed_plan(&look, &state, (options, now, &id), (&mut blocked, unread)).await?;
@@ -144,16 +148,20 @@ async fn map_again(
     notes: &mut Vec<String>,
 ) -> Result<Vec<OffsetMap>, EngineError> {
     let (mut maps, mut without) = (Vec::new(), 0);
-    for topic in plan.topics.iter().filter(|topic| topic.status == Status::Done) {
-        for partition in &topic.partitions {
-            // Without its state nobody knows where its records begin, and what was left out of it is not known here.
-            let has_left_out = entries.get(&partition.tp).is_some_and(|entry| entry.meta.left_out.is_some());
-            let Some(stand) = partition.stand.as_ref().filter(|_| !has_left_out) else {
-                without += 1;
-                continue;
-            };
-            let (end, runs) = scan::map(source, &partition.tp, &partition.work, stand).await?;
-            maps.push(topic.offset_map(partition.tp.partition, (end, runs)));
+    let done = plan.topics.iter().filter(|topic| topic.status == Status::Done);
+    let partitions = done.flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)));
+    let scans = stream::iter(partitions).map(async |(topic, partition)| {
+        // Without its state nobody knows where its records begin, and what was left out of it is not known here.
+        let has_left_out = entries.get(&partition.tp).is_some_and(|entry| entry.meta.left_out.is_some());
+        let Some(stand) = partition.stand.as_ref().filter(|_| !has_left_out) else { return Ok(None) };
+        let found = scan::map(source, &partition.tp, &partition.work, stand).await?;
+        Ok::<_, EngineError>(Some(topic.offset_map(partition.tp.partition, found)))
+    });
+    let mut scans = std::pin::pin!(scans.buffered(SCANS));
+    while let Some(map) = scans.next().await {
+        match map? {
+            Some(map) => maps.push(map),
+            None => without += 1,
         }
     }
     if without > 0 {
@@ -369,10 +377,15 @@ async fn leave_damage_out(
     plan: &mut Plan,
     report: &mut Report,
 ) -> Result<HashMap<TopicPartition, String>, EngineError> {
+    let partitions = plan.open_topics().flat_map(|topic| &topic.partitions);
+    let scans =
+        stream::iter(partitions).map(|partition| scan::damaged(source, &partition.tp, &partition.work));
+    let scanned: Vec<_> = scans.buffered(SCANS).try_collect().await?;
+    let mut scanned = scanned.into_iter();
     let mut left_out = HashMap::new();
     for topic in plan.topics.iter_mut().filter(|topic| topic.status != Status::Done) {
         for partition in &mut topic.partitions {
-            let found = scan::damaged(source, &partition.tp, &partition.work).await?;
+            let found = scanned.next().unwrap_or_default();
             let places: Vec<usize> = found.iter().map(|(place, _)| *place).collect();
             if !places.is_empty() {
                 let digest = identity::short_digest(format!("{places:?}").as_bytes());

@@ -11,12 +11,13 @@ use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
 
 use super::RestoreOptions;
+use super::ahead::Source;
 use super::fence::Producer;
 use super::groups::Positions;
 use super::job::Job;
 use super::ledger::Ledger;
 use super::map::MapRun;
-use super::outgo::{Passed, Source};
+use super::outgo::Passed;
 use super::sender::{Event, Sender, Shared};
 use super::trail::ends_at;
 use crate::error::EngineError;
@@ -117,7 +118,7 @@ pub async fn run(
         stop: means.stop.clone(),
         limit: means.options.limit_write.clone(),
     });
-    let bytes = jobs.iter().map(|job| job.work.bytes_behind(job.stand.done)).sum();
+    let bytes = jobs.iter().map(|job| job.bytes).sum();
     means.progress.plan(jobs.len() as u64, bytes);
     let mut run = Run {
         cluster,

@@ -5,10 +5,11 @@ use bodley_protocol::batch;
 use bodley_protocol::records::Payload;
 use std::sync::Arc;
 
+use super::ahead::Source;
 use super::map::MapRun;
-use super::outgo::{Handed, Order, Preparer, Source};
+use super::outgo::{Handed, Order, Preparer};
 use super::stand::{Stand, Writer};
-use super::work::Work;
+use super::work::{Chunk, Work};
 use crate::error::EngineError;
 
 fn preparer(source: &Source, tp: &TopicPartition, work: &Work) -> Preparer {
@@ -25,8 +26,9 @@ pub async fn damaged(
 ) -> Result<Vec<(usize, EngineError)>, EngineError> {
     let mut preparer = preparer(source, tp, work);
     let mut found = Vec::new();
-    for (index, chunk) in work.chunks.iter().enumerate() {
-        match preparer.chunk(chunk).await {
+    preparer.expect((0..work.chunks.len()).collect());
+    for index in 0..work.chunks.len() {
+        match preparer.chunk(index).await {
             Ok(_) => {}
             Err(error @ EngineError::Damaged { .. }) => found.push((index, error)),
             Err(error) => return Err(error),
@@ -46,9 +48,9 @@ pub async fn map(
     let order =
         Order { tp: tp.clone(), work: Arc::new(Work { needs_exact_map: true, ..work.clone() }), stand: all };
     let mut preparer = Preparer::new(source.clone(), order);
-    for chunk in &work.chunks {
+    for (index, chunk) in work.chunks.iter().enumerate() {
         if !preparer.counts(chunk) {
-            preparer.chunk(chunk).await?;
+            preparer.chunk(index).await?;
         }
     }
     let (records, map) = preparer.into_map();
@@ -73,12 +75,16 @@ pub async fn outcome(source: &Source, tp: &TopicPartition, work: &Work) -> Resul
     let mut outcome = Outcome::default();
     // What is not counted is read anyway, and may turn out to hold nothing that is wanted.
     let last = work.chunks.iter().rposition(|chunk| chunk.count().is_some_and(|count| count > 0));
-    for (index, chunk) in work.chunks.iter().enumerate() {
-        if let Some(count) = chunk.count().filter(|_| Some(index) != last) {
+    let counted = |index: usize, chunk: &Chunk| chunk.count().filter(|_| Some(index) != last);
+    let chunks = || work.chunks.iter().enumerate();
+    let read = chunks().filter(|(index, chunk)| counted(*index, chunk).is_none());
+    preparer.expect(read.map(|(index, _)| index).collect());
+    for (index, chunk) in chunks() {
+        if let Some(count) = counted(index, chunk) {
             outcome.records += count;
             continue;
         }
-        if let Handed::Chunk(batches, _) = preparer.chunk(chunk).await? {
+        if let Handed::Chunk(batches, _) = preparer.chunk(index).await? {
             outcome.records += batches.iter().map(|batch| i64::from(batch.records)).sum::<i64>();
             if let Some(batch) = batches.last() {
                 outcome.last = bare(batch.bytes()).filter(|records| !records.is_empty());

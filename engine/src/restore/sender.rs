@@ -16,8 +16,9 @@ use bodley_protocol::produce::Target;
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass};
 use tokio::sync::{mpsc, watch};
 
+use super::ahead::Source;
 use super::job::{IN_FLIGHT, Job};
-use super::outgo::{self, Handed, Order, Source};
+use super::outgo::{self, Handed, Order};
 use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::vault::VaultError;
@@ -26,8 +27,10 @@ use crate::vault::VaultError;
 const REQUEST_BYTES: usize = 1 << 20;
 /// Partitions in one request.
 const REQUEST_BATCHES: usize = 64;
-/// Partitions that are worked on at a time.
+/// Partitions that are worked on at a time, if there are so many.
 const ACTIVE: usize = 8;
+/// As many when they are so small that these alone can't be read far enough ahead: with fewer bytes in all of them than these, up to so many.
+const SMALL_ACTIVE: (u64, usize) = (32 << 20, 64);
 /// Answers are awaited so long after a signal.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// With one of these nothing was stored.
@@ -198,12 +201,18 @@ impl Sender {
 
     /// Begins partitions up to a number.
     fn activate(&mut self) {
-        while self.active.len() < ACTIVE {
+        while self.wants_more() {
             let Some(mut job) = self.waiting.pop_front() else { break };
             let order = Order { tp: job.tp.clone(), work: Arc::clone(&job.work), stand: job.stand.clone() };
             job.inbox = Some(outgo::start(self.shared.source.clone(), order));
             self.active.push(job);
         }
+    }
+
+    fn wants_more(&self) -> bool {
+        let (bytes, most) = SMALL_ACTIVE;
+        let begun = || self.active.iter().map(|job| job.bytes).fold(0, u64::saturating_add);
+        self.active.len() < ACTIVE || self.active.len() < most && begun() < bytes
     }
 
     /// An answer that left a partition out says nothing of it: the leader is asked.

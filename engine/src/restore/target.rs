@@ -8,11 +8,13 @@ use bodley_io::kafka::tail::Peeked;
 use bodley_io::kafka::topics::Configs;
 use bodley_io::kafka::{Cluster, Layout, TopicPartition};
 use bodley_protocol::batch::{self, Header};
+use futures_util::stream::{self, StreamExt};
 
+use super::ahead::Source;
 use super::fence::Producer;
 use super::ledger::Entries;
-use super::outgo::Source;
 use super::plan::{Plan, Status, TopicPlan};
+use super::prepare::SCANS;
 use super::scan;
 use super::settings::Mark;
 use super::stand::SEQUENCES;
@@ -180,8 +182,11 @@ async fn equal_tails(look: &Look<'_>, topic: &TopicPlan) -> Result<Option<Tails>
     let (mut records, mut headers) = (HashMap::new(), HashMap::new());
     for some in topic.partitions.chunks(PARTITIONS_AT_A_TIME) {
         let mut expected = HashMap::new();
-        for partition in some {
-            let outcome = match scan::outcome(look.source, &partition.tp, &partition.work).await {
+        let scans = stream::iter(some)
+            .map(async |part| (part, scan::outcome(look.source, &part.tp, &part.work).await));
+        let mut scans = std::pin::pin!(scans.buffered(SCANS));
+        while let Some((partition, outcome)) = scans.next().await {
+            let outcome = match outcome {
                 // What a damaged chunk would leave is not known.
                 Err(EngineError::Damaged { .. }) => return Ok(None),
                 outcome => outcome?,

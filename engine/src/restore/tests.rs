@@ -9,8 +9,9 @@ use bodley_protocol::batch;
 use bodley_protocol::records::Payload;
 use bodley_protocol::stamp::{Origin, Stamp};
 
-use super::map::{OffsetMap, Room};
-use super::outgo::{Handed, Order, Passed, Source, start};
+use super::ahead::Source;
+use super::map::OffsetMap;
+use super::outgo::{Handed, Order, Passed, start};
 use super::scan;
 use super::stand::{Stand, Writer};
 use super::work::Work;
@@ -36,7 +37,7 @@ struct All {
 
 fn source(log: &OddLog) -> Source {
     let store = common::memory::shared(&log.memory);
-    Source { store, pool: BufferPool::new(64 << 10, 4 << 20), room: Room::default() }
+    Source::new(store, BufferPool::new(64 << 10, 4 << 20))
 }
 
 fn tp() -> TopicPartition {

@@ -1,10 +1,11 @@
-//! One chunk's batches in their part buffer, made ready to leave: patched in place, runs of small ones merged, rewritten where a broker would refuse
+//! The batches of what was read at once in their part buffer, made ready to leave: patched in place, runs of small ones merged, rewritten where a broker would refuse
 //! them.
 //!
 //! ```text
-//! │ ready to leave │ free │ gathered, to be merged │ … │ not looked at yet │
-//!                  ^ free                              ^ at
+//! │ ready to leave │ free │ gathered, to be merged │ … │ not looked at yet │ other chunks │
+//!                  ^ free                              ^ at                ^ end
 //! ```
+//! Runs end with their chunk.
 //! What is made anew is put where batches lay that are dealt with, so nothing grows beside the buffer. Merged are whole stored batches only: wherever a
 //! run is cut, what is done ends where a stored batch ends, and another run goes on from there whether it merges or not.
 
@@ -88,12 +89,16 @@ pub struct Taken {
     pub has_worked: bool,
 }
 
-/// A chunk that is being dealt with.
+/// What was read at once, of which one chunk is being dealt with.
 pub struct Tray {
     chunk: Filled,
-    /// Which records are wanted, and what is added to them.
+    /// Which records are wanted of the chunk, and what is added to them.
     sieve: Sieve,
     at: usize,
+    /// Of the chunk.
+    end: usize,
+    /// So far have the chunks not dealt with been moved, to make room.
+    moved: usize,
     /// Bytes from `at` on that are batches whose CRC-32C is known to be good.
     checked: usize,
     free: usize,
@@ -105,6 +110,8 @@ pub struct Tray {
     /// Batches that are gathered in `merge`.
     run: Vec<Source>,
     ready: Vec<Piece>,
+    /// So many of these were ready before the chunk.
+    before: usize,
 }
 
 /// A stored batch that leaves.
@@ -137,17 +144,40 @@ struct Piece {
 }
 
 impl Tray {
-    /// Of a chunk, of which `sieve` says what is wanted. The first batches, of so many bytes, have been checked. Small batches are merged up to
-    /// `merge_up_to` bytes.
-    pub fn new((chunk, checked): (Filled, usize), sieve: Sieve, merge_up_to: Option<usize>) -> Self {
+    /// Of what was read. Small batches are merged up to `merge_up_to` bytes.
+    pub fn new(chunk: Filled, merge_up_to: Option<usize>) -> Self {
         let merge = merge_up_to.map(Merge::new);
+        let sieve = Sieve { offsets: 0..0, times: None, stamp: None };
         let (run, ready) = (Vec::new(), Vec::new());
-        Self { chunk, sieve, at: 0, checked, free: 0, merge, misses: 0, work: 0, run, ready }
+        let (at, end, moved, checked, free) = (0, 0, 0, 0, 0);
+        Self { chunk, sieve, at, end, moved, checked, free, merge, misses: 0, work: 0, run, ready, before: 0 }
     }
 
-    /// All is dealt with.
+    /// Goes on with the chunk at `place`, which lies behind the last one, and of which `sieve` says what is wanted. The first batches, of `checked` bytes,
+    /// have been checked.
+    pub fn begin(&mut self, place: Range<usize>, checked: usize, sieve: Sieve) {
+        (self.at, self.end) = (place.start + self.moved, place.end + self.moved);
+        (self.checked, self.misses, self.sieve) = (checked, 0, sieve);
+        self.before = self.ready.len();
+    }
+
+    /// Ends the chunk, of which all is dealt with.
+    pub fn end_chunk(&mut self) -> Result<(), String> {
+        self.close()
+    }
+
+    /// Nothing leaves of the chunk.
+    pub fn abandon_chunk(&mut self) {
+        self.run.clear();
+        if let Some(merge) = &mut self.merge {
+            merge.clear();
+        }
+        self.ready.truncate(self.before);
+    }
+
+    /// All of the chunk is dealt with.
     pub fn is_at_end(&self) -> bool {
-        self.at >= self.chunk.len()
+        self.at >= self.end
     }
 
     /// What is to become of a batch, as far as its header tells.
@@ -156,7 +186,7 @@ impl Tray {
     }
 
     /// From this offset on nothing is wanted.
-    pub fn end(&self) -> i64 {
+    pub fn end_of_wanted(&self) -> i64 {
         self.sieve.offsets.end
     }
 
@@ -167,7 +197,7 @@ impl Tray {
 
     /// The next batch's header; the batch is checked. An error says in words how it is damaged.
     pub fn head(&self) -> Result<Header, String> {
-        let rest = self.chunk.get(self.at..).unwrap_or_default();
+        let rest = self.chunk.get(self.at..self.end).unwrap_or_default();
         let header = if self.checked > 0 { batch::view(rest) } else { batch::view_checked(rest) };
         header.map_err(|e| e.to_string())?.ok_or_else(|| "a batch is cut".to_owned())
     }
@@ -272,7 +302,8 @@ impl Tray {
         let Some(merge) = &self.merge else { return Ok(false) };
         let Some(sealed) = merge.seal().map_err(|e| e.to_string())? else { return Ok(false) };
         let size = sealed.size();
-        make_room(&mut self.chunk, self.free, &mut self.at, size);
+        let by = make_room(&mut self.chunk, (self.free, self.at), size);
+        (self.at, self.end, self.moved) = (self.at + by, self.end + by, self.moved + by);
         let room = self.chunk.get_mut(self.free..self.at).unwrap_or_default();
         if !sealed.put(room) {
             return Ok(false);
@@ -310,7 +341,8 @@ impl Tray {
     fn put_back(&mut self, made: Vec<u8>, place: Range<usize>) -> Bytes {
         let mut end = place.end;
         if end == self.at {
-            make_room(&mut self.chunk, self.free, &mut self.at, made.len());
+            let by = make_room(&mut self.chunk, (self.free, self.at), made.len());
+            (self.at, self.end, self.moved) = (self.at + by, self.end + by, self.moved + by);
             end = self.at;
         }
         let back = self.free..self.free + made.len();
@@ -329,23 +361,20 @@ impl Tray {
     }
 
     /// All that leaves, in order.
-    pub fn finish(mut self, stand: &Stand) -> Result<Vec<Outgoing>, String> {
-        self.close()?;
+    pub fn finish(self, stand: &Stand) -> Vec<Outgoing> {
         let chunk = Arc::new(self.chunk);
         let outgoing = self.ready.into_iter().map(|Piece { bytes, records, batches, source, number }| {
             let target = stand.offset_of(number);
             Outgoing { chunk: Arc::clone(&chunk), bytes, records, batches, source, target }
         });
-        Ok(outgoing.collect())
+        outgoing.collect()
     }
 }
 
 /// Sees to it, where the buffer is not full, that between `free` and `at` there are `size` bytes: what is made anew may be larger, as deltas may have become
-/// longer than the headers that are saved.
-fn make_room(chunk: &mut Filled, free: usize, at: &mut usize, size: usize) {
-    if size > *at - free {
-        *at += chunk.spread(*at, chunk.len() / 2 + MERGED_LEN);
-    }
+/// longer than the headers that are saved. Returns how far what lies from `at` on has moved.
+fn make_room(chunk: &mut Filled, (free, at): (usize, usize), size: usize) -> usize {
+    if size > at - free { chunk.spread(at, chunk.len() / 2 + MERGED_LEN) } else { 0 }
 }
 
 fn patch(batch: &mut [u8], producer: Producer) -> Result<(), String> {
@@ -411,7 +440,8 @@ mod tests {
         let mut checked = crate::vault::walk::Checked::default();
         checked.advance(bytes);
         let sieve = Sieve::of_offsets(offsets);
-        let mut tray = Tray::new((filled(bytes, room).await, checked.bytes()), sieve, merge);
+        let mut tray = Tray::new(filled(bytes, room).await, merge);
+        tray.begin(0..bytes.len(), checked.bytes(), sieve);
         let mut number = 0;
         while !tray.is_at_end() {
             let header = tray.head()?;
@@ -423,7 +453,8 @@ mod tests {
                 }
             }
         }
-        tray.finish(&stand)
+        tray.end_chunk()?;
+        Ok(tray.finish(&stand))
     }
 
     fn records(outgoing: &[Outgoing]) -> Vec<Bare> {

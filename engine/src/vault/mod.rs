@@ -1,6 +1,7 @@
 //! The vault, format v1 (docs/format.md): immutable segments under an append-only log of commits.
 
 pub mod aborted;
+pub(crate) mod ahead;
 pub mod audit;
 pub mod checked;
 pub mod checkpoint;

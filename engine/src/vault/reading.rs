@@ -17,8 +17,8 @@ use super::{VaultError, identity, sha256_hex};
 
 /// Largest table that is read, bytes.
 pub(crate) const MAX_TABLE: u64 = 1 << 30;
-/// Objects that are read at a time.
-const AHEAD: usize = 16;
+/// Objects that are read at a time, of a store that answers after a while.
+pub(crate) const AHEAD: usize = 32;
 /// Bytes of tables that are read and kept at a time, unless those of one commit are more.
 const AHEAD_BYTES: u64 = 32 << 20;
 
@@ -73,7 +73,8 @@ impl<'a> LogReader<'a> {
 
     async fn fill(&mut self) {
         if self.commits.is_empty() {
-            self.read_commits().await;
+            let commits = self.order_commits().await;
+            self.commits.extend(commits);
         }
         let mut batch = Vec::new();
         let mut bytes = 0u64;
@@ -86,19 +87,33 @@ impl<'a> LogReader<'a> {
             batch.push((seq, commit));
         }
         let tables: Vec<TableRef> = batch.iter().flat_map(|(_, commit)| tables_of(commit)).cloned().collect();
-        let mut read = std::pin::pin!(self.vault.read_objects(&tables));
+        let read = self.vault.read_objects(&tables).collect::<VecDeque<_>>();
+        // The commits behind them come at the same time.
+        let (mut tables, commits) = match self.commits.is_empty() {
+            true => tokio::join!(read, self.order_commits()),
+            false => (read.await, Vec::new()),
+        };
+        self.commits.extend(commits);
         for (seq, commit) in batch {
-            let tables = read.as_mut().take(tables_of(&commit).len()).collect().await;
+            let own = tables_of(&commit).len().min(tables.len());
+            let tables = tables.drain(..own).collect();
             self.ready.push_back(Entry { seq, commit, tables });
         }
     }
 
-    async fn read_commits(&mut self) {
-        let Some(first) = self.next.filter(|next| *next <= self.last) else { return };
-        let until = self.last.min(first.saturating_add(AHEAD as u64 - 1));
-        self.next = until.checked_add(1);
-        let read: Vec<_> = self.vault.read_commits(first..=until).collect().await;
-        self.commits.extend((first..=until).zip(read));
+    /// Reads the next commits.
+    fn order_commits(&mut self) -> impl Future<Output = Vec<(u64, Read)>> + use<'a> {
+        let first = self.next.filter(|next| *next <= self.last);
+        let seqs = first.map(|first| first..=self.last.min(first.saturating_add(AHEAD as u64 - 1)));
+        if let Some(seqs) = &seqs {
+            self.next = seqs.end().checked_add(1);
+        }
+        let vault = self.vault;
+        async move {
+            let Some(seqs) = seqs else { return Vec::new() };
+            let read: Vec<_> = vault.read_commits(seqs.clone()).collect().await;
+            seqs.zip(read).collect()
+        }
     }
 }
 

@@ -220,8 +220,15 @@ impl ChunkFlaw {
     }
 }
 
-/// Reads the chunk of `row` from the segment at `path`, and checks its CRC-64. Also returns how many bytes of it, from the start, are whole batches
-/// whose CRC-32C is good: both are looked at in one pass.
+/// How many bytes of a chunk, from the start, are whole batches whose CRC-32C is good, if its CRC-64 is what its row says: both are looked at in one pass.
+pub(crate) fn check_chunk(chunk: &[u8], row: &Range) -> Result<usize, ChunkFlaw> {
+    let mut checked = Checked::default();
+    checked.advance(chunk);
+    let good = checked.bytes();
+    if checked.crc64_of(chunk) == row.crc64 { Ok(good) } else { Err(ChunkFlaw::Checksum) }
+}
+
+/// Reads the chunk of `row` from the segment at `path`, and checks it, see [`check_chunk`].
 pub(crate) async fn read_chunk(
     store: &SharedStore,
     pool: &Arc<BufferPool>,
@@ -229,18 +236,20 @@ pub(crate) async fn read_chunk(
     row: &Range,
 ) -> Result<Result<(Filled, usize), ChunkFlaw>, StoreError> {
     let len = row.stored as usize;
-    let buf = pool.get(len + SLACK).await?;
-    Ok(match store.read(path, row.position, len, buf).await {
-        Ok(chunk) => {
-            let mut checked = Checked::default();
-            checked.advance(&chunk);
-            let good = checked.bytes();
-            if checked.crc64_of(&chunk) == row.crc64 { Ok((chunk, good)) } else { Err(ChunkFlaw::Checksum) }
-        }
-        Err(StoreError::NotFound { .. }) => Err(ChunkFlaw::Missing),
-        Err(StoreError::Short { .. }) => Err(ChunkFlaw::Cut),
-        Err(error) => return Err(error),
-    })
+    let buf = pool.fit(len + SLACK).await?;
+    let read = store.read(path, row.position, len, buf).await;
+    flaw_of(read.map(|chunk| check_chunk(&chunk, row).map(|good| (chunk, good))))
+}
+
+/// What a failed read says of the chunk that was to be read. Other errors are the store's.
+pub(crate) fn flaw_of<T>(
+    read: Result<Result<T, ChunkFlaw>, StoreError>,
+) -> Result<Result<T, ChunkFlaw>, StoreError> {
+    match read {
+        Err(StoreError::NotFound { .. }) => Ok(Err(ChunkFlaw::Missing)),
+        Err(StoreError::Short { .. }) => Ok(Err(ChunkFlaw::Cut)),
+        read => read,
+    }
 }
 
 /// Bytes of the trailer behind the footer: its length and the magic.

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests")]
 
+pub mod bulk;
 pub mod chaos;
 pub mod cloud;
+pub mod distant;
 pub mod frozen;
 pub mod history;
 pub mod machine;

@@ -19,7 +19,7 @@ use common::bucket::{BUCKET, Bucket};
 use common::judge::{same, same_digests};
 use common::life::life;
 use common::site::Site;
-use common::{Ran, Rng, Running, list, run, seconds};
+use common::{Rng, Running, list, run, seconds};
 
 fn site() -> Site {
     Site::at(shared_cluster().unwrap())

@@ -27,9 +27,8 @@ fn encode(text: &str, plain: &[u8], plus_for_space: bool) -> String {
     out
 }
 
-/// The text behind %XX and `+` for a space, as S3 encodes keys in listings; what is neither stays as it is.
+/// The text behind %XX; what is none stays as it is.
 pub(crate) fn unpercent(text: &str) -> String {
-    let text = text.replace('+', " ");
     let (mut out, mut bytes) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((first, rest)) = bytes.split_first() {
         let digits = rest.get(..2).filter(|_| *first == b'%');

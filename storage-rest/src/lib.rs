@@ -1,10 +1,11 @@
-//! Everything that Bodley asks for over HTTP. So far the tokens with which a connection logs in to Kafka: from an OAuth server
-//! ([`OAuthTokens`]), from a file ([`FileTokens`]), or signed with AWS credentials ([`MskTokens`]). All implement io's
-//! `TokenProvider`.
+//! Everything that Bodley asks for over HTTP: object stores that implement io's `Store` ([`s3`], [`azure`], [`gcs`], on one client with one
+//! retry table), and the tokens with which a connection logs in to Kafka: from an OAuth server ([`OAuthTokens`]), from a file
+//! ([`FileTokens`]), or signed with AWS credentials ([`MskTokens`]), which implement io's `TokenProvider`.
 //!
-//! What holds for all: no secret is in a message or a `Debug`; an answer is read up to 1 MiB; redirects are not followed and
-//! proxies of the environment not used; plain http is for this machine only; a value is fetched once for all who wait for it,
-//! renewed before its end, and the old one serves for as long as it is valid when a renewal fails.
+//! What holds for all: no secret is in a message or a `Debug`; answers are bounded; redirects are not followed; plain http is for
+//! this machine only, unless a store's options say otherwise; a value is fetched once for all who wait for it, renewed before its end, and
+//! the old one serves for as long as it is valid when a renewal fails. Proxies of the environment are heeded for stores, not for
+//! credentials.
 
 mod aws;
 pub mod azure;

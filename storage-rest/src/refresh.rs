@@ -65,7 +65,12 @@ struct State<T> {
     flight: Option<watch::Receiver<Outcome<T>>>,
     /// After a failed fetch the next one begins no sooner, while the old value is valid.
     not_before: SystemTime,
+    /// When a value was last refused.
+    distrusted: Option<SystemTime>,
 }
+
+/// Refusals within this time are of the same value.
+const ONE_REFUSAL: Duration = Duration::from_secs(5);
 
 struct Inner<F: Fetch> {
     fetch: F,
@@ -77,7 +82,7 @@ pub(crate) struct Refreshed<F: Fetch>(Arc<Inner<F>>);
 
 impl<F: Fetch> Refreshed<F> {
     pub fn new(fetch: F) -> Self {
-        let state = State { held: None, flight: None, not_before: SystemTime::UNIX_EPOCH };
+        let state = State { held: None, flight: None, not_before: SystemTime::UNIX_EPOCH, distrusted: None };
         Self(Arc::new(Inner { fetch, state: Mutex::new(state) }))
     }
 
@@ -90,11 +95,12 @@ impl<F: Fetch> Refreshed<F> {
         self.0.lock().held.as_ref().map(|held| held.value.clone())
     }
 
-    /// Somebody did not take this value: the next one who asks gets another.
-    pub fn distrust(&self, is_it: impl FnOnce(&F::Item) -> bool) {
-        let mut state = self.0.lock();
-        if state.held.as_ref().is_some_and(|held| is_it(&held.value)) {
-            state.held = None;
+    /// Somebody did not take the value: the next one who asks gets another. Many who were refused with the same value say so within moments.
+    pub fn distrust(&self) {
+        let (mut state, now) = (self.0.lock(), SystemTime::now());
+        let young = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < ONE_REFUSAL);
+        if !state.distrusted.is_some_and(young) {
+            (state.held, state.distrusted) = (None, Some(now));
         }
     }
 

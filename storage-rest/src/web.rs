@@ -49,14 +49,14 @@ pub(crate) enum HttpError {
     Tls(String),
     #[error("broke off: {0}")]
     Broken(String),
-    #[error("sent an answer of more than {LARGEST_ANSWER} bytes")]
-    TooLarge,
+    #[error("sent an answer of more than {0} bytes")]
+    TooLarge(usize),
 }
 
 impl HttpError {
     /// A later try may help.
     pub fn is_passing(&self) -> bool {
-        !matches!(self, Self::Tls(_) | Self::TooLarge)
+        !matches!(self, Self::Tls(_) | Self::TooLarge(_))
     }
 }
 
@@ -137,12 +137,12 @@ impl Http {
 
 async fn read(mut answer: Response, limits: Limits) -> Result<Answer, HttpError> {
     if answer.content_length().is_some_and(|length| length > LARGEST_ANSWER as u64) {
-        return Err(HttpError::TooLarge);
+        return Err(HttpError::TooLarge(LARGEST_ANSWER));
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| classify(&error, limits.connect))? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(HttpError::TooLarge);
+            return Err(HttpError::TooLarge(LARGEST_ANSWER));
         }
         body.extend_from_slice(&chunk);
     }
@@ -150,7 +150,8 @@ async fn read(mut answer: Response, limits: Limits) -> Result<Answer, HttpError>
 }
 
 pub(crate) fn classify(error: &reqwest::Error, connect: Duration) -> HttpError {
-    if tls_error(error) {
+    // A record that is broken on its way is the network's fault.
+    if tls_error(error) && error.is_connect() {
         HttpError::Tls(root(error))
     } else if error.is_timeout() {
         HttpError::Slow(connect)
@@ -223,6 +224,13 @@ fn is_near(host: &str, plain: PlainHttp) -> bool {
         // fd00:ec2::/32, where EC2 and EKS serve metadata over IPv6.
         Ok(std::net::IpAddr::V6(address)) => address.segments().starts_with(&[0xfd00, 0x0ec2]),
     }
+}
+
+/// Whether this is http to this machine.
+pub(crate) fn is_plain_and_near(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        url.scheme() == "http" && is_near(url.host_str().unwrap_or_default(), PlainHttp::Loopback)
+    })
 }
 
 /// The URL for a message: without query and fragment, which may hold secrets.

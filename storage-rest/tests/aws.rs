@@ -258,6 +258,7 @@ async fn web_identity_fails_by_name_and_nothing_takes_its_place() {
     assert!(error.what.contains("token file /nowhere/token cannot be read"), "{error}");
     world.set("AWS_ROLE_ARN", "");
     assert!(world.get().await.unwrap_err().what.contains("AWS_ROLE_ARN is not"));
+    world.set("AWS_ROLE_ARN", ROLE);
     world.set("AWS_ENDPOINT_URL_STS", "http://sts.example/");
     assert!(world.get().await.unwrap_err().what.contains("AWS_ENDPOINT_URL_STS: http would show secrets"));
 }

@@ -305,7 +305,7 @@ async fn a_changed_byte_is_refused_and_sent_again() {
 async fn uploads_that_nobody_finished_are_given_up() {
     let s3 = strict();
     let store = store(&s3, |_| ());
-    let mut kept = store.create("data/kept.seg").await.unwrap();
+    let mut kept = store.create("data/01KT0000000000000000000001.seg").await.unwrap();
     kept.write(part(6 * MIB, 1).await).await.unwrap();
     let mut dropped = store.create("data/dropped.seg").await.unwrap();
     dropped.write(part(6 * MIB, 1).await).await.unwrap();

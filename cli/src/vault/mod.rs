@@ -44,7 +44,7 @@ pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<O
             return Ok(Opened { store: Arc::new(DiskStore::new(path, DirectIo::Auto)), is_remote: false });
         }
     };
-    let (tls, environment) = (tls(&mut options)?.config(), Environment::of_process());
+    let (tls, environment) = (tls(&mut options, &remote)?.config(), Environment::of_process());
     let wrong = |error: bodley_storage_rest::SettingError| format!("{url}: {error}");
     let store: SharedStore = match remote {
         Remote::S3 { bucket, prefix } => {
@@ -66,14 +66,18 @@ pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<O
     Ok(Opened { store, is_remote: true })
 }
 
-/// Whom we trust: the system's certificates, or those of `ca-file` or AWS_CA_BUNDLE.
-fn tls(options: &mut Options) -> Result<Tls, String> {
-    let bundle = || std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
-    let trust = match options.text("ca-file").or_else(bundle) {
+/// Whom we trust: the system's certificates, or those of `ca-file` or, at S3, AWS_CA_BUNDLE.
+fn tls(options: &mut Options, remote: &Remote) -> Result<Tls, String> {
+    let bundle = || {
+        let path = std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
+        path.filter(|_| matches!(remote, Remote::S3 { .. }))
+    };
+    let named = options.text("ca-file").map(|path| ("ca-file", path));
+    let trust = match named.or_else(|| Some(("AWS_CA_BUNDLE", bundle()?))) {
         None => Trust::System,
-        Some(path) => {
+        Some((name, path)) => {
             let bytes = files::bytes(std::path::Path::new(&path), LARGEST_CA)
-                .map_err(|error| format!("ca-file: {path} {error}"))?;
+                .map_err(|error| format!("{name}: {path} {error}"))?;
             Trust::Pem(Material { source: path, bytes: bytes.into() })
         }
     };

@@ -49,6 +49,9 @@ impl Options {
     pub fn new(list: &[VaultOption]) -> Result<Self, String> {
         let mut given = BTreeMap::new();
         for VaultOption { key, value } in list {
+            if value.is_empty() {
+                return Err(format!("--vault-option {key} is empty: leave it out"));
+            }
             if given.insert(key.clone(), value.clone()).is_some() {
                 return Err(format!("--vault-option {key} is given twice"));
             }
@@ -59,7 +62,7 @@ impl Options {
     /// A text that is not empty.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         self.known.push(key);
-        self.given.remove(key).filter(|value| !value.is_empty())
+        self.given.remove(key)
     }
 
     /// `true` or `false`.

@@ -33,6 +33,13 @@ pub(crate) enum Source {
     AssumeRole { role: Role, base: Box<Source> },
 }
 
+impl Source {
+    /// Whether AWS's token service is needed for it.
+    pub fn asks_sts(&self) -> bool {
+        matches!(self, Self::WebIdentity { .. } | Self::AssumeRole { .. })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Role {
     pub arn: String,

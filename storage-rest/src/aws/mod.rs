@@ -1,4 +1,4 @@
-//! Tokens for Amazon MSK, and the AWS credentials that sign them.
+//! AWS credentials, and what they sign: tokens for Amazon MSK here, requests to S3 in `s3/`.
 
 mod chain;
 mod process;
@@ -127,7 +127,7 @@ impl AwsCredentials {
 
     /// AWS did not take what was got last: the next one who asks gets another, if there is one.
     pub(crate) fn distrust(&self) {
-        self.0.distrust(|_| true);
+        self.0.distrust();
     }
 
     /// Whose credentials were got last, for messages; `None` before the first.
@@ -155,8 +155,10 @@ impl Fetch for Chain {
     async fn fetch(&self) -> Result<Fresh<Credentials>, TokenError> {
         let (options, environment) = (self.options.clone(), self.environment.clone());
         let chosen = tokio::task::spawn_blocking(move || {
-            let sts = Sts::find(&options, &environment)?;
-            Ok::<_, String>((chain::choose(&options, &environment)?, sts))
+            let source = chain::choose(&options, &environment)?;
+            // Other stores' regions are no regions of AWS, and only STS has to know.
+            let sts = if source.asks_sts() { Sts::find(&options, &environment)? } else { Sts::default() };
+            Ok::<_, String>((source, sts))
         });
         let failed = |what: String, passing| TokenError { what: format!("AWS credentials: {what}"), passing };
         let chosen = chosen.await.map_err(|_| failed("looking for them was cut off".to_owned(), true))?;

@@ -1,7 +1,7 @@
 //! How Azure is asked, and what its refusals mean
 //! (<https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes>).
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bodley_io::store::StoreError;
@@ -11,12 +11,10 @@ use reqwest::Url;
 
 use super::identity::{AzureCredential, AzureCredentials};
 use super::sign::authorization;
-use crate::client::{Call, Dialect, Refusal, Signed, text};
+use crate::client::{Call, Dialect, Refusal, Signed, is_skewed, text};
 use crate::encode::{percent, quote};
 use crate::xml::{Item, walk};
 
-/// Azure takes a signed date that is off by 15 minutes.
-const SKEW: Duration = Duration::from_secs(14 * 60);
 /// A refusal for the date, which Azure calls no name of its own.
 const SKEWED: &str = "DateSkewed";
 
@@ -88,7 +86,7 @@ impl Dialect for Azure {
 
     fn error(&self, call: &Call<'_>, refusal: &Refusal) -> StoreError {
         let object = call.object.to_owned();
-        let (who, container, needs) = (self.who(), &self.container, call.needs);
+        let (who, container, needs) = (self.who(), &self.container, &call.needs);
         match (refusal.status, refusal.code.as_str()) {
             (404, "" | "BlobNotFound" | "ResourceNotFound") if !call.key.is_empty() => {
                 return StoreError::NotFound { object };
@@ -192,7 +190,8 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
         }
     });
     if !is_xml && !body.is_empty() {
-        refusal.message = quote(&String::from_utf8_lossy(body), &[]);
+        // What is not the store's may repeat our request, a signature included.
+        refusal.message = "in words that are not Azure's".to_owned();
     }
     if let Some(code) = text(headers, "x-ms-error-code") {
         refusal.code = quote(code, &[]);
@@ -215,16 +214,10 @@ fn is_about_version(refusal: &Refusal) -> bool {
     refusal.hint.as_deref() == Some("x-ms-version") || refusal.message.contains("API version")
 }
 
-/// Whether our clock is too far from that of an answer.
-fn is_skewed(headers: &HeaderMap) -> bool {
-    let theirs = text(headers, "date")
-        .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
-    theirs.is_some_and(|theirs| jiff::Timestamp::now().duration_since(theirs).unsigned_abs() > SKEW)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn refusals_are_read() {

@@ -130,7 +130,7 @@ impl AzureCredentials {
         let has_other =
             !matches!(self.fresh.source().source, chain::Source::Key { .. } | chain::Source::Sas { .. });
         if has_other {
-            self.fresh.distrust(|_| true);
+            self.fresh.distrust();
         }
         has_other
     }

@@ -179,6 +179,11 @@ fn is_taken(reply: &Reply, codes: &[&str]) -> Result<(), Refusal> {
     let taken =
         ["BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet", "UnauthorizedBlobOverwrite"];
     let code = refusal.code.as_str();
+    if reply.status.is_success() && reply.header("etag").is_none() {
+        // A gateway's page: Azure names what it stored.
+        let message = "the answer names no ETag".to_owned();
+        return Err(Refusal { code: "InternalError".to_owned(), message, ..refusal });
+    }
     match reply.status.is_success() || taken.contains(&code) || codes.contains(&code) {
         true => Ok(()),
         false => Err(refusal),

@@ -10,7 +10,7 @@ use crate::s3::check_prefix;
 /// Bytes of a block where nothing is said.
 pub(super) const PART_LEN: usize = 16 << 20;
 /// Bounds of a block, bytes; what is held in memory ends the upper one.
-const PART_BOUNDS: std::ops::RangeInclusive<usize> = 1 << 20..=512 << 20;
+const PART_BOUNDS: std::ops::RangeInclusive<usize> = 1 << 20..=64 << 20;
 /// The API's version: the first that lists from a name on.
 const VERSION: &str = "2026-02-06";
 
@@ -82,7 +82,7 @@ impl AzureOptions {
             return bad("api-version", "is no version such as 2021-12-02");
         }
         if self.part_len.is_some_and(|len| !PART_BOUNDS.contains(&len)) {
-            return bad("part-size", "is out of bounds: 1M to 512M");
+            return bad("part-size", "is out of bounds: 1M to 64M");
         }
         let tiers = ["Hot", "Cool", "Cold", "Archive"];
         if self.access_tier.as_ref().is_some_and(|tier| !tiers.contains(&tier.as_str())) {

@@ -1,5 +1,6 @@
 //! One request as a store's dialect describes it, and what comes back.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bodley_io::Secret;
@@ -29,7 +30,7 @@ pub(crate) struct Call<'a> {
     /// How long nothing may move, where it is longer than usual.
     pub patience: Option<Duration>,
     /// The permission that it takes, by the vendor's name.
-    pub needs: &'static str,
+    pub needs: Cow<'static, str>,
 }
 
 impl<'a> Call<'a> {
@@ -45,7 +46,7 @@ impl<'a> Call<'a> {
             payload: Payload::default(),
             accepts: &[],
             patience: None,
-            needs: "",
+            needs: Cow::Borrowed(""),
         }
     }
 
@@ -83,8 +84,8 @@ impl<'a> Call<'a> {
     }
 
     #[must_use]
-    pub fn needs(mut self, permission: &'static str) -> Self {
-        self.needs = permission;
+    pub fn needs(mut self, permission: impl Into<Cow<'static, str>>) -> Self {
+        self.needs = permission.into();
         self
     }
 

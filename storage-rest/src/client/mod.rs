@@ -13,7 +13,7 @@ mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bodley_io::backoff::{Backoff, Pauses};
@@ -31,8 +31,10 @@ pub(crate) use parts::{PartStore, PartsUpload};
 pub(crate) use payload::{Beat, Payload};
 use retry::Class;
 
-/// Of an answer that is kept in memory, in bytes: a page of a listing, an error.
-const LARGEST_ANSWER: usize = 16 << 20;
+/// Of an answer that is kept in memory, in bytes: a page of a listing.
+const LARGEST_ANSWER: usize = 4 << 20;
+/// Of a refusal; what is behind is not read.
+const LARGEST_REFUSAL: usize = 64 << 10;
 
 /// How often bytes are sent again that arrived with another checksum.
 const DIGEST_TRIES: u32 = 3;
@@ -63,6 +65,9 @@ impl Default for Patience {
 
 /// A store that never answered is probably the wrong one: it is given up after this.
 const FIRST_CONTACT: Duration = Duration::from_secs(4);
+
+/// So often an operation is tried, however long each attempt takes.
+const SURE_TRIES: u32 = 3;
 
 /// Headers that one attempt adds.
 pub(crate) struct Signed {
@@ -123,7 +128,9 @@ struct Inner<D> {
 
 /// One operation's tries.
 struct Tries {
+    begun: Instant,
     backoff: Backoff,
+    failures: u32,
     unclear: bool,
     mended: bool,
     renewed: bool,
@@ -138,8 +145,10 @@ impl<D: Dialect> Client<D> {
         patience: Patience,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Self, SettingError> {
-        // HTTPS_PROXY, HTTP_PROXY and NO_PROXY are the library's to read.
-        let http = builder(patience.connect, tls)
+        // HTTPS_PROXY, HTTP_PROXY and NO_PROXY are the library's to read; what goes to this machine goes there, and in the clear only there.
+        let near = crate::web::is_plain_and_near(&dialect.place());
+        let http = builder(patience.connect, tls);
+        let http = if near { http.no_proxy() } else { http }
             .pool_max_idle_per_host(patience.concurrency)
             .pool_idle_timeout(Duration::from_secs(20))
             .build()
@@ -199,18 +208,31 @@ impl<D: Dialect> Client<D> {
     async fn whole(&self, call: &Call<'_>, unclear: bool) -> Result<Reply, Failure> {
         let beat = Beat::new();
         let mut response = self.attempt(call, &beat).await?;
+        if !call.is_answer(response.status()) {
+            return Err(self.refused_by(call, response, &beat).await);
+        }
         let mut body = BytesMut::new();
         while let Some(chunk) = self.chunk(call, &mut response, &beat).await.map_err(Failure::Http)? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(Failure::Http(HttpError::TooLarge));
+                return Err(Failure::Http(HttpError::TooLarge(LARGEST_ANSWER)));
             }
             body.extend_from_slice(&chunk);
         }
         let (status, headers, body) = (response.status(), response.headers().clone(), body.freeze());
-        if call.is_answer(status) {
-            return Ok(Reply { status, headers, body, unclear });
+        Ok(Reply { status, headers, body, unclear })
+    }
+
+    /// What a refusal says. Without all of its text the status will do.
+    async fn refused_by(&self, call: &Call<'_>, mut response: Response, beat: &Beat) -> Failure {
+        let mut body = BytesMut::new();
+        while let Ok(Some(chunk)) = self.chunk(call, &mut response, beat).await {
+            body.extend_from_slice(&chunk);
+            if body.len() > LARGEST_REFUSAL {
+                break;
+            }
         }
-        Err(Failure::Refused(self.0.dialect.refusal(status, &headers, &body), headers))
+        let headers = response.headers().clone();
+        Failure::Refused(self.0.dialect.refusal(response.status(), &headers, &body), headers)
     }
 
     /// One attempt, up to the answer's headers.
@@ -263,6 +285,8 @@ impl<D: Dialect> Client<D> {
     fn tries(&self) -> Tries {
         let pauses = Pauses { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
         Tries {
+            begun: Instant::now(),
+            failures: 0,
             backoff: Backoff::with_pauses(pauses, self.0.patience.give_up_after),
             unclear: false,
             mended: false,
@@ -274,6 +298,11 @@ impl<D: Dialect> Client<D> {
 
     /// Decides after a failed attempt: `Ok` when another one is due, after the pause that it takes.
     async fn after(&self, call: &Call<'_>, failure: Failure, tries: &mut Tries) -> Result<(), StoreError> {
+        tries.failures += 1;
+        if tries.failures < SURE_TRIES {
+            // One attempt may take longer than the whole patience, and be cut at its end.
+            tries.backoff.progress();
+        }
         let retry_after = match &failure {
             Failure::Credential(error) if !error.passing => return Err(self.credential(call, error)),
             Failure::Credential(_) => None,
@@ -314,8 +343,8 @@ impl<D: Dialect> Client<D> {
 
     /// Nobody has ever answered there, and some seconds are gone.
     fn is_hopeless(&self, failure: &Failure, tries: &Tries) -> bool {
-        let silent = matches!(failure, Failure::Http(_)) && !self.0.answered.load(Ordering::Relaxed);
-        silent && tries.backoff.elapsed() > FIRST_CONTACT
+        let silent = matches!(failure, Failure::Http(_) | Failure::Credential(_));
+        silent && !self.0.answered.load(Ordering::Relaxed) && tries.begun.elapsed() > FIRST_CONTACT
     }
 
     fn say(&self, call: &Call<'_>, failure: &Failure) {
@@ -347,9 +376,7 @@ impl<D: Dialect> Client<D> {
     }
 
     fn set_clock(&self, headers: &HeaderMap) -> bool {
-        let theirs = text(headers, "date")
-            .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
-        let Some(theirs) = theirs else { return false };
+        let Some(theirs) = date_of(headers) else { return false };
         let ahead = theirs.as_millisecond() - jiff::Timestamp::now().as_millisecond();
         tracing::warn!(
             "this machine's clock is {} s off the store's; its own is used for requests",
@@ -366,7 +393,9 @@ impl<D: Dialect> Client<D> {
     fn unreached(&self, call: &Call<'_>, error: &HttpError) -> StoreError {
         let hint = match error {
             HttpError::Tls(_) => "; if its certificate is signed by a CA of your own, give that by ca-file",
-            HttpError::Unreachable(_) => "; check the endpoint, the network and HTTPS_PROXY",
+            HttpError::Unreachable(_) | HttpError::Slow(_) if !self.0.answered.load(Ordering::Relaxed) => {
+                "; check the endpoint, the network and HTTPS_PROXY"
+            }
             _ => "",
         };
         self.remote(call, format!("{} {error}{hint}", self.0.dialect.place()), error.is_passing())
@@ -380,6 +409,19 @@ impl<D: Dialect> Client<D> {
 fn closed(call: &Call<'_>) -> StoreError {
     let what = "the store was closed".to_owned();
     StoreError::Remote { operation: call.verb, object: call.object.to_owned(), what, passing: false }
+}
+
+/// Stores take a signed date that is off by 15 minutes.
+const SKEW: Duration = Duration::from_secs(14 * 60);
+
+/// Whether our clock is too far from that of an answer.
+pub(crate) fn is_skewed(headers: &HeaderMap) -> bool {
+    let off = date_of(headers).map(|theirs| jiff::Timestamp::now().duration_since(theirs).unsigned_abs());
+    off.is_some_and(|off| off > SKEW)
+}
+
+fn date_of(headers: &HeaderMap) -> Option<jiff::Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text(headers, "date")?).ok()
 }
 
 /// Whether the refusal may be gone later.

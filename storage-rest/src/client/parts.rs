@@ -83,6 +83,7 @@ impl<P: PartStore> PartsUpload<P> {
         if self.sent >= self.store.most() {
             return Err(self.cut(format!("it has more than {} parts", self.store.most())));
         }
+        let payload = payload.with_sum();
         self.crc64 = super::payload::combine(self.crc64, payload.crc64(), payload.len());
         self.len += payload.len();
         let index = self.sent;
@@ -152,6 +153,9 @@ impl<P: PartStore> Upload for PartsUpload<P> {
         }
         while let Some(landed) = self.flights.join_next().await {
             self.land(landed)?;
+        }
+        if self.landed.len() != self.sent {
+            return Err(self.cut("a part was cut off".to_owned()));
         }
         self.landed.sort_by_key(|(index, _)| *index);
         let parts = self.landed.drain(..).map(|(_, done)| done).collect();

@@ -67,6 +67,13 @@ impl Payload {
         self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 
+    /// Sums up the CRC-64, unless its maker did.
+    #[must_use]
+    pub fn with_sum(mut self) -> Self {
+        self.crc64 = Some(self.crc64());
+        self
+    }
+
     /// Whether it consists of these bytes.
     pub fn is(&self, bytes: &[u8]) -> bool {
         let mut rest = bytes;

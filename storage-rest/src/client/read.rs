@@ -12,6 +12,9 @@ use crate::web::HttpError;
 /// Memory taken for an object before its bytes are there, in bytes.
 const TRUSTED: u64 = 1 << 20;
 
+/// Behind a range an answer may go on for so long, in bytes, before the connection is given up for it.
+const MOST_EXCESS: usize = 64 << 10;
+
 /// Where the bytes go.
 enum Sink<'a> {
     Part(&'a mut PartBuf),
@@ -25,6 +28,8 @@ struct Reading<'a> {
     /// `None`: to the end, which the first answer tells.
     len: Option<u64>,
     got: u64,
+    /// Bytes behind what was asked for.
+    excess: usize,
     /// Of the object that was begun with.
     version: Option<String>,
     sink: Sink<'a>,
@@ -39,8 +44,14 @@ impl<D: Dialect> Client<D> {
         len: usize,
         mut buf: PartBuf,
     ) -> Result<Filled, StoreError> {
-        let reading =
-            Reading { at, len: Some(len as u64), got: 0, version: None, sink: Sink::Part(&mut buf) };
+        let reading = Reading {
+            at,
+            len: Some(len as u64),
+            got: 0,
+            excess: 0,
+            version: None,
+            sink: Sink::Part(&mut buf),
+        };
         if len > 0 {
             self.fill(call, reading).await?;
         }
@@ -50,8 +61,14 @@ impl<D: Dialect> Client<D> {
     /// A whole object of at most `limit` bytes.
     pub async fn get(&self, call: Call<'_>, limit: u64) -> Result<Bytes, StoreError> {
         let mut body = BytesMut::new();
-        let reading =
-            Reading { at: 0, len: None, got: 0, version: None, sink: Sink::Memory(&mut body, limit) };
+        let reading = Reading {
+            at: 0,
+            len: None,
+            got: 0,
+            excess: 0,
+            version: None,
+            sink: Sink::Memory(&mut body, limit),
+        };
         self.fill(call, reading).await?;
         Ok(body.freeze())
     }
@@ -96,6 +113,10 @@ impl<D: Dialect> Client<D> {
             .map_err(|error| Cut::Passing(Failure::Http(error)))?
         {
             reading.take(call, &chunk).map_err(Cut::Final)?;
+            if reading.excess > MOST_EXCESS {
+                // It goes on behind the range: enough is here.
+                return Ok(());
+            }
         }
         match reading.len.is_some_and(|len| reading.got >= len) {
             true => Ok(()),
@@ -106,22 +127,14 @@ impl<D: Dialect> Client<D> {
         }
     }
 
-    async fn no_bytes(&self, call: &Call<'_>, mut response: Response, beat: &Beat) -> Cut {
-        let (status, headers) = (response.status(), response.headers().clone());
-        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+    async fn no_bytes(&self, call: &Call<'_>, response: Response, beat: &Beat) -> Cut {
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            let headers = response.headers();
             let wanted = range_of(call).map_or(0, |(_, end)| end);
             let object = call.object.to_owned();
-            return Cut::Final(StoreError::Short { object, size: total(&headers).unwrap_or(0), wanted });
+            return Cut::Final(StoreError::Short { object, size: total(headers).unwrap_or(0), wanted });
         }
-        let mut body = BytesMut::new();
-        // What it says is for the message; without it the status will do.
-        while let Ok(Some(chunk)) = self.chunk(call, &mut response, beat).await {
-            if body.len() + chunk.len() > super::LARGEST_ANSWER {
-                break;
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Cut::Passing(Failure::Refused(self.0.dialect.refusal(status, &headers, &body), headers))
+        Cut::Passing(self.refused_by(call, response, beat).await)
     }
 }
 
@@ -193,6 +206,7 @@ impl Reading<'_> {
     fn take(&mut self, call: &Call<'_>, chunk: &[u8]) -> Result<(), StoreError> {
         let left = self.len.unwrap_or_default().saturating_sub(self.got);
         // An answer that runs on past the range is cut, not trusted.
+        self.excess += chunk.len().saturating_sub(left as usize);
         let chunk = chunk.get(..chunk.len().min(left as usize)).unwrap_or_default();
         match &mut self.sink {
             Sink::Memory(body, _) => body.extend_from_slice(chunk),

@@ -21,9 +21,15 @@ pub(crate) enum Class {
 /// The table: HTTP status and the code in the answer's body, where there is one.
 pub(crate) fn class(status: u16, code: &str) -> Class {
     match (status, code) {
-        (_, "SlowDown" | "ServerBusy" | "TooManyRequests" | "RequestLimitExceeded" | "rateLimitExceeded") => {
-            Class::SlowDown
-        }
+        (
+            _,
+            "SlowDown"
+            | "ServiceUnavailable"
+            | "ServerBusy"
+            | "TooManyRequests"
+            | "RequestLimitExceeded"
+            | "rateLimitExceeded",
+        ) => Class::SlowDown,
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") => Class::Renew,
         (_, "RequestTimeTooSkewed" | "DateSkewed") => Class::Clock,
         (
@@ -40,7 +46,8 @@ pub(crate) fn class(status: u16, code: &str) -> Class {
             | "Crc64Mismatch"
             | "Md5Mismatch",
         ) => Class::Retry,
-        (401, _) => Class::Renew,
+        // To HEAD there is no word of what was bad about it; an expired token is.
+        (401, _) | (400, "") => Class::Renew,
         (429 | 503, _) => Class::SlowDown,
         (408 | 500 | 502 | 504, _) => Class::Retry,
         _ => Class::Final,
@@ -61,7 +68,9 @@ pub(crate) fn is_digest(code: &str) -> bool {
 
 /// Whether the request may have had its effect all the same.
 pub(crate) fn is_unclear(status: u16, code: &str) -> bool {
-    matches!(status, 408 | 500 | 502 | 503 | 504) || matches!(code, "InternalError" | "OperationTimedOut")
+    // A success with an error inside may be half of one.
+    matches!(status, 200..=299 | 408 | 500 | 502 | 503 | 504)
+        || matches!(code, "InternalError" | "OperationTimedOut" | "ConditionalRequestConflict")
 }
 
 #[cfg(test)]
@@ -79,6 +88,8 @@ mod tests {
             (400, "RequestTimeout", Class::Retry),
             (400, "ExpiredToken", Class::Renew),
             (401, "", Class::Renew),
+            (400, "", Class::Renew),
+            (503, "ServiceUnavailable", Class::SlowDown),
             (403, "RequestTimeTooSkewed", Class::Clock),
             (403, "AccessDenied", Class::Final),
             (409, "ConditionalRequestConflict", Class::Retry),

@@ -66,7 +66,7 @@ impl Dialect for Gcs {
         // The condition is in the URL.
         headers.remove("if-match");
         // Who knows an upload's address may use it: no other host needs the token.
-        let is_own = url.host() == self.credentials.endpoint().host();
+        let is_own = url.origin() == self.credentials.endpoint().origin();
         if let (GcsCredential::Bearer(token), true) = (self.credentials.get().await?, is_own) {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
                 .map_err(|_| failed("the access token is not fit for HTTP".to_owned()))?;
@@ -96,7 +96,7 @@ impl Dialect for Gcs {
 
     fn error(&self, call: &Call<'_>, refusal: &Refusal) -> StoreError {
         let object = call.object.to_owned();
-        let (who, bucket, needs) = (self.who(), &self.bucket, call.needs);
+        let (who, bucket, needs) = (self.who(), &self.bucket, &call.needs);
         let denied = |what: String| {
             let source = std::io::Error::other(what);
             StoreError::Denied { operation: call.verb, object: call.object.to_owned(), source }

@@ -71,7 +71,7 @@ impl GcsCredentials {
 
     /// Google did not take what was got last: the next one who asks gets another, if there is one.
     pub(crate) fn distrust(&self) {
-        self.fresh.distrust(|_| true);
+        self.fresh.distrust();
     }
 
     /// Whose right was got last, for messages; `None` before the first.

@@ -137,7 +137,11 @@ impl Bucket {
             .header("content-type", format!("multipart/related; boundary={boundary}"))
             .accepts(&[412])
             .payload(body);
-        let reply = self.client.send(&call).await?;
+        let check = |reply: &Reply| match reply.status.is_success() {
+            true => resource(reply).map(drop),
+            false => Ok(()),
+        };
+        let reply = self.client.ask(&call, check).await?;
         if reply.status.is_success() {
             return Ok(Put::Created);
         }

@@ -11,7 +11,7 @@ use crate::s3::check_prefix;
 /// Bytes of a part where nothing is said.
 pub(super) const PART_LEN: usize = 16 << 20;
 /// Bounds of a part, bytes; what is held in memory ends the upper one.
-const PART_BOUNDS: std::ops::RangeInclusive<usize> = 1 << 20..=512 << 20;
+const PART_BOUNDS: std::ops::RangeInclusive<usize> = 1 << 20..=64 << 20;
 
 /// A bucket, and how to deal with it.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ impl GcsOptions {
             return bad("tags", "have an empty name, or are more than 7 KiB");
         }
         if self.part_len.is_some_and(|len| !PART_BOUNDS.contains(&len) || !len.is_multiple_of(QUANTUM)) {
-            return bad("part-size", "must be a multiple of 256K from 1M to 512M");
+            return bad("part-size", "must be a multiple of 256K from 1M to 64M");
         }
         if self.patience.idle < Duration::from_secs(1) {
             return bad("timeout", "must be at least 1s");

@@ -102,6 +102,9 @@ impl Upload for GcsUpload {
         self.land().await?;
         let rest = Payload::new(std::mem::take(&mut self.rest));
         let Some(session) = self.session.take() else {
+            if self.sent > 0 {
+                return Err(self.target.remote("its first part was not written", true));
+            }
             return match self.target.store.0.put(&self.target.path, rest).await? {
                 Put::Created => Ok(()),
                 Put::Exists => Err(self.target.exists()),

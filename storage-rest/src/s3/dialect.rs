@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bodley_io::TokenError;
 use bodley_io::store::StoreError;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use reqwest::Url;
 
 use super::options::{Endpoint, Settled};
@@ -117,7 +117,9 @@ impl Dialect for S3 {
         };
         let mut ours = self.region.lock().unwrap_or_else(PoisonError::into_inner);
         if *ours == theirs {
-            return false;
+            // Another request may have learnt it since this one was signed.
+            return matches!(refusal.status, 301 | 307 | 308)
+                || refusal.code == "AuthorizationHeaderMalformed";
         }
         tracing::info!(
             "bucket {} is in {theirs}, not in {ours}: set region={theirs} to save a request",
@@ -136,7 +138,8 @@ impl Dialect for S3 {
         match (refusal.status, refusal.code.as_str()) {
             (_, "NoSuchBucket") => {}
             (404, _) if call.key.is_empty() => {}
-            (404, "" | "NoSuchKey" | "NotFound") => return StoreError::NotFound { object },
+            (404, "NoSuchKey" | "NotFound") => return StoreError::NotFound { object },
+            (404, "") if call.method == Method::HEAD => return StoreError::NotFound { object },
             (501, _) if call.headers.contains_key("if-none-match") => {
                 return StoreError::NoPutIfAbsent(format!(
                     "cannot write {object}: {refusal}; the store does not know put-if-absent: two writers would overwrite each other's \
@@ -155,6 +158,10 @@ impl Dialect for S3 {
         }
         let bucket = &self.bucket;
         let advice = match (refusal.status, refusal.code.as_str()) {
+            (_, "NoSuchUpload") => "; its upload was given up by somebody: run again".to_owned(),
+            (404, "") => {
+                "; that is no answer of S3: mend the endpoint, or look at what stands between".to_owned()
+            }
             (_, "NoSuchBucket") | (404, _) => {
                 format!("; make bucket {bucket} first, or mend the URL or the endpoint")
             }
@@ -212,13 +219,17 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> R
         }
     });
     if !is_xml && !body.is_empty() {
-        refusal.message = quote(&String::from_utf8_lossy(body), &[]);
+        // What is not the store's may repeat our request, secrets included.
+        refusal.message = "in words that are not S3's".to_owned();
     }
     // HEAD has no body; some stores say it in a header.
     if refusal.code.is_empty()
         && let Some(code) = text(headers, "x-amz-error-code").or_else(|| text(headers, "x-minio-error-code"))
     {
         refusal.code = quote(code, &[]);
+    }
+    if refusal.code.is_empty() && refusal.status == 403 && crate::client::is_skewed(headers) {
+        refusal.code = "RequestTimeTooSkewed".to_owned();
     }
     refusal
 }

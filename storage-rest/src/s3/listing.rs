@@ -46,7 +46,8 @@ impl Bucket {
             };
             let reply = self.client.ask(&call, |reply| page(reply, &self.prefix).map(drop)).await?;
             let page = page(&reply, &self.prefix).unwrap_or_default();
-            found.extend(page.objects.into_iter().filter(|object| object.path.starts_with(prefix)));
+            let wanted = |object: &Object| object.path.starts_with(prefix) && object.path.as_str() > after;
+            found.extend(page.objects.into_iter().filter(wanted));
             let stuck = page.token.is_none() || page.token == token;
             if !page.truncated || stuck || found.len() >= LIST_PAGE {
                 break;
@@ -83,7 +84,7 @@ impl Bucket {
                 _ => {}
             },
             (["ListMultipartUploadsResult", "Upload"], Item::End) => {
-                let path = key.strip_prefix(&self.prefix).filter(|path| path.starts_with("data/"));
+                let path = key.strip_prefix(&self.prefix).filter(|path| is_segment(path));
                 if let (Some(path), Some(begun)) = (path, begun.take()) {
                     found.push(Orphan { path: path.to_owned(), id: std::mem::take(&mut id), begun });
                 }
@@ -92,6 +93,12 @@ impl Bucket {
         });
         Ok(found)
     }
+}
+
+/// `data/<ULID>.seg`: what else lies there is not ours.
+fn is_segment(path: &str) -> bool {
+    let name = path.strip_prefix("data/").and_then(|name| name.strip_suffix(".seg"));
+    name.is_some_and(|name| name.len() == 26 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 /// Reads an answer. Anything that is no listing is a refusal: an empty vault must not be made of it.
@@ -132,8 +139,12 @@ fn page(reply: &Reply, prefix: &str) -> Result<Page, Refusal> {
         .objects
         .into_iter()
         .filter_map(|object| {
-            let key = if encoded { unpercent(&object.path) } else { object.path };
-            let path = key.strip_prefix(prefix)?.to_owned();
+            // Some stores leave `+` as it is, where others mean a space.
+            let keys = match encoded {
+                true => [unpercent(&object.path.replace('+', " ")), unpercent(&object.path)],
+                false => [object.path.clone(), object.path],
+            };
+            let path = keys.iter().find_map(|key| key.strip_prefix(prefix))?.to_owned();
             Some(Object { path, size: object.size })
         })
         .collect();

@@ -58,8 +58,10 @@ impl S3Store {
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<Self, SettingError> {
         let settled = options.settle(environment)?;
+        let mut aws = options.aws.clone();
+        aws.region = settled.aws_region();
         let credentials = (!options.anonymous)
-            .then(|| AwsCredentials::new(options.aws.clone(), environment.clone(), Arc::clone(tls)))
+            .then(|| AwsCredentials::new(aws, environment.clone(), Arc::clone(tls)))
             .transpose()?;
         let dialect = S3::new(options.bucket.clone(), settled, credentials);
         let client = Client::new(dialect, options.patience, tls)?;
@@ -110,7 +112,14 @@ impl Bucket {
             });
             call = call.header("x-amz-tagging", tags.collect::<Vec<_>>().join("&"));
         }
-        call
+        let kms = matches!(options.encryption, Some(Encryption::Kms(_) | Encryption::KmsTwice(_)));
+        let more = [
+            (options.lock.is_some(), ", s3:PutObjectRetention"),
+            (!options.tags.is_empty(), ", s3:PutObjectTagging"),
+            (kms, ", kms:GenerateDataKey"),
+        ];
+        let more = more.into_iter().filter(|(is, _)| *is).map(|(_, right)| right);
+        call.needs(["s3:PutObject"].into_iter().chain(more).collect::<String>())
     }
 
     /// The condition that an object's name is given once only. Not sent in single-writer mode: a store may refuse what it doesn't know.
@@ -138,10 +147,9 @@ impl Bucket {
         if self.options.single_writer && self.stat(path).await?.is_some() {
             return Ok(Put::Exists);
         }
-        let call =
-            self.unless_there(self.making(verb, path, Method::PUT)).accepts(&[412]).needs("s3:PutObject");
+        let call = self.unless_there(self.making(verb, path, Method::PUT)).accepts(&[412]);
         let call = self.carrying(call, payload).await;
-        let reply = self.client.send(&call).await?;
+        let reply = self.client.ask(&call, upload::is_stored).await?;
         if reply.status.is_success() {
             return Ok(Put::Created);
         }
@@ -162,7 +170,9 @@ impl Bucket {
     }
 
     async fn get(&self, path: &str, limit: u64) -> Result<Bytes, StoreError> {
-        self.client.get(self.call("read", path, Method::GET).needs("s3:GetObject"), limit).await
+        self.client
+            .get(self.call("read", path, Method::GET).needs("s3:GetObject and s3:ListBucket"), limit)
+            .await
     }
 
     async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
@@ -235,7 +245,7 @@ impl Store for S3Store {
     }
 
     async fn read(&self, path: &str, at: u64, len: usize, buf: PartBuf) -> Result<Filled, StoreError> {
-        let call = self.0.call("read", path, Method::GET).needs("s3:GetObject");
+        let call = self.0.call("read", path, Method::GET).needs("s3:GetObject and s3:ListBucket");
         self.0.client.read(call, at, len, buf).await
     }
 

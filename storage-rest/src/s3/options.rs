@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use crate::aws::profile::Profiles;
-use crate::aws::{AwsOptions, region};
+use crate::aws::{AwsOptions, AwsProvider, region};
 use crate::client::Patience;
 use crate::web::{PlainHttp, checked_url};
 use crate::{Environment, SettingError};
@@ -14,9 +14,9 @@ use crate::{Environment, SettingError};
 /// Bytes of a part where nothing is said.
 pub(super) const PART_LEN: usize = 16 << 20;
 /// S3's bounds of a part, bytes; what is held in memory ends the upper one.
-const PART_BOUNDS: std::ops::RangeInclusive<usize> = 5 << 20..=512 << 20;
+const PART_BOUNDS: std::ops::RangeInclusive<usize> = 5 << 20..=64 << 20;
 
-/// A bucket, and how to deal with it. What is `None` is found by [`S3Options::build`].
+/// A bucket, and how to deal with it. What is `None` is found when the store is made.
 #[derive(Debug, Clone)]
 pub struct S3Options {
     /// Its name.
@@ -107,6 +107,13 @@ pub(super) struct Settled {
     pub path_style: bool,
 }
 
+impl Settled {
+    /// The region, if it is one of AWS.
+    pub fn aws_region(&self) -> Option<String> {
+        endpoint_is_aws(&self.endpoint).then(|| self.region.clone())
+    }
+}
+
 impl S3Options {
     /// For a bucket and prefix, everything else as usual.
     pub fn new(bucket: impl Into<String>, prefix: impl Into<String>) -> Self {
@@ -148,7 +155,9 @@ impl S3Options {
         if endpoint_is_aws(&endpoint) && !region::is_region(&region) {
             return Err(SettingError::new("region", format!("{region:?} is not an AWS region")));
         }
-        let path_style = self.path_style.unwrap_or(!endpoint_is_aws(&endpoint) || self.bucket.contains('.'));
+        // A name with capitals, dots or underscores is no label of a host.
+        let is_label = self.bucket.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        let path_style = self.path_style.unwrap_or(!endpoint_is_aws(&endpoint) || !is_label);
         Ok(Settled { endpoint, region, path_style })
     }
 
@@ -169,10 +178,8 @@ impl S3Options {
         };
         let bad = |why: String| SettingError::new("endpoint", format!("{name}: {why}"));
         let plain = if self.allow_http { PlainHttp::Anywhere } else { PlainHttp::Loopback };
-        let url = checked_url(&url, plain).map_err(|why| match why.contains("use https") {
-            true => bad(format!("{why}, or say allow-http=true where nobody can listen")),
-            false => bad(why),
-        })?;
+        let hint = if url.starts_with("http://") { " (or say allow-http=true)" } else { "" };
+        let url = checked_url(&url, plain).map_err(|why| bad(format!("{why}{hint}")))?;
         if url.query().is_some() || url.fragment().is_some() || !matches!(url.path(), "" | "/") {
             return Err(bad(
                 "give scheme, host and port only; the bucket stands in the vault's URL".to_owned()
@@ -189,7 +196,7 @@ impl S3Options {
         }
         check_prefix(&self.prefix)?;
         if self.part_len.is_some_and(|len| !PART_BOUNDS.contains(&len)) {
-            return bad("part-size", "is out of bounds: 5M to 512M");
+            return bad("part-size", "is out of bounds: 5M to 64M");
         }
         if self.lock.is_some() && self.checksum == Checksum::None {
             return bad("checksum", "none goes not with object lock: S3 demands a checksum there");
@@ -200,20 +207,21 @@ impl S3Options {
         if self.tags.len() > 10 {
             return bad("tags", "are too many: S3 keeps 10 per object");
         }
-        let texts = [("storage-class", &self.storage_class)];
-        for (setting, text) in texts {
-            if text.as_ref().is_some_and(|text| !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
-            {
-                return bad(setting, "has odd characters");
-            }
+        let is_class = |text: &String| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if self.storage_class.as_ref().is_some_and(|class| !is_class(class)) {
+            return bad("storage-class", "has odd characters");
         }
         if let Some(Encryption::Kms(Some(key)) | Encryption::KmsTwice(Some(key))) = &self.encryption
             && !key.bytes().all(|byte| byte.is_ascii_graphic())
         {
             return bad("kms-key", "has odd characters");
         }
-        if self.anonymous && (self.aws.profile.is_some() || self.aws.role_arn.is_some()) {
-            return bad("credentials", "anonymous goes not with a profile or a role");
+        let other = |provider: AwsProvider| provider != AwsProvider::Profile;
+        if self.aws.profile.is_some() && (self.anonymous || self.aws.provider.is_some_and(other)) {
+            return bad("profile", "is not looked at with these credentials: leave one of the two out");
+        }
+        if self.anonymous && self.aws.role_arn.is_some() {
+            return bad("credentials", "anonymous goes not with a role");
         }
         if self.patience.idle < Duration::from_secs(1) {
             return bad("timeout", "must be at least 1s");

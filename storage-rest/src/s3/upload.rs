@@ -39,8 +39,7 @@ impl S3Upload {
     /// Begins the upload.
     async fn begin(&self) -> Result<String, StoreError> {
         let bucket = &self.store.0;
-        let mut call =
-            bucket.making("write", &self.path, Method::POST).query("uploads", "").needs("s3:PutObject");
+        let mut call = bucket.making("write", &self.path, Method::POST).query("uploads", "");
         let algorithm = match bucket.options.checksum {
             Checksum::Crc64Nvme => Some("CRC64NVME"),
             Checksum::Crc32c => Some("CRC32C"),
@@ -112,24 +111,22 @@ impl PartStore for S3Upload {
             .query("uploadId", id)
             .needs("s3:PutObject");
         let call = bucket.carrying(call, payload).await;
-        let etag = |reply: &Reply| reply.header("etag").map(str::to_owned);
-        let check = |reply: &Reply| match etag(reply) {
-            Some(_) => Ok(()),
-            None => Err(no_result(reply, "it names no ETag")),
-        };
-        let reply = bucket.client.ask(&call, check).await?;
-        Ok(Done { etag: etag(&reply).unwrap_or_default(), checksum })
+        let reply = bucket.client.ask(&call, is_stored).await?;
+        Ok(Done { etag: reply.header("etag").unwrap_or_default().to_owned(), checksum })
     }
 
     async fn join(&self, parts: Vec<Done>, len: u64, crc64: u64) -> Result<(), StoreError> {
         let (bucket, id) = (&self.store.0, self.id.get().map(String::as_str).unwrap_or_default());
+        if bucket.options.single_writer && bucket.stat(&self.path).await?.is_some() {
+            return Err(StoreError::Exists { object: self.path.clone() });
+        }
         let payload = Payload::new(Bytes::from(document(&parts)));
         let payload = if bucket.client.dialect().hashes() { payload.hashed().await } else { payload };
         let call = bucket.unless_there(bucket.call("write", &self.path, Method::POST));
         let mut call = call
             .query("uploadId", id)
             .header("content-type", "application/xml")
-            .accepts(&[404, 409, 412])
+            .accepts(&[404, 412])
             .patience(JOINING)
             .needs("s3:PutObject")
             .payload(payload);
@@ -139,13 +136,13 @@ impl PartStore for S3Upload {
                 .header("x-amz-checksum-type", "FULL_OBJECT");
         }
         let reply = bucket.client.ask(&call, joined).await?;
-        if reply.status.is_success() || reply.unclear && self.is_there(len, crc64).await? {
+        let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
+        if is_joined(&reply) || reply.unclear && self.is_there(len, crc64).await? {
             return Ok(());
         }
-        if reply.status.as_u16() == 412 {
+        if reply.status.as_u16() == 412 || refusal.code == TAKEN {
             return Err(StoreError::Exists { object: self.path.clone() });
         }
-        let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
         Err(StoreError::Remote {
             operation: "write",
             object: self.path.clone(),
@@ -175,14 +172,32 @@ impl Bucket {
     }
 }
 
-/// Success only with a result in it: S3 says 200 before it has joined anything, and may still come to an error.
+const TAKEN: &str = "PreconditionFailed";
+const NO_UPLOAD: &str = "NoSuchUpload";
+
+fn is_joined(reply: &Reply) -> bool {
+    reply.status.is_success() && text_at(&reply.body, &["CompleteMultipartUploadResult", "ETag"]).is_some()
+}
+
+/// Success only with a result in it: S3 says 200 before it has joined anything, and may still come to an error. What an attempt finds after one
+/// that had its effect passes as well.
 fn joined(reply: &Reply) -> Result<(), Refusal> {
-    if !reply.status.is_success()
-        || text_at(&reply.body, &["CompleteMultipartUploadResult", "ETag"]).is_some()
-    {
+    if is_joined(reply) {
         return Ok(());
     }
-    Err(no_result(reply, "it is no CompleteMultipartUploadResult"))
+    let refusal = no_result(reply, "it is no CompleteMultipartUploadResult");
+    match reply.status.as_u16() == 412 || matches!(refusal.code.as_str(), TAKEN | NO_UPLOAD) {
+        true => Ok(()),
+        false => Err(refusal),
+    }
+}
+
+/// A success that is one names what it stored; a gateway's page does not.
+pub(super) fn is_stored(reply: &Reply) -> Result<(), Refusal> {
+    match reply.status.is_success() && reply.header("etag").is_none() {
+        true => Err(no_result(reply, "it names no ETag")),
+        false => Ok(()),
+    }
 }
 
 /// An error in an answer that calls itself a success; one that is none of either kind counts as the store's own.

@@ -27,7 +27,7 @@ use bodley_io::{Filled, PartBuf};
 use bytes::Bytes;
 use http::Method;
 
-use crate::client::{Call, Client, PartsUpload, Payload, Refusal, Reply};
+use crate::client::{Call, Client, PartsUpload, Payload, Refusal, Reply, new_mark};
 use crate::{Environment, SettingError};
 use dialect::Azure;
 pub use identity::{AzureAccess, AzureAuth, AzureCredential, AzureCredentials};
@@ -160,11 +160,6 @@ impl Container {
         })?;
         Ok(Some(Stat { size, crc64: None, lock: lock_of(&reply) }))
     }
-}
-
-/// By which what we made is told from what others made, even of the same bytes.
-fn new_mark() -> String {
-    format!("{:016x}", fastrand::u64(..))
 }
 
 /// Base64 of the eight bytes, the least first, as Azure's SDKs write it.

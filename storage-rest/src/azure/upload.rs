@@ -8,8 +8,8 @@ use bodley_io::store::{Put, StoreError};
 use bytes::Bytes;
 use http::Method;
 
-use super::{AzureStore, UPLOAD, is_taken, new_mark};
-use crate::client::{PartStore, Payload};
+use super::{AzureStore, UPLOAD, is_taken};
+use crate::client::{PartStore, Payload, new_mark};
 
 /// Blocks of a blob, at most.
 const MOST_BLOCKS: usize = 50_000;

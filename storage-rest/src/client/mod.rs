@@ -424,6 +424,11 @@ fn date_of(headers: &HeaderMap) -> Option<jiff::Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text(headers, "date")?).ok()
 }
 
+/// By which what we made is told from what others made, even of the same bytes.
+pub(crate) fn new_mark() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
 /// Whether the refusal may be gone later.
 pub(crate) fn is_passing(refusal: &Refusal) -> bool {
     matches!(retry::class(refusal.status, &refusal.code), Class::Retry | Class::SlowDown)

@@ -74,18 +74,6 @@ impl Payload {
         self
     }
 
-    /// Whether it consists of these bytes.
-    pub fn is(&self, bytes: &[u8]) -> bool {
-        let mut rest = bytes;
-        for piece in &self.pieces {
-            match rest.split_at_checked(piece.len()) {
-                Some((start, behind)) if start == &piece[..] => rest = behind,
-                _ => return false,
-            }
-        }
-        rest.is_empty()
-    }
-
     /// CRC-64/NVME of all bytes: the maker's where it is known.
     pub fn crc64(&self) -> u64 {
         self.crc64.unwrap_or_else(|| {

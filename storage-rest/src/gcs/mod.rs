@@ -28,7 +28,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::client::{Call, Client, Payload, Refusal, Reply};
+use crate::client::{Call, Client, Payload, Refusal, Reply, new_mark};
 use crate::{Environment, SettingError};
 use dialect::{Gcs, NO_BUCKET};
 pub use identity::{GcsAccess, GcsCredential, GcsCredentials};
@@ -180,11 +180,6 @@ impl Bucket {
         let found = self.resource(path).await?;
         Ok(found.filter(|found| mark_of(found).as_deref() == Some(mark)))
     }
-}
-
-/// By which what we made is told from what others made, even of the same bytes.
-fn new_mark() -> String {
-    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 /// Base64 of the four bytes, the greatest first.

@@ -17,8 +17,8 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{GcsStore, QUANTUM, crc32c_text, new_mark};
-use crate::client::{Call, Payload, Reply, text};
+use super::{GcsStore, QUANTUM, crc32c_text};
+use crate::client::{Call, Payload, Reply, new_mark, text};
 
 /// A session that is lost before anything was kept is begun anew so often.
 const SESSIONS: usize = 3;

@@ -4,7 +4,7 @@
 //! On the way of a byte: `upload.rs` sends part buffers as parts of a multipart upload, `client/read.rs` reads them back.
 //!
 //! Guarantees: a commit is one PUT with If-None-Match, and a refusal that may be the answer to our own earlier attempt is settled by
-//! reading the object. Not guaranteed: what the store does with If-None-Match; a vault's creation probes it.
+//! a mark in its metadata. Not guaranteed: what the store does with If-None-Match; a vault's creation probes it.
 
 mod dialect;
 mod listing;
@@ -24,13 +24,15 @@ use bytes::Bytes;
 use http::Method;
 
 use crate::aws::AwsCredentials;
-use crate::client::{Call, Client, PartsUpload, Payload, Reply, text};
+use crate::client::{Call, Client, PartsUpload, Payload, Reply, new_mark, text};
 use crate::{Environment, SettingError};
 use dialect::S3;
 pub(crate) use options::check_prefix;
 pub use options::{Checksum, Encryption, ObjectLock, S3Options};
 use upload::S3Upload;
 
+/// An object's metadata by which we know our own work again.
+const UPLOAD: &str = "x-amz-meta-bodleyupload";
 /// Uploads without an end are given up when they were begun so long ago.
 const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -147,26 +149,23 @@ impl Bucket {
         if self.options.single_writer && self.stat(path).await?.is_some() {
             return Ok(Put::Exists);
         }
-        let call = self.unless_there(self.making(verb, path, Method::PUT)).accepts(&[412]);
+        let mark = new_mark();
+        let call =
+            self.unless_there(self.making(verb, path, Method::PUT)).header(UPLOAD, &mark).accepts(&[412]);
         let call = self.carrying(call, payload).await;
         let reply = self.client.ask(&call, upload::is_stored).await?;
         if reply.status.is_success() {
             return Ok(Put::Created);
         }
-        match reply.unclear && self.holds(path, &call.payload).await? {
+        match reply.unclear && self.has_mark(path, &mark).await? {
             true => Ok(Put::Created),
             false => Ok(Put::Exists),
         }
     }
 
-    /// Whether the object has these bytes: it is what an earlier attempt of ours left.
-    async fn holds(&self, path: &str, payload: &Payload) -> Result<bool, StoreError> {
-        let found = match self.get(path, payload.len()).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        Ok(payload.is(&found))
+    /// Whether the object was made by the request with this mark.
+    async fn has_mark(&self, path: &str, mark: &str) -> Result<bool, StoreError> {
+        Ok(self.head(path).await?.is_some_and(|reply| reply.header(UPLOAD) == Some(mark)))
     }
 
     async fn get(&self, path: &str, limit: u64) -> Result<Bytes, StoreError> {
@@ -175,14 +174,16 @@ impl Bucket {
             .await
     }
 
-    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+    async fn head(&self, path: &str) -> Result<Option<Reply>, StoreError> {
         let call =
             self.call("look at", path, Method::HEAD).accepts(&[404]).needs("s3:GetObject and s3:ListBucket");
         let call = call.header("x-amz-checksum-mode", "ENABLED");
         let reply = self.client.send(&call).await?;
-        if reply.status.as_u16() == 404 {
-            return Ok(None);
-        }
+        Ok(reply.status.is_success().then_some(reply))
+    }
+
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        let Some(reply) = self.head(path).await? else { return Ok(None) };
         let number = |name| reply.header(name).and_then(|text| text.parse::<u64>().ok());
         let size = number("content-length").ok_or_else(|| StoreError::Remote {
             operation: "look at",

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::Method;
 use tokio::sync::OnceCell;
 
-use super::{Bucket, Checksum, S3Store, dialect};
-use crate::client::{PartStore, Payload, Refusal, Reply};
+use super::{Bucket, Checksum, S3Store, UPLOAD, dialect};
+use crate::client::{PartStore, Payload, Refusal, Reply, new_mark};
 use crate::encode::escape_xml;
 use crate::xml::text_at;
 
@@ -21,6 +21,8 @@ const JOINING: Duration = Duration::from_secs(300);
 pub(super) struct S3Upload {
     store: S3Store,
     path: String,
+    /// In the object's metadata: by it we know our own again.
+    mark: String,
     /// The upload's id, once it was begun.
     id: OnceCell<String>,
 }
@@ -33,13 +35,14 @@ pub(super) struct Done {
 
 impl S3Upload {
     pub fn new(store: S3Store, path: &str) -> Self {
-        Self { store, path: path.to_owned(), id: OnceCell::new() }
+        Self { store, path: path.to_owned(), mark: new_mark(), id: OnceCell::new() }
     }
 
     /// Begins the upload.
     async fn begin(&self) -> Result<String, StoreError> {
         let bucket = &self.store.0;
-        let mut call = bucket.making("write", &self.path, Method::POST).query("uploads", "");
+        let call = bucket.making("write", &self.path, Method::POST).query("uploads", "");
+        let mut call = call.header(UPLOAD, &self.mark);
         let algorithm = match bucket.options.checksum {
             Checksum::Crc64Nvme => Some("CRC64NVME"),
             Checksum::Crc32c => Some("CRC32C"),
@@ -64,12 +67,6 @@ impl S3Upload {
             Checksum::Crc32c => Some(("ChecksumCRC32C", BASE64.encode(payload.crc32c().to_be_bytes()))),
             Checksum::None => None,
         }
-    }
-
-    /// After an answer that does not tell: is our object there?
-    async fn is_there(&self, len: u64, crc64: u64) -> Result<bool, StoreError> {
-        let found = self.store.0.stat(&self.path).await?;
-        Ok(found.is_some_and(|found| found.size == len && found.crc64.is_none_or(|crc| crc == crc64)))
     }
 }
 
@@ -115,7 +112,7 @@ impl PartStore for S3Upload {
         Ok(Done { etag: reply.header("etag").unwrap_or_default().to_owned(), checksum })
     }
 
-    async fn join(&self, parts: Vec<Done>, len: u64, crc64: u64) -> Result<(), StoreError> {
+    async fn join(&self, parts: Vec<Done>, _: u64, crc64: u64) -> Result<(), StoreError> {
         let (bucket, id) = (&self.store.0, self.id.get().map(String::as_str).unwrap_or_default());
         if bucket.options.single_writer && bucket.stat(&self.path).await?.is_some() {
             return Err(StoreError::Exists { object: self.path.clone() });
@@ -137,7 +134,7 @@ impl PartStore for S3Upload {
         }
         let reply = bucket.client.ask(&call, joined).await?;
         let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
-        if is_joined(&reply) || reply.unclear && self.is_there(len, crc64).await? {
+        if is_joined(&reply) || reply.unclear && bucket.has_mark(&self.path, &self.mark).await? {
             return Ok(());
         }
         if reply.status.as_u16() == 412 || refusal.code == TAKEN {

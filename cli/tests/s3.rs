@@ -19,7 +19,7 @@ use common::bucket::{BUCKET, Bucket};
 use common::judge::{same, same_digests};
 use common::life::life;
 use common::site::Site;
-use common::{Rng, Running, list, run, seconds};
+use common::{Rng, Running, list, run, seconds, soak};
 
 fn site() -> Site {
     Site::at(shared_cluster().unwrap())
@@ -119,7 +119,8 @@ fn killed_at_every_request() {
 #[test]
 fn faults_on_five_percent_of_all_requests() {
     let (site, bucket) = (site(), Bucket::new());
-    fill(&site, "s3-faults", 96);
+    // A GiB where there is time for it.
+    fill(&site, "s3-faults", if soak() { 1024 } else { 96 });
     let seed = Rng::new("s3 faults", 0).below(u32::MAX.into());
     bucket.s3.faults().seed(seed);
     for action in [

@@ -9,7 +9,7 @@ use bodley_io::store::{Put, Store, StoreError, conformance};
 use bodley_io::{BufferPool, Filled};
 use bodley_storage_rest::Patience;
 use bodley_storage_rest::s3::{Checksum, Encryption, ObjectLock, S3Options, S3Store};
-use bodley_testbed::stores::S3;
+use bodley_testbed::stores::{S3, SeaweedFs};
 use bodley_testbed::stores::http::{Action, Rule};
 use bodley_testbed::stores::s3::{Allowed, BucketOptions, PutIfAbsent, WrongRegion, error, error_in_200};
 use bytes::Bytes;
@@ -24,9 +24,27 @@ async fn passes_the_suite() {
     assert!(s3.uploads(BUCKET).is_empty(), "nothing unfinished stays behind");
 }
 
+/// A real server.
+#[tokio::test(flavor = "multi_thread")]
+async fn passes_the_suite_in_seaweedfs() {
+    let seaweed = tokio::task::spawn_blocking(SeaweedFs::start).await.unwrap().unwrap();
+    let made = tokio::task::block_in_place(|| seaweed.make_bucket(BUCKET));
+    made.unwrap();
+    for checksum in [Checksum::Crc64Nvme, Checksum::Crc32c] {
+        let options = S3Options {
+            endpoint: Some(seaweed.endpoint()),
+            checksum,
+            ..S3Options::new(BUCKET, format!("{checksum:?}"))
+        };
+        let store = S3Store::new(options, &environment(seaweed.admin()), &plain_tls()).unwrap();
+        conformance(&store).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn passes_the_suite_in_other_shapes() {
-    let shapes: [fn(&mut S3Options); 5] = [
+    let shapes: [fn(&mut S3Options); 6] = [
+        |o| o.single_writer = true,
         |o| o.checksum = Checksum::Crc32c,
         |o| o.checksum = Checksum::None,
         |o| o.prefix = "a b/ü+%/c".into(),

@@ -25,7 +25,8 @@ const FILES: [(&str, &str); 2] = [
     ("package-lock.json", include_str!("../../node/azurite/package-lock.json")),
 ];
 const MAIN: &str = "node_modules/azurite/dist/src/blob/main.js";
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// A busy machine takes a minute to read its thousands of files.
+const START_LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 /// The version whose tokens are made here.
 const VERSION: &str = "2024-11-04";

@@ -9,9 +9,9 @@ use bodley_io::store::{Put, Store, StoreError, conformance};
 use bodley_io::{BufferPool, Filled};
 use bodley_storage_rest::Patience;
 use bodley_storage_rest::s3::{Checksum, Encryption, ObjectLock, S3Options, S3Store};
-use bodley_testbed::stores::{S3, SeaweedFs};
 use bodley_testbed::stores::http::{Action, Rule};
 use bodley_testbed::stores::s3::{Allowed, BucketOptions, PutIfAbsent, WrongRegion, error, error_in_200};
+use bodley_testbed::stores::{S3, SeaweedFs};
 use bytes::Bytes;
 use common::strict::{BUCKET, environment, options, part, plain_tls, store, strict};
 

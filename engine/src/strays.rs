@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use crate::report::counted;
 use crate::vault::commit::{is_segment_path, is_table_path};
 
-/// Gives up uploads that earlier runs left in the store: they cost room that no listing shows. What goes wrong is a note.
+/// Gives up uploads that earlier runs left in the store: they cost room that no listing shows. What goes wrong is a note, but for a right that is
+/// missing: nothing else needs it.
 pub(crate) async fn tidy(store: &SharedStore, mut stop: watch::Receiver<bool>, notes: &mut Vec<String>) {
     let tidied = tokio::select! {
         tidied = store.tidy() => tidied,
@@ -17,6 +18,9 @@ pub(crate) async fn tidy(store: &SharedStore, mut stop: watch::Receiver<bool>, n
     match tidied {
         Ok(0) => {}
         Ok(count) => notes.push(format!("gave up {} that earlier runs left", counted(count, "upload"))),
+        Err(error @ StoreError::Denied { .. }) => {
+            tracing::debug!("uploads that earlier runs left are not given up: {error}");
+        }
         Err(error) => notes.push(format!("uploads that earlier runs left could not be given up: {error}")),
     }
 }

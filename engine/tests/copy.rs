@@ -133,6 +133,10 @@ async fn a_copy_has_the_same_objects_and_later_only_what_is_new() {
     assert_eq!((numbers(&more).0, numbers(&more).1), (2, 4));
     assert_eq!(more.receipt, Some(vault.receipt().to_string()));
     assert_eq!(*to.objects(), *from.objects());
+    // Onto itself: nothing happens.
+    let same = try_copy(&from, from.clone()).await.unwrap();
+    assert_eq!((same.exit_code(), numbers(&same).0, numbers(&same).1), (0, 0, 0));
+    assert_eq!(*to.objects(), *from.objects());
     // A backup goes on in either.
     let mut vault = Vault::open_for_writing(shared(&to)).await.unwrap();
     vault.fold(false).await.unwrap();
@@ -237,13 +241,15 @@ async fn what_the_target_has_the_source_may_lose() {
     let mut vault = Vault::open_for_writing(shared(&from)).await.unwrap();
     vault.fold(false).await.unwrap();
     append(&mut vault, LAST as i64 - 1).await;
-    let lost = [commit_path(3), named(&from, 4, "segments"), named(&from, 5, "tables")];
+    // Also the one that is the newest there.
+    let lost = [commit_path(3), commit_path(LAST), named(&from, 4, "segments"), named(&from, 5, "tables")];
     for path in &lost {
         from.objects().remove(path);
     }
     let report = copied(&from, &to).await;
-    assert_eq!((report.exit_code(), report.errors.len()), (3, 1), "{report:?}");
-    assert_eq!(report.errors[0].object.as_deref(), Some(&*lost[0]));
+    assert_eq!(report.exit_code(), 3, "{report:?}");
+    let found: Vec<_> = report.errors.iter().map(|error| error.object.as_ref()).collect();
+    assert_eq!(found, [Some(&lost[0]), Some(&lost[1])]);
     assert_eq!(report.receipt, Some(vault.receipt().to_string()));
     sound(&to, LAST + 1, "all is there").await;
 }
@@ -349,8 +355,6 @@ async fn other_targets_are_refused() {
     let same_id = duplicate(&from);
     change(&same_id, "vault.json", |bytes| bytes.push(b' '));
     refuses(&from, &same_id, "differs all the same").await;
-    let error = try_copy(&from, from.clone()).await.unwrap_err();
-    assert!(error.to_string().contains("source and target"), "{error}");
 }
 
 #[tokio::test]
@@ -373,6 +377,14 @@ async fn a_target_with_another_log_is_refused() {
         add(&target, theirs).await;
         refuses(&source, &target, &format!("from commit {} on they differ", LAST + 1)).await;
     }
+    // A fork is none the less one where the source's commit of that number is damaged.
+    let (source, target) = (duplicate(&from), duplicate(&forked));
+    add(&source, 2).await;
+    add(&target, 1).await;
+    flip(&source, &commit_path(LAST + 1));
+    let before = target.objects().clone();
+    assert_eq!(copied(&source, &target).await.errors[0].object, Some(commit_path(LAST + 1)));
+    assert_eq!(*target.objects(), before);
     // A newest commit that can't be read can't be compared.
     let damaged = duplicate(&from);
     flip(&damaged, &commit_path(LAST));
@@ -452,13 +464,15 @@ async fn checkpoints_that_are_no_use_stay_behind() {
 async fn a_signal_ends_it_and_what_is_committed_stays() {
     let (from, _) = vault().await;
     let mut met = BTreeSet::new();
-    for at in 1..40 {
+    for at in 1.. {
         let (ask, stop) = watch::channel(false);
         let memory = MemoryStore::new();
         let frozen = Frozen::new(Arc::new(Cloud::new(&memory)), Some(Stop { at, after: true }));
         let to: SharedStore = Arc::new(frozen.clone());
         let mut run = Box::pin(copy(shared(&from), to, CopyOptions::default(), Arc::default(), stop));
-        assert!(frozen.live(&mut run).await.is_none(), "{at}");
+        if frozen.live(&mut run).await.is_some() {
+            break;
+        }
         ask.send(true).unwrap();
         let report = run.await.unwrap();
         assert_eq!((report.interrupted, report.exit_code()), (true, 0));
@@ -475,11 +489,10 @@ async fn a_signal_ends_it_and_what_is_committed_stays() {
 #[tokio::test]
 async fn uploads_that_were_left_are_given_up() {
     let (from, _) = vault().await;
-    for (uploads, words) in
-        [(Some(2), "gave up 2 uploads"), (None, "could not be given up: not allowed to list")]
-    {
+    // Who may not list them is not told in every run.
+    for (uploads, words) in [(Some(2), Some("gave up 2 uploads that earlier runs left")), (None, None)] {
         let report = try_copy(&from, Cloud { uploads, ..Cloud::new(&MemoryStore::new()) }).await.unwrap();
         assert_eq!(report.exit_code(), 0);
-        assert!(report.notes.iter().any(|note| note.contains(words)), "{:?}", report.notes);
+        assert_eq!(report.notes.first().map(String::as_str), words);
     }
 }

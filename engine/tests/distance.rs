@@ -8,12 +8,14 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bodley_engine::copy::{CopyOptions, copy};
 use bodley_engine::restore::{RestoreOptions, restore};
 use bodley_engine::vault::Vault;
 use bodley_engine::verify::{VerifyOptions, verify};
 use bodley_engine::{Progress, Report};
 use bodley_io::BufferPool;
 use bodley_io::kafka::{Address, ClientOptions, Cluster};
+use bodley_io::store::decorators::Limit;
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::store::memory::MemoryStore;
 use bodley_io::store::{Lock, SharedStore, Stat};
@@ -21,7 +23,9 @@ use bodley_testbed::{Brokers, ClusterOptions};
 use tokio::sync::watch;
 
 use common::bulk::Bulk;
+use common::cloud::Cloud;
 use common::distant::{Counted, Distant};
+use common::memory::shared;
 use common::sample::TOPIC;
 
 const DELAY: Duration = Duration::from_millis(30);
@@ -188,8 +192,8 @@ async fn what_the_store_knows() {
     assert_eq!(report.exit_code(), 0);
     let locks = serde_json::to_value(&report).unwrap()["locks"].clone();
     let expected = serde_json::json!({
-        "data": {"locked": 2, "unlocked": 1, "modes": ["COMPLIANCE"], "until": until},
-        "log": {"locked": 1, "unlocked": 3, "modes": ["GOVERNANCE"], "until": until - 1},
+        "data": {"locked": 2, "unlocked": 1, "expired": 0, "modes": ["COMPLIANCE"], "until": until},
+        "log": {"locked": 1, "unlocked": 3, "expired": 0, "modes": ["GOVERNANCE"], "until": until - 1},
     });
     assert_eq!(locks, expected);
     assert!(
@@ -198,7 +202,32 @@ async fn what_the_store_knows() {
         report.notes
     );
     tell(0, Some(1));
-    assert_eq!(verified(&far, true).await.locks, None, "it has run out");
+    told.lock().unwrap().remove("log/0000000000000000/0002.json");
+    let report = verified(&far, true).await;
+    let locks = report.locks.unwrap();
+    assert_eq!((locks.data.locked, locks.data.expired, locks.log.expired), (0, 2, 0));
+    let words = "none of 3 segments is locked, of 2 the lock has run out; none of 4 commits is locked";
+    assert!(report.notes.iter().any(|note| note.contains(words)), "{:?}", report.notes);
+}
+
+/// A store that lets in hardly anything, as one does that was asked for too much: nobody waits for those who wait for him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_gets_by_with_few_requests_at_a_time() {
+    let from = MemoryStore::new();
+    Bulk { segment: 1, ..bulk(4, 15, (4, 20)) }.put(&shared(&from)).await;
+    for requests in [1, 2] {
+        let to = MemoryStore::new();
+        let narrow = |memory: &MemoryStore| -> SharedStore {
+            let cloud: SharedStore = Arc::new(Cloud { part_len: 4 << 10, ..Cloud::new(memory) });
+            Arc::new(Limit::new(distant(&cloud, Duration::from_millis(1)).0, requests))
+        };
+        let (_keep, stop) = watch::channel(false);
+        let run = copy(narrow(&from), narrow(&to), CopyOptions::default(), Arc::default(), stop);
+        let report = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it hangs").unwrap();
+        assert_eq!((report.exit_code(), &report.notes), (0, &Vec::new()));
+        assert!(report.copied.unwrap().commits >= 60);
+        assert!(*to.objects() == *from.objects());
+    }
 }
 
 /// Chunks that are looked at one after the other are read ahead, and the first alone is no reason to.

@@ -192,11 +192,9 @@ async fn a_backup_needs_the_word_of_its_user() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_gives_up_what_others_left() {
-    for (uploads, words) in [
-        (Some(0), None),
-        (Some(1), Some("gave up 1 upload that earlier runs left")),
-        (None, Some("uploads that earlier runs left could not be given up: not allowed to list uploads")),
-    ] {
+    for (uploads, words) in
+        [(Some(0), None), (Some(1), Some("gave up 1 upload that earlier runs left")), (None, None)]
+    {
         let cloud = Cloud { uploads, ..Cloud::new(&MemoryStore::new()) };
         let report = backed_up(cloud, false).await.unwrap();
         assert_eq!((report.exit_code(), report.bytes > 0), (0, true));

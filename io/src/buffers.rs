@@ -5,6 +5,7 @@
 //! one costs as much as several writes of a fast store. The pool is also the budget: who finds no free buffer waits, and so a slow store
 //! pushes back on Fetch.
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct BufferPool {
 #[derive(Debug, Default)]
 struct Shelf {
     free: Vec<Region>,
+    /// How many are in use, by length.
+    out: HashMap<usize, usize>,
     /// Of buffers in use and free ones.
     mapped: usize,
 }
@@ -112,15 +115,21 @@ impl BufferPool {
     /// A free buffer of this length, or a new one.
     async fn region(&self, len: usize) -> Result<Region, NoMemory> {
         let deadline = tokio::time::Instant::now() + WORTH_WAITING;
-        let mut is_patient = len <= self.part_len && self.lock().mapped / self.part_len >= EAGER;
+        let mut may_wait = len <= self.part_len && self.lock().mapped / self.part_len >= EAGER;
         loop {
-            if let Some(region) = self.lock().pick(len) {
-                return Ok(region);
-            }
-            if !is_patient {
+            // From here on nothing that comes back is missed.
+            let returned = self.returned.notified();
+            let is_out = {
+                let mut shelf = self.lock();
+                if let Some(region) = shelf.pick(len) {
+                    return Ok(region);
+                }
+                shelf.out.contains_key(&len)
+            };
+            if !may_wait || !is_out {
                 return self.map(len);
             }
-            is_patient = tokio::time::timeout_at(deadline, self.returned.notified()).await.is_ok();
+            may_wait = tokio::time::timeout_at(deadline, returned).await.is_ok();
         }
     }
 
@@ -129,10 +138,11 @@ impl BufferPool {
         let gone = {
             let mut shelf = self.lock();
             shelf.mapped = shelf.mapped.saturating_add(len);
+            shelf.lend(len);
             shelf.shrink(self.budget())
         };
         drop(gone);
-        Region::map(len).inspect_err(|_| self.lock().mapped -= len)
+        Region::map(len).inspect_err(|_| self.lock().forget(len))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Shelf> {
@@ -144,7 +154,27 @@ impl Shelf {
     /// A free one of this length, the warmest.
     fn pick(&mut self, len: usize) -> Option<Region> {
         let at = self.free.iter().rposition(|region| region.len == len)?;
+        self.lend(len);
         Some(self.free.remove(at))
+    }
+
+    fn lend(&mut self, len: usize) {
+        *self.out.entry(len).or_default() += 1;
+    }
+
+    fn take_back(&mut self, len: usize) {
+        if let Some(out) = self.out.get_mut(&len) {
+            *out = out.saturating_sub(1);
+            if *out == 0 {
+                self.out.remove(&len);
+            }
+        }
+    }
+
+    /// One in use is no more.
+    fn forget(&mut self, len: usize) {
+        self.take_back(len);
+        self.mapped = self.mapped.saturating_sub(len);
     }
 
     /// Takes free ones out until all there are keep to the budget, or none is free: for the caller to let go of.
@@ -234,12 +264,16 @@ impl DerefMut for PartBuf {
 impl Drop for PartBuf {
     fn drop(&mut self) {
         let Some(region) = self.region.take() else { return };
+        let mut shelf = self.pool.lock();
         if region.len > self.pool.part_len {
-            self.pool.lock().mapped -= region.len;
+            shelf.forget(region.len);
             return;
         }
-        self.pool.lock().free.push(region);
-        self.pool.returned.notify_one();
+        shelf.take_back(region.len);
+        shelf.free.push(region);
+        drop(shelf);
+        // All who wait: one that wants another length would keep it from the one that wants this.
+        self.pool.returned.notify_waiters();
     }
 }
 
@@ -344,6 +378,7 @@ impl DerefMut for Filled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use std::time::Duration;
 
     #[tokio::test]
@@ -379,6 +414,22 @@ mod tests {
             out.push(pool.get(1).await.unwrap());
         }
         assert_eq!(pool.lock().mapped, 2 * EAGER * HUGE_PAGE);
+    }
+
+    #[tokio::test]
+    async fn only_what_can_come_back_is_waited_for() {
+        let pool = BufferPool::new(HUGE_PAGE, 4 * EAGER * HUGE_PAGE);
+        let mut out = Vec::new();
+        for _ in 0..EAGER {
+            out.push(pool.get(1).await.unwrap());
+        }
+        let odd = pool.fit(3 * UNIT).now_or_never().expect("nobody has one of this length").unwrap();
+        // One that waits for another length does not take the news from the one that waits for this.
+        let address = odd.as_ptr() as usize;
+        let odd = std::cell::Cell::new(Some(odd));
+        let give_back = async { drop(odd.take()) };
+        let (whole, again, ()) = tokio::join!(pool.get(1), pool.fit(3 * UNIT), give_back);
+        assert_eq!((again.unwrap().as_ptr() as usize, whole.unwrap().len()), (address, HUGE_PAGE));
     }
 
     #[tokio::test]

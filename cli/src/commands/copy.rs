@@ -15,7 +15,7 @@ use crate::progress::Display;
 use crate::signals::Signals;
 
 pub async fn run(flags: CopyVault, common: &Common) -> Outcome {
-    if place(&flags.vault.vault) == place(&flags.to.to_vault) {
+    if is_same(&flags, common) {
         return Err(usage(format!("--vault and --to-vault are the same place: {}", flags.vault.vault)));
     }
     let progress = Arc::new(Progress::default());
@@ -35,6 +35,13 @@ pub async fn run(flags: CopyVault, common: &Common) -> Outcome {
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };
     finish(common, "copy", code, &report, &summary(&report, start));
     Ok(code)
+}
+
+/// A URL does not tell of which endpoint a bucket is: the options may.
+fn is_same(flags: &CopyVault, common: &Common) -> bool {
+    let is_folder = |url: &str| url.starts_with("file://") || !url.contains("://");
+    place(&flags.vault.vault) == place(&flags.to.to_vault)
+        && (is_folder(&flags.vault.vault) || common.vault_options == flags.to.to_vault_options)
 }
 
 /// One folder may have several names.
@@ -68,4 +75,30 @@ fn summary(report: &Report, start: Instant) -> String {
         reached.unwrap_or("0"),
         start.elapsed().as_secs_f64(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn same(from: &str, to: &str, more: &[&str]) -> bool {
+        let words = ["bodley", "copy", "--vault", from, "--to-vault", to];
+        let args = Args::try_parse_from(words.iter().chain(more)).unwrap();
+        let Command::Copy(flags) = args.command else { return false };
+        is_same(&flags, &args.common)
+    }
+
+    #[test]
+    fn the_same_bucket_elsewhere_is_another_place() {
+        let (one, other) = ("endpoint=http://127.0.0.1:9000", "endpoint=http://127.0.0.1:9001");
+        assert!(same("s3://b/p", "s3://b/p/", &[]));
+        assert!(same("s3://b/p", "s3://b/p", &["--vault-option", one, "--to-vault-option", one]));
+        assert!(!same("s3://b/p", "s3://b/p", &["--vault-option", one]));
+        assert!(!same("s3://b/p", "s3://b/p", &["--vault-option", one, "--to-vault-option", other]));
+        assert!(!same("s3://b/p", "s3://b/q", &[]));
+        assert!(same("/a", "file:///a", &["--vault-option", "durability=full"]));
+    }
 }

@@ -14,6 +14,7 @@ use super::plan::Work;
 use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
 use crate::report::{Copied, Issue};
+use crate::vault::ahead::{Origin, Reads, Wanted};
 use crate::vault::commit::{Commit, MAX_COMMIT, SegmentRef, TableRef, commit_path};
 use crate::vault::reading::MAX_TABLE;
 use crate::vault::{VaultError, sha256_hex};
@@ -22,6 +23,8 @@ use crate::vault::{VaultError, sha256_hex};
 const SEGMENTS: usize = 4;
 /// Parts of one segment that are read ahead of the one that is written.
 const READ_AHEAD: usize = 3;
+/// Part buffers that there are at least, where the target leaves the length of parts to us.
+const PARTS: usize = 8;
 /// Objects of one commit under way at a time.
 const OBJECTS: usize = 16;
 /// KiB of tables in memory at a time; one that is larger comes alone.
@@ -39,17 +42,22 @@ pub(super) enum Side {
 /// An object that is not what it must be.
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
-    pub side: Side,
+    side: Side,
     /// Its path.
     pub object: String,
     what: String,
     /// Commit and ULID, if it is a segment.
-    pub segment: Option<(u64, [u8; 16])>,
+    segment: Option<(u64, [u8; 16])>,
 }
 
 impl Trouble {
     pub fn new(side: Side, object: String, what: String) -> Self {
         Self { side, object, what, segment: None }
+    }
+
+    /// Commit and ULID, if it is a segment of the source.
+    pub fn source_segment(&self) -> Option<(u64, [u8; 16])> {
+        self.segment.filter(|_| self.side == Side::Source)
     }
 
     /// In words.
@@ -156,7 +164,8 @@ pub(super) struct Delivery {
 pub(super) struct Courier {
     source: SharedStore,
     target: SharedStore,
-    pool: Arc<BufferPool>,
+    /// Segments of the source, in part buffers.
+    origin: Origin,
     part_len: usize,
     segments: Semaphore,
     tables_kib: Semaphore,
@@ -164,14 +173,16 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    /// With at most `budget` bytes of part buffers.
+    /// With at most `budget` bytes of part buffers, and two of them at least.
     pub fn new(source: SharedStore, target: SharedStore, budget: usize, progress: Arc<Progress>) -> Self {
         let alignment = target.alignment().max(1);
-        let part_len = (target.part_len() / alignment).max(1) * alignment;
+        let part_len = target.part_len().min(budget / PARTS) / alignment * alignment;
+        let part_len = part_len.max(alignment);
+        let origin = Origin::new(&source, &BufferPool::new(part_len + ROOM, budget));
         Self {
             source,
             target,
-            pool: BufferPool::new(part_len + ROOM, budget),
+            origin,
             part_len,
             segments: Semaphore::new(SEGMENTS),
             tables_kib: Semaphore::new(TABLES_KIB),
@@ -329,15 +340,13 @@ impl Courier {
     async fn carry(&self, segment: &SegmentRef) -> Result<Fate, EngineError> {
         let path = segment.path();
         let mut upload = self.target.create(&path).await?;
-        let starts = stream::iter((0..segment.bytes).step_by(self.part_len));
-        let mut parts = std::pin::pin!(starts.map(|at| self.part(segment, at)).buffered(READ_AHEAD));
-        let mut crc = 0;
+        let (mut parts, mut crc) = (self.parts(segment), 0);
         while let Some(part) = parts.next().await {
-            let part = match part {
+            let (of_part, part) = match part.done().await {
                 Ok(part) => part,
                 Err(error) => return Ok(Fate::Bad(self.bad(&path, error)?)),
             };
-            let (of_part, len) = (crc64(&part), part.len() as u64);
+            let len = part.len() as u64;
             crc = crc64_combine(crc, of_part, len);
             upload.write(part.summed(of_part)).await?;
             self.progress.advance(len, len);
@@ -354,12 +363,15 @@ impl Courier {
         }
     }
 
-    /// Reads a part of a segment.
-    async fn part(&self, segment: &SegmentRef, at: u64) -> Result<Filled, StoreError> {
-        let len = (segment.bytes - at).min(self.part_len as u64) as usize;
-        // Who waits here holds no part that waits for this one: buffers are asked for in the order in which they are written.
-        let buf = self.pool.get(self.part_len + ROOM).await?;
-        self.source.read(&segment.path(), at, len, buf).await
+    /// Reads a segment part by part, some ahead, each with its CRC-64.
+    fn parts(&self, segment: &SegmentRef) -> Reads<(), (u64, Filled)> {
+        let (path, bytes, most) = (segment.path(), segment.bytes, self.part_len);
+        let wanted = (0..bytes).step_by(most).map(move |at| {
+            let len = (bytes - at).min(most as u64) as usize;
+            Wanted { path: path.clone(), at, len, room: 0, what: () }
+        });
+        let share = READ_AHEAD.saturating_mul(most);
+        Reads::start(self.origin.clone(), wanted, move || share, |(), part| (crc64(&part), part))
     }
 
     /// An error of the source that means damage; others end the run.

@@ -13,6 +13,7 @@ mod deliver;
 mod plan;
 mod target;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bodley_io::store::SharedStore;
@@ -27,7 +28,7 @@ use crate::vault::log::Vault;
 use crate::vault::rows::Kind;
 use crate::vault::{Receipt, VaultError, commit::commit_path};
 
-use courier::{Courier, Side, Trouble};
+use courier::{Courier, Trouble};
 use plan::Plan;
 
 /// With what means a vault is copied.
@@ -76,9 +77,6 @@ async fn run(
     progress: Arc<Progress>,
     report: &mut Report,
 ) -> Result<(), EngineError> {
-    if source.url().trim_end_matches('/') == target.url().trim_end_matches('/') {
-        return Err(EngineError::Refused(format!("{} is source and target", source.url())));
-    }
     let from = open_source(&source, report).await?;
     let standing = match target::look(&from, &target).await? {
         Ok(standing) => standing,
@@ -141,8 +139,9 @@ async fn carry_out(
     let Plan { work, troubles: commits, digests, .. } = plan;
     let courier = Courier::new(Arc::clone(from.store()), target, options.budget, progress);
     let troubles = deliver::deliver(&courier, work, report).await?;
+    let names = names(from, &troubles).await;
     for trouble in troubles.into_iter().chain(commits) {
-        describe(from, trouble, report).await;
+        describe(from, &names, trouble, report).await;
     }
     let reached =
         report.receipt.as_deref().and_then(|text| text.parse::<Receipt>().ok()).map_or(0, |r| r.seq);
@@ -159,10 +158,10 @@ async fn carry_out(
 }
 
 /// Damage becomes one issue, or for a segment of the source one for each partition that is hit.
-async fn describe(from: &Vault, trouble: Trouble, report: &mut Report) {
-    let hits = match &trouble {
-        Trouble { side: Side::Source, segment: Some((seq, id)), .. } => hits(from, *seq, *id).await,
-        _ => Vec::new(),
+async fn describe(from: &Vault, names: &Names, trouble: Trouble, report: &mut Report) {
+    let hits = match trouble.source_segment() {
+        Some((seq, id)) => hits(from, names, seq, id).await,
+        None => Vec::new(),
     };
     if hits.is_empty() {
         report.errors.push(trouble.issue());
@@ -184,7 +183,7 @@ struct Hit {
 }
 
 /// What commit `seq` has in the segment of this id, as far as it can be read.
-async fn hits(from: &Vault, seq: u64, id: [u8; 16]) -> Vec<Hit> {
+async fn hits(from: &Vault, names: &Names, seq: u64, id: [u8; 16]) -> Vec<Hit> {
     let mut runs = std::collections::BTreeMap::new();
     let Ok((commit, _)) = from.read_commit(seq).await else { return Vec::new() };
     for table in &commit.tables {
@@ -194,20 +193,28 @@ async fn hits(from: &Vault, seq: u64, id: [u8; 16]) -> Vec<Hit> {
             *run = run.start.min(row.first)..run.end.max(row.next);
         }
     }
-    let names = names(from, seq).await;
     let name = |topic: TopicId| names.get(&topic).cloned().unwrap_or_else(|| crate::vault::hex(&topic));
     runs.into_iter()
         .map(|((topic, partition), offsets)| Hit { topic: name(topic), partition, offsets })
         .collect()
 }
 
-/// Names of topics as they were at commit `seq`; none where the log can't be read.
-async fn names(from: &Vault, seq: u64) -> std::collections::HashMap<TopicId, String> {
-    let state = async {
-        let mut vault = Vault::open_damaged(Arc::clone(from.store())).await?;
-        vault.rewind(seq).await?;
-        vault.fold(false).await
-    };
-    let topics = state.await.map(|state| state.topics).unwrap_or_default();
-    topics.into_iter().map(|(id, topic)| (id, topic.name)).collect()
+/// Names of topics.
+type Names = HashMap<TopicId, String>;
+
+/// Names of the topics that damaged segments may hold. They are in the log up to the last of these, or where that can't be read whole, up to the first;
+/// none where that can't be either.
+async fn names(from: &Vault, troubles: &[Trouble]) -> Names {
+    let seqs = || troubles.iter().filter_map(Trouble::source_segment).map(|(seq, _)| seq);
+    for seq in [seqs().max(), seqs().min()].into_iter().flatten() {
+        let state = async {
+            let mut vault = Vault::open_damaged(Arc::clone(from.store())).await?;
+            vault.rewind(seq).await?;
+            vault.fold(false).await
+        };
+        if let Ok(state) = state.await {
+            return state.topics.into_iter().map(|(id, topic)| (id, topic.name)).collect();
+        }
+    }
+    Names::new()
 }

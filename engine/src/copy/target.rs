@@ -141,11 +141,23 @@ async fn compare(
     let source = match from.read_commit(shared).await {
         Ok((_, digest)) => digest,
         Err(VaultError::Damaged { object, what }) => {
-            return Ok(Err(Trouble::new(Side::Source, object, what)));
+            return Ok(match other.seq < ours.seq && follows(from, other).await? {
+                true => Ok(Standing::Prefix(other.clone())),
+                false => Err(Trouble::new(Side::Source, object, what)),
+            });
         }
         Err(error) => return Err(error.into()),
     };
-    if theirs.read_commit(shared).await.is_ok_and(|(_, digest)| digest != source) {
+    let found = match other.seq == shared {
+        true => Some(other.digest.clone()),
+        false => match theirs.read_commit(shared).await {
+            Ok((_, digest)) => Some(digest),
+            // It is ahead, whatever lies before.
+            Err(VaultError::Damaged { .. }) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    if found.is_some_and(|found| found != source) {
         let first = first_difference(from, theirs, shared).await;
         let what = format!(
             "its log is no beginning of the source's: from commit {first} on they differ, so something else was written into one of them"
@@ -160,6 +172,15 @@ async fn compare(
         return Err(refused(target, &what));
     }
     Ok(Ok(Standing::Prefix(other.clone())))
+}
+
+/// Whether the source's next commit follows the target's newest one: where the source's own of that number is damaged, this tells as much.
+async fn follows(from: &Vault, other: &Receipt) -> Result<bool, EngineError> {
+    match from.read_commit(other.seq.saturating_add(1)).await {
+        Ok((next, _)) => Ok(next.prev.as_ref() == Some(&other.digest)),
+        Err(VaultError::Damaged { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where two logs part that differ at commit `last`: once apart they stay apart.

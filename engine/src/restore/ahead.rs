@@ -17,7 +17,8 @@ use crate::error::EngineError;
 use crate::vault::ahead::{Origin, Reads, Wanted};
 use crate::vault::segment::{ChunkFlaw, SLACK, check_chunk};
 
-/// Bytes that one partition reads ahead at most: far more than a target takes while a far store answers.
+/// Bytes that one partition reads ahead at most: far more than a target takes while a far store answers. Of a small budget a quarter: one that stands
+/// still keeps what it has read.
 const MOST_AHEAD: usize = 64 << 20;
 /// Bytes of other partitions between two chunks that are read rather than left out by another request.
 const HOLE: u64 = 256 << 10;
@@ -48,14 +49,22 @@ impl Source {
     /// Bytes that each partition may have ahead. A quarter of all is left to what is being sent.
     fn share(&self) -> usize {
         let readers = self.readers.load(Ordering::Relaxed).max(1);
-        (self.pool.budget() / 4 * 3 / readers).min(MOST_AHEAD)
+        let budget = self.pool.budget();
+        (budget / 4 * 3 / readers).min(budget / 4).min(MOST_AHEAD)
     }
 
-    /// Bytes that are read at once, unless one chunk is larger.
-    fn span_len(&self) -> usize {
-        let one = self.store.part_len().min(self.pool.part_len()).saturating_sub(SLACK);
+    /// Bytes that are read at once with `room` behind them, unless one chunk is larger.
+    fn span_len(&self, room: usize) -> usize {
+        let one = self.store.part_len().min(self.pool.part_len()).saturating_sub(SLACK + room);
         // Two at least, so that one is there while the next is under way.
         one.min(self.share() / 2)
+    }
+
+    /// How much of `most` bytes of room behind `len` bytes there is in the buffers that these take anyway.
+    fn room(&self, len: usize, most: usize) -> usize {
+        let part = self.pool.part_len();
+        let over = len.saturating_add(SLACK) % part;
+        if over == 0 { 0 } else { most.min(part - over) }
     }
 }
 
@@ -112,9 +121,10 @@ impl<I: Iterator<Item = usize>> Iterator for Spans<I> {
     type Item = Wanted<Vec<usize>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let most = if self.alone { 0 } else { self.source.span_len() };
-        let index = self.wanted.next()?;
         let work = &self.work;
+        let room = if work.merge_up_to.is_some() { ROOM } else { 0 };
+        let most = if self.alone { 0 } else { self.source.span_len(room) };
+        let index = self.wanted.next()?;
         let first = work.chunks.get(index)?;
         let (at, mut len) = (first.position, first.stored as usize);
         let (mut chunks, mut useful) = (vec![index], len);
@@ -131,7 +141,7 @@ impl<I: Iterator<Item = usize>> Iterator for Spans<I> {
             len = longer;
             chunks.extend(self.wanted.next());
         }
-        let room = if work.merge_up_to.is_some() { ROOM.min(len / 8) } else { 0 };
+        let room = self.source.room(len, room.min(len / 8));
         Some(Wanted { path: first.segment_path(), at, len, room, what: chunks })
     }
 }

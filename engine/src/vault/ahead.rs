@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::segment::SLACK;
 
-/// Reads of one store under way at a time, however small they are: each may take a thread, or a connection.
+/// Reads of one origin under way at a time, however small they are: each may take a thread, or a connection.
 const AT_ONCE: usize = 256;
 
 /// What is read from, and into.

@@ -27,6 +27,7 @@ use segments::{BySegment, Checker};
 
 /// A hole in the log of so many commits is gone through number by number.
 const ONE_BY_ONE: u64 = 100;
+
 /// What to verify.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
@@ -79,11 +80,16 @@ pub async fn verify(
     progress.plan(state.segments.len() as u64, bytes);
     let store = Arc::clone(vault.store());
     let checker = Checker { store, state, quick: options.quick, whole, progress };
-    let locked = segments::check(Arc::new(checker), by_segment, stop, &mut report).await?;
-    if locked.locked > 0 && !report.interrupted {
-        let locks = locks::Locks { data: locked, log: locks::of_log(&vault).await? };
-        report.notes.push(locks.in_words());
-        report.locks = Some(locks);
+    let data = segments::check(Arc::new(checker), by_segment, stop.clone(), &mut report).await?;
+    if data.has_any() && !report.interrupted {
+        match locks::of_log(&vault, stop).await? {
+            Some(log) => {
+                let locks = Locks { data, log };
+                report.notes.push(locks.in_words());
+                report.locks = Some(locks);
+            }
+            None => report.interrupted = true,
+        }
     }
     report.errors.sort_by(|a, b| {
         (&a.object, &a.topic, a.partition, a.offset).cmp(&(&b.object, &b.topic, b.partition, b.offset))

@@ -13,8 +13,8 @@ use crate::buffers::{BufferPool, Filled};
 const MIB: usize = 1 << 20;
 /// Bytes of a part that is neither small nor large.
 const PART: usize = 2 * MIB;
-/// The largest part, with the room that reads may need.
-const BUFFER: usize = 18 * MIB;
+/// Beside the largest part, for what reads may need.
+const ROOM: usize = 2 * MIB;
 /// Small requests at a time, so that the suite takes seconds where each takes milliseconds.
 const AT_A_TIME: usize = 16;
 /// Writers that race for one name.
@@ -22,11 +22,13 @@ const WRITERS: u8 = 12;
 
 /// Runs the suite on an empty `store`. `Err` names the first rule that is broken.
 pub async fn conformance(store: &dyn Store) -> Result<(), String> {
-    let pool = BufferPool::new(BUFFER, 6 * BUFFER);
+    let uploads = uploads(store.alignment());
+    let buffer = uploads.iter().flat_map(|(_, parts)| parts).max().copied().unwrap_or(PART) + ROOM;
+    let pool = BufferPool::new(buffer, 6 * buffer);
     small_objects(store).await?;
     sizes(store).await?;
     races(store).await?;
-    for (path, parts) in uploads(store.alignment()) {
+    for (path, parts) in uploads {
         upload(store, &pool, path, &parts).await?;
     }
     unfinished(store, &pool).await?;
@@ -127,15 +129,16 @@ async fn races(store: &dyn Store) -> Result<(), String> {
 
 /// Paths, and lengths of parts: all but the last are multiples of the alignment.
 fn uploads(alignment: usize) -> Vec<(&'static str, Vec<usize>)> {
-    let whole = |len: usize| len.next_multiple_of(alignment);
+    let whole = |len: usize| len.max(1).next_multiple_of(alignment);
     let odd = (65_537 / alignment).max(1) * alignment;
+    let large = [8, 12, 16, 8, 4].map(|mib| whole(mib * MIB));
     vec![
-        ("data/aligned.seg", vec![PART; 3]),
-        ("data/large.seg", vec![8 * MIB, 12 * MIB, 16 * MIB, 8 * MIB, 4 * MIB, 1]),
+        ("data/aligned.seg", vec![whole(PART); 3]),
+        ("data/large.seg", [&large[..], &[1]].concat()),
         ("data/odd.seg", vec![odd, 3 * odd, whole(1), whole(5 * MIB + 11), odd, 7]),
         ("data/short-begin.seg", vec![odd, whole(6 * MIB), whole(6 * MIB), 3]),
         ("data/tiny.seg", vec![1]),
-        ("data/x.seg", vec![PART, whole(PART - 2 * alignment), whole(PART / 2), 12_345]),
+        ("data/x.seg", vec![whole(PART), whole(PART.saturating_sub(2 * alignment)), whole(PART / 2), 12_345]),
     ]
 }
 
@@ -202,7 +205,8 @@ async fn ranges(
 
 /// What was dropped before its end is not there.
 async fn unfinished(store: &dyn Store, pool: &Arc<BufferPool>) -> Result<(), String> {
-    for (path, parts) in [("data/dropped.seg", vec![5]), ("data/cut.seg", vec![6 * MIB, 6 * MIB])] {
+    let large = (6 * MIB).next_multiple_of(store.alignment());
+    for (path, parts) in [("data/dropped.seg", vec![5]), ("data/cut.seg", vec![large, large])] {
         let mut upload = store.create(path).await.map_err(text)?;
         for len in parts {
             upload.write(filled(pool, &vec![1; len]).await?).await.map_err(text)?;
@@ -296,4 +300,23 @@ async fn deletes(store: &dyn Store) -> Result<(), String> {
     store.delete("data/large.seg").await.map_err(text)?;
     check(store.size("data/large.seg").await.map_err(text)?.is_none(), "a large object is deleted")?;
     store.tidy().await.map(drop).map_err(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_to_any_alignment() {
+        for alignment in [1, 512, 4096, 256 << 10, 5 * MIB, 8 * MIB, 16 * MIB] {
+            for (path, parts) in uploads(alignment) {
+                let (last, others) = parts.split_last().unwrap();
+                assert!(
+                    *last > 0 && others.iter().all(|len| *len > 0 && len % alignment == 0),
+                    "{path} {alignment}"
+                );
+                assert!(parts.iter().sum::<usize>() <= 128 * MIB, "{path} {alignment}");
+            }
+        }
+    }
 }

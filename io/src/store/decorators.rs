@@ -62,7 +62,7 @@ impl Store for Retry {
     }
 
     async fn tidy(&self) -> Result<usize, StoreError> {
-        self.inner.tidy().await
+        self.run(|| self.inner.tidy()).await
     }
 
     async fn confirm(&self, path: &str) -> Result<(), StoreError> {
@@ -115,7 +115,7 @@ impl Store for Retry {
     }
 }
 
-/// Bounds how many operations are under way at a time; an upload counts from its creation to its end.
+/// Bounds how many operations are under way at a time. Uploads do not count.
 #[derive(Debug)]
 pub struct Limit {
     inner: SharedStore,

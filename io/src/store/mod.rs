@@ -190,7 +190,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 
     /// Whether [`Store::put_if_absent`] is decided by the store itself. `false`: by a look before it, because the user says that there is one
-    /// writer only.
+    /// writer only. Few stores have to ask; whoever stands before another store passes on what that one says.
     fn decides_races(&self) -> bool {
         true
     }

@@ -152,7 +152,7 @@ async fn copies_ask_for_it_as_well() {
 async fn the_doctor_knows() {
     let look = async |cloud: Cloud| {
         let findings = doctor::examine(&[], ClientOptions::default(), Some(store(cloud))).await;
-        findings.checks.into_iter().filter(|check| check.area == "store").next_back().unwrap()
+        findings.checks.into_iter().rfind(|check| check.area == "store").unwrap()
     };
     let memory = MemoryStore::new();
     let check = look(Cloud::overwriting(&memory)).await;

@@ -87,8 +87,11 @@ fn init_logging(verbose: u8) {
     use tracing_subscriber::EnvFilter;
     let level = match verbose {
         0 => "warn",
-        1 => "bodley=info,bodley_engine=info,bodley_io=info,bodley_protocol=info,warn",
-        _ => "debug",
+        1 => {
+            "bodley=info,bodley_engine=info,bodley_io=info,bodley_protocol=info,bodley_storage_rest=info,warn"
+        }
+        // What the HTTP library does with its connections is of no use to anybody.
+        _ => "debug,hyper_util=info,reqwest=info",
     };
     let filter = EnvFilter::try_from_env("BODLEY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let logs =

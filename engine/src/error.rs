@@ -120,6 +120,10 @@ impl EngineError {
             Self::Kafka(KafkaError::Tls { .. }) => "tls",
             Self::Kafka(KafkaError::Auth { .. } | KafkaError::Token { .. }) => "authentication",
             Self::Kafka(_) => "kafka_unreachable",
+            Self::Store(StoreError::NoPutIfAbsent(_))
+            | Self::Vault(VaultError::Store(StoreError::NoPutIfAbsent(_))) => "store_overwrites",
+            Self::Store(StoreError::Denied { .. })
+            | Self::Vault(VaultError::Store(StoreError::Denied { .. })) => "denied",
             Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
             Self::Produce(_) => "produce_refused",
             Self::Diverged(_) => "target_diverged",

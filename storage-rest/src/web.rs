@@ -151,8 +151,13 @@ async fn read(mut answer: Response, limits: Limits) -> Result<Answer, HttpError>
 
 pub(crate) fn classify(error: &reqwest::Error, connect: Duration) -> HttpError {
     // A record that is broken on its way is the network's fault.
-    if tls_error(error) && error.is_connect() {
-        HttpError::Tls(root(error))
+    if let Some(tls) = tls_error(error).filter(|_| error.is_connect()) {
+        match tls {
+            rustls::Error::InvalidMessage(_) => {
+                HttpError::Unreachable("it speaks no TLS; is it http?".to_owned())
+            }
+            _ => HttpError::Tls(root(error)),
+        }
     } else if error.is_timeout() {
         HttpError::Slow(connect)
     } else if error.is_connect() {
@@ -162,18 +167,18 @@ pub(crate) fn classify(error: &reqwest::Error, connect: Duration) -> HttpError {
     }
 }
 
-/// Whether TLS refused the peer. I/O errors inside TLS are the network's.
-fn tls_error(error: &(dyn Error + 'static)) -> bool {
+/// What TLS had against the peer. I/O errors inside TLS are the network's.
+fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<rustls::Error>() {
-            return true;
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
         }
         // An io::Error's source skips what it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
     }
-    false
+    None
 }
 
 /// The innermost reason: the outer texts repeat the URL.
@@ -197,7 +202,7 @@ pub(crate) enum PlainHttp {
 
 /// A URL to send secrets to: https, or http where nobody can listen; without credentials of its own.
 pub(crate) fn checked_url(text: &str, plain: PlainHttp) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+    let url = Url::parse(text).map_err(|error| format!("not a URL such as https://host:port ({error})"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("has a user or a password in it; put them in their own settings".to_owned());
     }

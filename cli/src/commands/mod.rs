@@ -80,6 +80,8 @@ fn throttle(rate: Option<Rate>) -> Option<Arc<Throttle>> {
 struct Named<'a> {
     url: &'a str,
     options: &'a [VaultOption],
+    /// By which these were typed.
+    flag: &'static str,
     /// The user says that only ever one run writes.
     single_writer: bool,
 }
@@ -87,13 +89,14 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     /// The vault of `--vault`.
     fn vault(url: &'a str, common: &'a Common) -> Self {
-        Self { url, options: &common.vault_options, single_writer: false }
+        Self { url, options: &common.vault_options, flag: "--vault-option", single_writer: false }
     }
 
     /// The vault of `--to-vault`.
     fn target(to: &'a ToVaultArg, writers: &WritersArg) -> Self {
         let ToVaultArg { to_vault, to_vault_options } = to;
-        Self { url: to_vault, options: to_vault_options, single_writer: writers.single_writer }
+        let (flag, single_writer) = ("--to-vault-option", writers.single_writer);
+        Self { url: to_vault, options: to_vault_options, flag, single_writer }
     }
 }
 
@@ -110,7 +113,7 @@ fn open_measured(
     latencies: &Arc<Latencies>,
 ) -> Result<SharedStore, Box<Ended>> {
     let vault::Opened { store, is_remote } =
-        vault::open(named.url, named.options, named.single_writer).map_err(usage)?;
+        vault::open(named.url, (named.options, named.flag), named.single_writer).map_err(usage)?;
     let mut store: SharedStore = Arc::new(Measured::new(store, Arc::clone(latencies)));
     if read.is_some() || write.is_some() {
         store = Arc::new(Throttled::new(store, throttle(read), throttle(write)));

@@ -35,8 +35,12 @@ pub struct Opened {
 ///
 /// # Errors
 /// What is wrong with the URL or an option, for people. Nothing is sent yet.
-pub fn open(url: &str, options: &[VaultOption], single_writer: bool) -> Result<Opened, String> {
-    let mut options = Options::new(options)?;
+pub fn open(
+    url: &str,
+    (options, flag): (&[VaultOption], &'static str),
+    single_writer: bool,
+) -> Result<Opened, String> {
+    let mut options = Options::new(options, flag)?;
     let remote = match Place::parse(url)? {
         Place::Remote(remote) => remote,
         Place::Folder(path) => {

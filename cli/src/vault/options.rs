@@ -37,6 +37,8 @@ impl FromStr for VaultOption {
 
 /// Options on their way into settings: each is taken once, and what nobody took is an error.
 pub struct Options {
+    /// As it was typed.
+    flag: &'static str,
     given: BTreeMap<String, String>,
     known: Vec<&'static str>,
 }
@@ -46,17 +48,17 @@ impl Options {
     ///
     /// # Errors
     /// A key that is there twice.
-    pub fn new(list: &[VaultOption]) -> Result<Self, String> {
+    pub fn new(list: &[VaultOption], flag: &'static str) -> Result<Self, String> {
         let mut given = BTreeMap::new();
         for VaultOption { key, value } in list {
             if value.is_empty() {
-                return Err(format!("--vault-option {key} is empty: leave it out"));
+                return Err(format!("{flag} {key} is empty: leave it out"));
             }
             if given.insert(key.clone(), value.clone()).is_some() {
-                return Err(format!("--vault-option {key} is given twice"));
+                return Err(format!("{flag} {key} is given twice"));
             }
         }
-        Ok(Self { given, known: Vec::new() })
+        Ok(Self { flag, given, known: Vec::new() })
     }
 
     /// A text that is not empty.
@@ -75,14 +77,14 @@ impl Options {
         let Some(text) = self.text(key) else { return Ok(None) };
         let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text));
         let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-        let wrong = || format!("--vault-option {key}={text}: write one of {}", known());
+        let wrong = || format!("{} {key}={text}: write one of {}", self.flag, known());
         found.map(|(_, value)| Some(value.clone())).ok_or_else(wrong)
     }
 
     /// Anything that can be read.
     pub fn parsed<T: FromStr>(&mut self, key: &'static str, form: &str) -> Result<Option<T>, String> {
         let Some(text) = self.text(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| format!("--vault-option {key}={text}: write {form}"))
+        text.parse().map(Some).map_err(|_| format!("{} {key}={text}: write {form}", self.flag))
     }
 
     /// A number of bytes with K, M or G.
@@ -104,7 +106,7 @@ impl Options {
             Some((name.to_owned(), value.to_owned()))
         };
         let pairs: Option<Vec<_>> = text.split('&').map(pair).collect();
-        pairs.ok_or_else(|| format!("--vault-option {key}: write name=value&name=value"))
+        pairs.ok_or_else(|| format!("{} {key}: write name=value&name=value", self.flag))
     }
 
     /// `Locked` or `Unlocked`, and for how many days: `<what>-mode` and `<what>-days` go together.
@@ -117,7 +119,7 @@ impl Options {
         match (locked, self.parsed(days, "a number of days")?) {
             (None, None) => Ok(None),
             (Some(locked), Some(days)) => Ok(Some((locked, days))),
-            _ => Err(format!("--vault-option {mode} and {days} go together")),
+            _ => Err(format!("{} {mode} and {days} go together", self.flag)),
         }
     }
 
@@ -126,7 +128,7 @@ impl Options {
         let usual = Patience::default();
         let concurrency = self.parsed("concurrency", "a number of requests such as 16")?;
         if concurrency == Some(0) || concurrency > Some(1024) {
-            return Err("--vault-option concurrency: write 1 to 1024".to_owned());
+            return Err(format!("{} concurrency: write 1 to 1024", self.flag));
         }
         Ok(Patience {
             connect: self.span("connect-timeout")?.unwrap_or(usual.connect),
@@ -143,13 +145,13 @@ impl Options {
     pub fn none_left(&self, place: &str) -> Result<(), String> {
         let Some(key) = self.given.keys().next() else { return Ok(()) };
         if self.known.is_empty() {
-            return Err(format!("--vault-option {key} has no meaning for a vault in {place}"));
+            return Err(format!("{} {key} has no meaning for a vault in {place}", self.flag));
         }
         let meant = match nearest_of(key, self.known.iter().copied()) {
             Some(near) => format!("did you mean {near}?"),
             None => format!("known for {place}: {}", self.known.join(", ")),
         };
-        Err(format!("--vault-option {key} is unknown ({meant})"))
+        Err(format!("{} {key} is unknown ({meant})", self.flag))
     }
 }
 
@@ -158,7 +160,8 @@ mod tests {
     use super::*;
 
     fn options(list: &[&str]) -> Options {
-        Options::new(&list.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>()).unwrap()
+        Options::new(&list.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>(), "--vault-option")
+            .unwrap()
     }
 
     #[test]
@@ -177,7 +180,7 @@ mod tests {
         assert!(options(&["region=x"]).none_left("a folder").unwrap_err().contains("no meaning"));
         assert!(options(&["path-style=maybe"]).flag("path-style").is_err());
         assert!(options(&["concurrency=0"]).patience().is_err());
-        assert!(Options::new(&["a=1".parse().unwrap(), "a=2".parse().unwrap()]).is_err());
+        assert!(Options::new(&["a=1".parse().unwrap(), "a=2".parse().unwrap()], "--vault-option").is_err());
         assert!("region".parse::<VaultOption>().is_err() && "=x".parse::<VaultOption>().is_err());
         assert_eq!(format!("{:?}", "key=hunter2".parse::<VaultOption>().unwrap()), "key=…");
     }

@@ -46,7 +46,19 @@ impl Place {
         if url.is_empty() {
             return Err("--vault is empty: name a folder or a URL such as s3://bucket/prefix".to_owned());
         }
-        let Some((scheme, rest)) = url.split_once("://") else { return Ok(Self::Folder(url.to_owned())) };
+        let Some((scheme, rest)) = url.split_once("://") else { return folder(url) };
+        if rest.contains(['?', '#']) {
+            // It may be a signature: it is not repeated.
+            return Err(format!(
+                "--vault {scheme}://…: a vault's URL has no `?` and no `#`; keys and tokens belong in the environment (docs/stores/)"
+            ));
+        }
+        if rest.split('/').next().is_some_and(|authority| authority.contains(['@', ':'])) {
+            return Err(format!(
+                "--vault {scheme}://…: no user, password or port belongs in a vault's URL: keys go in the environment, another store's \
+                 address in --vault-option endpoint=URL (docs/stores/)"
+            ));
+        }
         match scheme {
             "file" if rest.starts_with('/') => Ok(Self::Folder(rest.to_owned())),
             "file" => Err(format!("`{url}`: write file:///absolute/path")),
@@ -83,6 +95,20 @@ impl Place {
     }
 }
 
+/// A path, unless it looks like a URL that was not finished: a backup that was meant for a store must not land on this disk.
+fn folder(path: &str) -> Result<Place, String> {
+    let Some((scheme, rest)) = path.split_once(':') else { return Ok(Place::Folder(path.to_owned())) };
+    if scheme == "file" && rest.starts_with('/') {
+        return Ok(Place::Folder(rest.to_owned()));
+    }
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
+    match is_scheme && rest.starts_with('/') {
+        true => Err(format!("`{path}`: write {scheme}://…, or ./{path} for a folder of that name")),
+        false => Ok(Place::Folder(path.to_owned())),
+    }
+}
+
 /// The first part, and the rest without slashes at its ends.
 fn split(rest: &str) -> (String, String) {
     let (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
@@ -105,6 +131,9 @@ mod tests {
         for (url, place) in [
             ("a/b", folder("a/b")),
             ("file:///a", folder("/a")),
+            ("file:/a", folder("/a")),
+            ("./s3:/x", folder("./s3:/x")),
+            ("a:b", folder("a:b")),
             ("s3://b", s3("b", "")),
             ("s3://b/", s3("b", "")),
             ("s3://b/p/q/", s3("b", "p/q")),
@@ -115,8 +144,22 @@ mod tests {
         ] {
             assert_eq!(Place::parse(url), Ok(place), "{url}");
         }
-        for url in ["", "file://a", "s3://", "s3:///p", "gs://", "az://a", "az:///c", "ftp://x/y"] {
+        for url in [
+            "",
+            "file://a",
+            "s3://",
+            "s3:///p",
+            "gs://",
+            "az://a",
+            "az:///c",
+            "ftp://x/y",
+            "s3:/x",
+            "gs:/b/c",
+        ] {
             assert!(Place::parse(url).is_err(), "{url}");
+        }
+        for url in ["s3://key:hunter2@b/x", "az://a/c/p?sig=hunter2", "gs://b/x#hunter2"] {
+            assert!(!Place::parse(url).unwrap_err().contains("hunter2"), "{url}");
         }
     }
 }

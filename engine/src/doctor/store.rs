@@ -36,16 +36,26 @@ pub async fn examine(store: &SharedStore, cluster_id: Option<&str>, checks: &mut
             checks.push(Check::ok("store", &url, "no vault yet; a backup makes one"))
         }
         Err(error) => {
-            checks.push(Check::wrong("store", &url, error.to_string()).hint("`bodley verify` tells more"))
+            // Where nobody can look nothing is written either: the place may be a slip.
+            let hint = match error {
+                VaultError::Store(_) => "check the place and the rights there",
+                _ => "`bodley verify` tells more",
+            };
+            checks.push(Check::wrong("store", &url, error.to_string()).hint(hint));
+            return;
         }
     }
     let path = format!("doctor-{}", Ulid::generate());
     let began = Instant::now();
-    checks.push(match probe(store, &path).await {
+    let outcome = probe(store, &path).await;
+    let left = match store.delete(&path).await {
+        Err(_) if outcome.is_ok() => Some(path),
+        _ => None,
+    };
+    checks.push(match outcome {
         Ok(true) => {
             let ms = began.elapsed().as_millis();
-            let what =
-                format!("written, read and deleted in {ms} ms; a name is given once only (put-if-absent)");
+            let what = format!("written and read in {ms} ms; a name is given once only (put-if-absent)");
             match ms > SLOW_MS {
                 true => Check::note("store", &url, what).hint("the store is slow: commits will be, too"),
                 false => Check::ok("store", &url, what),
@@ -66,7 +76,11 @@ pub async fn examine(store: &SharedStore, cluster_id: Option<&str>, checks: &mut
         Err(error) => Check::wrong("store", &url, error.to_string())
             .hint("check the place, its permissions and its room"),
     });
-    let _ = store.delete(&path).await;
+    if let Some(path) = left {
+        let what =
+            format!("the probe {path} stays: there is no right to delete, which a backup does not need");
+        checks.push(Check::note("store", &url, what).hint("delete it by other means"));
+    }
 }
 
 /// Whether the second of two puts of one name is refused.
@@ -75,6 +89,5 @@ async fn probe(store: &SharedStore, path: &str) -> Result<bool, StoreError> {
     let first = store.put_if_absent(path, body.clone()).await?;
     let second = store.put_if_absent(path, Bytes::from_static(b"another")).await?;
     let found = store.get(path, 100).await?;
-    store.delete(path).await?;
     Ok((first, second) == (Put::Created, Put::Exists) && found == body)
 }

@@ -17,6 +17,8 @@ pub(crate) type Profile = BTreeMap<String, String>;
 #[derive(Default)]
 pub(crate) struct Profiles {
     profiles: BTreeMap<String, Profile>,
+    /// `endpoint_url` below `s3 =` of `[services NAME]`, by that name.
+    s3_endpoints: BTreeMap<String, String>,
     /// For messages.
     files: Vec<String>,
 }
@@ -49,6 +51,12 @@ impl Profiles {
         self.profiles.get(name)
     }
 
+    /// What the section that a profile names with `services` says of S3's endpoint
+    /// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>).
+    pub fn s3_endpoint(&self, profile: &Profile) -> Option<&str> {
+        self.s3_endpoints.get(profile.get("services")?).map(String::as_str)
+    }
+
     /// Where a profile was looked for.
     pub fn files(&self) -> String {
         self.files.join(" and ")
@@ -57,6 +65,7 @@ impl Profiles {
     /// The error is the number of a line that makes no sense; its text may be a secret.
     fn take(&mut self, text: &str, kind: Kind) -> Result<(), usize> {
         let mut section: Option<&mut Profile> = None;
+        let (mut services, mut is_s3) = (None, false);
         for (number, line) in text.lines().enumerate() {
             let indented = line.starts_with([' ', '\t']);
             let line = line.trim();
@@ -66,13 +75,21 @@ impl Profiles {
             if let Some(rest) = line.strip_prefix('[') {
                 let (name, _) = rest.split_once(']').ok_or(number + 1)?;
                 section = kind.profile(name).map(|name| self.profiles.entry(name).or_default());
+                services = name.trim().strip_prefix("services ").map(|name| name.trim().to_owned());
             } else if !indented {
                 let (name, value) = line.split_once('=').ok_or(number + 1)?;
+                is_s3 = name.trim() == "s3";
                 if let Some(section) = &mut section {
                     section.insert(name.trim().to_ascii_lowercase(), without_comment(value).to_owned());
                 }
             }
-            // Indented lines are settings within a setting, such as `s3 =`, none of which matter here.
+            // Indented lines are settings within a setting, of which one matters here.
+            if let (true, true, Some(services), Some((name, value))) =
+                (indented, is_s3, &services, line.split_once('='))
+                && name.trim() == "endpoint_url"
+            {
+                self.s3_endpoints.insert(services.clone(), without_comment(value).to_owned());
+            }
         }
         Ok(())
     }
@@ -118,7 +135,8 @@ mod tests {
     fn reads_both_kinds() {
         let mut all = Profiles::default();
         let config = "# x\n[default]\nregion=eu-west-1 # here\n[profile \"a b\"]\nRole_ARN = arn:x\ns3 =\n  max = 1\n\
-                      [sso-session y]\nregion = z\n[profilex]\nregion = z\n";
+                      [services mine]\ndynamodb =\n  endpoint_url = z\ns3 =\n  endpoint_url = http://localhost:1 # x\n\
+                      [profile here]\nservices = mine\n[sso-session y]\nregion = z\n[profilex]\nregion = z\n";
         all.take(config, Kind::Config).unwrap();
         all.take(
             "[default]\nregion = over\naws_secret_access_key = a#b;c/+=\n[plain]\nx=\n",
@@ -126,7 +144,9 @@ mod tests {
         )
         .unwrap();
         let names: Vec<&String> = all.profiles.keys().collect();
-        assert_eq!(names, ["a b", "default", "plain"]);
+        assert_eq!(names, ["a b", "default", "here", "plain"]);
+        assert_eq!(all.s3_endpoint(all.get("here").unwrap()), Some("http://localhost:1"));
+        assert_eq!(all.s3_endpoint(all.get("default").unwrap()), None);
         assert_eq!(all.get("a b").unwrap()["role_arn"], "arn:x");
         assert!(!all.get("a b").unwrap().contains_key("max"));
         assert_eq!(all.get("default").unwrap()["region"], "over");

@@ -11,8 +11,8 @@ mod payload;
 mod read;
 mod retry;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -65,6 +65,11 @@ impl Default for Patience {
 
 /// A store that never answered is probably the wrong one: it is given up after this.
 const FIRST_CONTACT: Duration = Duration::from_secs(4);
+/// The same of one that has answered with nothing but errors of its own.
+const FIRST_REFUSALS: Duration = Duration::from_secs(20);
+/// An operation that has come to nothing for so long is told of, and again after each such time.
+const SILENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// So often an operation is tried, however long each attempt takes.
 const SURE_TRIES: u32 = 3;
@@ -123,6 +128,8 @@ struct Inner<D> {
     /// The store's clock before ours, ms.
     clock: AtomicI64,
     answered: AtomicBool,
+    /// When a user was last told that the store is waited for.
+    told: Mutex<Option<Instant>>,
     dialect: D,
 }
 
@@ -159,6 +166,7 @@ impl<D: Dialect> Client<D> {
             gate: Gate::new(patience.concurrency),
             clock: AtomicI64::new(0),
             answered: AtomicBool::new(false),
+            told: Mutex::new(None),
             dialect,
         })))
     }
@@ -251,13 +259,24 @@ impl<D: Dialect> Client<D> {
             *request.body_mut() = Some(call.payload.body(beat));
         }
         beat.touch();
-        let patience = self.patience_for(call);
+        let (patience, begun) = (self.patience_for(call), Instant::now());
         let response = tokio::select! {
             response = self.0.http.execute(request) => response,
             () = beat.stops(patience) => return Err(Failure::Http(HttpError::Slow(patience))),
         };
         let response = response.map_err(|error| Failure::Http(classify(&error, self.0.patience.connect)))?;
-        self.0.answered.store(true, Ordering::Relaxed);
+        let (status, ms) = (response.status(), begun.elapsed().as_millis());
+        tracing::debug!(
+            "{} {}: {} {}: {status} after {ms} ms",
+            call.verb,
+            call.object,
+            call.method,
+            call.payload.len()
+        );
+        if !status.is_server_error() {
+            self.0.answered.store(true, Ordering::Relaxed);
+            self.goes_on();
+        }
         beat.touch();
         Ok(response)
     }
@@ -328,7 +347,7 @@ impl<D: Dialect> Client<D> {
         let over = tries.digests >= DIGEST_TRIES || self.is_hopeless(&failure, tries);
         match tries.backoff.pause().filter(|_| !over) {
             Some(pause) => {
-                self.say(call, &failure);
+                self.say(call, &failure, tries);
                 let most = self.0.patience.give_up_after;
                 tokio::time::sleep(retry_after.map_or(pause, |named| named.min(most)).max(pause)).await;
                 Ok(())
@@ -343,17 +362,44 @@ impl<D: Dialect> Client<D> {
 
     /// Nobody has ever answered there, and some seconds are gone.
     fn is_hopeless(&self, failure: &Failure, tries: &Tries) -> bool {
-        let silent = matches!(failure, Failure::Http(_) | Failure::Credential(_));
-        silent && !self.0.answered.load(Ordering::Relaxed) && tries.begun.elapsed() > FIRST_CONTACT
+        let most = match failure {
+            Failure::Http(_) | Failure::Credential(_) => FIRST_CONTACT,
+            // It is there, at least.
+            Failure::Refused(..) => FIRST_REFUSALS,
+        };
+        !self.0.answered.load(Ordering::Relaxed) && tries.begun.elapsed() > most
     }
 
-    fn say(&self, call: &Call<'_>, failure: &Failure) {
+    fn say(&self, call: &Call<'_>, failure: &Failure, tries: &Tries) {
         let what = match failure {
             Failure::Credential(error) => error.what.clone(),
             Failure::Http(error) => error.to_string(),
             Failure::Refused(refusal, _) => refusal.to_string(),
         };
         tracing::debug!("{} {}: again: {what}", call.verb, call.object);
+        let (waited, most) = (tries.begun.elapsed(), self.0.patience.give_up_after);
+        let mut told = self.told();
+        if waited >= SILENCE && told.is_none_or(|at| at.elapsed() >= AGAIN) {
+            *told = Some(Instant::now());
+            let (place, waited) = (self.0.dialect.place(), waited.as_secs());
+            tracing::warn!(
+                "waiting for {place} to {} {}: {what} ({waited} s; given up after {} s without progress)",
+                call.verb,
+                call.object,
+                most.as_secs()
+            );
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who was told of waiting is told of its end.
+    fn goes_on(&self) {
+        if self.told().take().is_some() {
+            tracing::warn!("{} answers again", self.0.dialect.place());
+        }
     }
 
     /// What can be mended at once, each once per operation: the place, the credential, the clock.

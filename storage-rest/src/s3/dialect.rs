@@ -81,7 +81,8 @@ impl S3 {
 
     fn who(&self) -> String {
         let identity = self.credentials.as_ref().and_then(AwsCredentials::identity);
-        identity.map_or_else(|| "no credentials".to_owned(), |identity| format!("credentials: {identity}"))
+        identity
+            .map_or_else(|| "no credentials".to_owned(), |identity| format!("the credentials of {identity}"))
     }
 }
 
@@ -147,7 +148,7 @@ impl Dialect for S3 {
                 ));
             }
             (403, "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "") => {
-                let what = format!("{refusal}; {} need {} on bucket {}", self.who(), call.needs, self.bucket);
+                let what = format!("{refusal}; {} lack {} on bucket {}", self.who(), call.needs, self.bucket);
                 return StoreError::Denied {
                     operation: call.verb,
                     object,
@@ -186,6 +187,7 @@ impl Dialect for S3 {
                 "; if the store wants parts of equal length, set equal-parts=true".to_owned()
             }
             (412, _) => "; it changed while it was read".to_owned(),
+            (400..=499 | 500 | 501, _) => asked_for(call),
             _ => String::new(),
         };
         StoreError::Remote {
@@ -201,6 +203,17 @@ impl Dialect for S3 {
             Ok(url) => crate::web::shown(&url).trim_end_matches('/').to_owned(),
             Err(_) => "the store".to_owned(),
         }
+    }
+}
+
+/// What options made the request ask for, which the store may not have.
+fn asked_for(call: &Call<'_>) -> String {
+    let options =
+        ["x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-object-lock-mode", "x-amz-tagging"];
+    let sent: Vec<&str> = options.into_iter().filter(|name| call.headers.contains_key(*name)).collect();
+    match sent.is_empty() {
+        true => String::new(),
+        false => format!("; does the bucket take {}, as the vault options say?", sent.join(", ")),
     }
 }
 

@@ -267,7 +267,16 @@ impl Profile {
                 let what = format!("{name} is not in {}", profiles.files());
                 Err(SettingError::new("profile", what))
             }
-            (profile, _) => Ok(Self(profile.cloned())),
+            (profile, _) => {
+                let mut profile = profile.cloned();
+                // The service's own goes before the one for all.
+                if let Some(profile) = &mut profile
+                    && let Some(url) = profiles.s3_endpoint(profile)
+                {
+                    profile.insert("endpoint_url".to_owned(), url.to_owned());
+                }
+                Ok(Self(profile))
+            }
         }
     }
 

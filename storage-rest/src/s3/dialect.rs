@@ -187,7 +187,7 @@ impl Dialect for S3 {
                 "; if the store wants parts of equal length, set equal-parts=true".to_owned()
             }
             (412, _) => "; it changed while it was read".to_owned(),
-            (400..=499 | 500 | 501, _) => asked_for(call),
+            (400..=501, _) => asked_for(call),
             _ => String::new(),
         };
         StoreError::Remote {

@@ -19,3 +19,19 @@ pub fn open_files() -> Result<(), String> {
         _ => Ok(()),
     }
 }
+
+/// Address space, bytes: buffers, stacks and what the allocator sets aside for each thread. With less the runtime may end without a word at
+/// a thread that it cannot start.
+const ADDRESS_SPACE: u64 = 256 << 20;
+
+/// The error says that there is too little memory to be had.
+pub fn address_space() -> Result<(), String> {
+    match getrlimit(Resource::As).current {
+        Some(allowed) if allowed < ADDRESS_SPACE => Err(format!(
+            "too little memory is allowed ({} MiB): at least {} MiB of addresses are needed (ulimit -v)",
+            allowed >> 20,
+            ADDRESS_SPACE >> 20
+        )),
+        _ => Ok(()),
+    }
+}

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(refused) => return usage(&refused),
     };
     init_logging(args.common.verbose);
-    let started = limits::open_files().and_then(|()| {
+    let started = limits::open_files().and_then(|()| limits::address_space()).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.map_err(|error| format!("cannot start: {error}"))
     });

@@ -230,11 +230,12 @@ fn a_killed_window_goes_on() {
         let beside =
             site.start("restore", &mess.vault, &["--topic", MESS, "--rename", &beside, "--groups", "none"]);
         let mut kills = 0;
-        let slowly = [&args[..], &["--limit-write", "40K"]].concat();
+        let slowly = [&args[..], &["--limit-write", "12K"]].concat();
         while kills < 5 {
             let mut run = site.start("restore", &mess.vault, &slowly);
             run.leave_alone(Duration::from_millis(300) + rng.millis(900));
             if !run.is_running() {
+                run.wait().exits(0);
                 break;
             }
             run.kill();

@@ -62,10 +62,10 @@ fn amazons_own_client_is_let_in() {
 
     // A client that stays logs in again and again, in between its other requests.
     let tool = ["org.apache.kafka.tools.ProducerPerformance", "--topic", "seen"];
-    let load = ["--num-records", "600", "--record-size", "100", "--throughput", "200"];
+    let load = ["--num-records", "1200", "--record-size", "100", "--throughput", "200"];
     iam.set_session_lifetime(Some(Duration::from_secs(1)));
     let said = run(&cluster, &[&tool[..], &load].concat(), &env(&own)).unwrap();
-    assert!(said.contains("600 records sent"), "{said}");
+    assert!(said.contains("1200 records sent"), "{said}");
     assert!(iam.admissions().iter().filter(|a| a.again).count() >= 2);
     assert_eq!(iam.expired_sessions(), 0);
     iam.set_session_lifetime(None);

@@ -7,6 +7,12 @@ pub(crate) fn percent(text: &str) -> String {
     encode(text, b"-_.~", false)
 }
 
+/// `name=value&name=value`, each percent-encoded: how stores want tags.
+pub(crate) fn tags(tags: &[(String, String)]) -> String {
+    let tags = tags.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value)));
+    tags.collect::<Vec<_>>().join("&")
+}
+
 /// application/x-www-form-urlencoded, as Java's URLEncoder does it.
 pub(crate) fn form(text: &str) -> String {
     encode(text, b"-_.*", true)

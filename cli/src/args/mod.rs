@@ -24,6 +24,8 @@ Examples:
   bodley list    --vault /backups/prod
   bodley cat     --vault /backups/prod --topic orders --last 10
   bodley restore -b other:9092 --vault /backups/prod --topic 'orders*'
+  bodley backup  -b broker:9092 --vault s3://backups/prod --vault-option region=eu-west-1
+  bodley copy    --vault s3://backups/prod --to-vault az://account/container/prod
   bodley backup  --command-config client.properties --vault /backups/prod
   bodley --config bodley.toml backup --cluster prod
 

@@ -2,7 +2,7 @@
 
 use bodley_storage_rest::azure::{AzureOptions, Immutability};
 
-use super::Options;
+use super::options::{LOCKED, Options};
 
 /// Reads them.
 pub fn settings(
@@ -12,14 +12,16 @@ pub fn settings(
     let mut settings = AzureOptions::new(account, container, prefix);
     settings.access.endpoint = options.text("endpoint");
     if let Some(name) = options.text("credentials") {
-        settings.access.auth = name.parse().map_err(|why| format!("--vault-option credentials: {why}"))?;
+        settings.access.auth =
+            name.parse().map_err(|why: String| options.wrong(&format!("credentials: {why}")))?;
     }
     if let Some(version) = options.text("api-version") {
         settings.api_version = version;
     }
     settings.access_tier = options.text("access-tier");
     settings.encryption_scope = options.text("encryption-scope");
-    settings.immutability = options.lock("immutability")?.map(|(locked, days)| Immutability { locked, days });
+    let lock = options.lock(("immutability-mode", LOCKED), "immutability-days")?;
+    settings.immutability = lock.map(|(locked, days)| Immutability { locked, days });
     settings.tags = options.pairs("tags")?;
     settings.part_len = options.bytes("part-size")?;
     settings.patience = options.patience()?;

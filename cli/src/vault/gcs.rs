@@ -2,7 +2,7 @@
 
 use bodley_storage_rest::gcs::{GcsOptions, Retention};
 
-use super::Options;
+use super::options::{LOCKED, Options};
 
 /// Reads them.
 pub fn settings(bucket: String, prefix: String, options: &mut Options) -> Result<GcsOptions, String> {
@@ -13,7 +13,8 @@ pub fn settings(bucket: String, prefix: String, options: &mut Options) -> Result
     settings.storage_class = options.text("storage-class");
     settings.kms_key = options.text("kms-key");
     settings.user_project = options.text("user-project");
-    settings.retention = options.lock("retention")?.map(|(locked, days)| Retention { locked, days });
+    let lock = options.lock(("retention-mode", LOCKED), "retention-days")?;
+    settings.retention = lock.map(|(locked, days)| Retention { locked, days });
     settings.tags = options.pairs("tags")?;
     settings.part_len = options.bytes("part-size")?;
     settings.patience = options.patience()?;

@@ -35,6 +35,9 @@ impl FromStr for VaultOption {
     }
 }
 
+/// What Azure and Google call a lock that nobody can lift, and one that some can.
+pub const LOCKED: [(&str, bool); 2] = [("Locked", true), ("Unlocked", false)];
+
 /// Options on their way into settings: each is taken once, and what nobody took is an error.
 pub struct Options {
     /// As it was typed.
@@ -109,18 +112,22 @@ impl Options {
         pairs.ok_or_else(|| format!("{} {key}: write name=value&name=value", self.flag))
     }
 
-    /// `Locked` or `Unlocked`, and for how many days: `<what>-mode` and `<what>-days` go together.
-    pub fn lock(&mut self, what: &'static str) -> Result<Option<(bool, u32)>, String> {
-        let (mode, days) = match what {
-            "retention" => ("retention-mode", "retention-days"),
-            _ => ("immutability-mode", "immutability-days"),
-        };
-        let locked = self.choice(mode, &[("Locked", true), ("Unlocked", false)])?;
-        match (locked, self.parsed(days, "a number of days")?) {
+    /// Whether a lock is for good, by one of two words, and for how many days: the two options go together.
+    pub fn lock(
+        &mut self,
+        (mode, words): (&'static str, [(&str, bool); 2]),
+        days: &'static str,
+    ) -> Result<Option<(bool, u32)>, String> {
+        match (self.choice(mode, &words)?, self.parsed(days, "a number of days")?) {
             (None, None) => Ok(None),
-            (Some(locked), Some(days)) => Ok(Some((locked, days))),
-            _ => Err(format!("{} {mode} and {days} go together", self.flag)),
+            (Some(for_good), Some(days)) => Ok(Some((for_good, days))),
+            _ => Err(self.wrong(&format!("{mode} and {days} go together"))),
         }
+    }
+
+    /// A message about one of them, by the flag as it was typed.
+    pub fn wrong(&self, what: &str) -> String {
+        format!("{} {what}", self.flag)
     }
 
     /// Time-outs and how much at a time, which all stores across a network have.

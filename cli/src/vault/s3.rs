@@ -23,6 +23,8 @@ const CREDENTIALS: [(&str, Option<AwsProvider>); 6] = [
     ("anonymous", None),
 ];
 
+const LOCK_MODES: [(&str, bool); 2] = [("COMPLIANCE", true), ("GOVERNANCE", false)];
+
 /// Reads them.
 pub fn settings(
     bucket: String,
@@ -40,7 +42,9 @@ pub fn settings(
         allow_http: options.flag("allow-http")?.unwrap_or(false),
         storage_class: options.text("storage-class"),
         encryption: encryption(options)?,
-        lock: lock(options)?,
+        lock: options
+            .lock(("object-lock-mode", LOCK_MODES), "object-lock-days")?
+            .map(|(compliance, days)| ObjectLock { compliance, days }),
         requester_pays: options.choice("request-payer", &[("requester", true)])?.unwrap_or(false),
         tags: options.pairs("tags")?,
         checksum: options.choice("checksum", &checksums)?.unwrap_or_default(),
@@ -68,20 +72,8 @@ fn encryption(options: &mut Options) -> Result<Option<Encryption>, String> {
     match (sse, key) {
         (None, None) => Ok(None),
         (Some(Sse::Store), None) => Ok(Some(Encryption::S3)),
-        (Some(Sse::Store), Some(_)) => {
-            Err("--vault-option kms-key goes with sse=aws:kms or aws:kms:dsse".to_owned())
-        }
+        (Some(Sse::Store), Some(_)) => Err(options.wrong("kms-key goes with sse=aws:kms or aws:kms:dsse")),
         (None | Some(Sse::Kms), key) => Ok(Some(Encryption::Kms(key))),
         (Some(Sse::KmsTwice), key) => Ok(Some(Encryption::KmsTwice(key))),
-    }
-}
-
-fn lock(options: &mut Options) -> Result<Option<ObjectLock>, String> {
-    let mode = options.choice("object-lock-mode", &[("COMPLIANCE", true), ("GOVERNANCE", false)])?;
-    let days = options.parsed("object-lock-days", "a number of days")?;
-    match (mode, days) {
-        (None, None) => Ok(None),
-        (Some(compliance), Some(days)) => Ok(Some(ObjectLock { compliance, days })),
-        _ => Err("--vault-option object-lock-mode and object-lock-days go together".to_owned()),
     }
 }

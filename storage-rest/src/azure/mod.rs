@@ -17,7 +17,6 @@ mod sign;
 mod upload;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -93,18 +92,15 @@ impl Container {
             call = call.header("x-ms-access-tier", tier);
         }
         if let Some(policy) = &options.immutability {
-            let until = self.client.now() + Duration::from_secs(u64::from(policy.days) * 86_400);
+            let until = self.client.in_days(policy.days);
             call = call
                 .header("x-ms-immutability-policy-until-date", dialect::http_date(until).unwrap_or_default())
                 .header("x-ms-immutability-policy-mode", if policy.locked { "Locked" } else { "Unlocked" })
                 .needs("the rights to write and to set immutability policies");
         }
         if !options.tags.is_empty() {
-            let percent = crate::encode::percent;
-            let tags =
-                options.tags.iter().map(|(name, value)| format!("{}={}", percent(name), percent(value)));
             call = call
-                .header("x-ms-tags", tags.collect::<Vec<_>>().join("&"))
+                .header("x-ms-tags", crate::encode::tags(&options.tags))
                 .needs("the rights to write and to set tags");
         }
         call
@@ -121,13 +117,7 @@ impl Container {
             .accepts(&[403, 409, 412])
             .payload(payload);
         let reply = self.client.ask(&call, |reply| is_taken(reply, &[])).await?;
-        if reply.status.is_success() {
-            return Ok(Put::Created);
-        }
-        match reply.unclear && self.has_mark(path, &mark).await? {
-            true => Ok(Put::Created),
-            false => Ok(Put::Exists),
-        }
+        reply.put(self.has_mark(path, &mark)).await
     }
 
     /// Whether the blob was made by the request with this mark.
@@ -151,14 +141,7 @@ impl Container {
 
     async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
         let Some(reply) = self.head(path).await? else { return Ok(None) };
-        let size = reply.header("content-length").and_then(|text| text.parse().ok());
-        let size = size.ok_or_else(|| StoreError::Remote {
-            operation: "look at",
-            object: path.to_owned(),
-            what: "the store does not say its length".to_owned(),
-            passing: false,
-        })?;
-        Ok(Some(Stat { size, crc64: None, lock: lock_of(&reply) }))
+        Ok(Some(Stat { size: reply.length(path)?, crc64: None, lock: lock_of(&reply) }))
     }
 }
 
@@ -176,8 +159,7 @@ fn is_taken(reply: &Reply, codes: &[&str]) -> Result<(), Refusal> {
     let code = refusal.code.as_str();
     if reply.status.is_success() && reply.header("etag").is_none() {
         // A gateway's page: Azure names what it stored.
-        let message = "the answer names no ETag".to_owned();
-        return Err(Refusal { code: "InternalError".to_owned(), message, ..refusal });
+        return Err(refusal.or_nonsense("the answer names no ETag"));
     }
     match reply.status.is_success() || taken.contains(&code) || codes.contains(&code) {
         true => Ok(()),

@@ -1,7 +1,5 @@
 //! What an Azure vault can be told.
 
-use std::time::Duration;
-
 use super::identity::AzureAccess;
 use crate::SettingError;
 use crate::client::Patience;
@@ -110,9 +108,6 @@ impl AzureOptions {
                 "have a name or a value that Azure does not take: letters, digits, spaces and +-./:=_",
             );
         }
-        if self.patience.idle < Duration::from_secs(1) {
-            return bad("timeout", "must be at least 1s");
-        }
-        Ok(())
+        self.patience.check()
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bodley_io::Secret;
+use bodley_io::store::{Put, StoreError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -132,6 +133,45 @@ pub(crate) struct Refusal {
     pub message: String,
     /// Where it says to go instead, if it does.
     pub hint: Option<String>,
+}
+
+impl Refusal {
+    /// What is no answer of the store, whatever its status says: cut on its way, or an error in the shape of a success. Worth another try.
+    #[must_use]
+    pub fn or_nonsense(self, what: &str) -> Self {
+        if !self.code.is_empty() {
+            return self;
+        }
+        Self { code: "InternalError".to_owned(), message: what.to_owned(), ..self }
+    }
+}
+
+impl Reply {
+    /// An answer that is none, in which the store says nothing of why.
+    pub fn nonsense(&self, what: &str) -> Refusal {
+        Refusal { status: self.status.as_u16(), ..Refusal::default() }.or_nonsense(what)
+    }
+
+    /// The length of the object that an answer to HEAD is about.
+    pub fn length(&self, path: &str) -> Result<u64, StoreError> {
+        let length = self.header("content-length").and_then(|text| text.parse().ok());
+        length.ok_or_else(|| StoreError::Remote {
+            operation: "look at",
+            object: path.to_owned(),
+            what: "the store does not say its length".to_owned(),
+            passing: false,
+        })
+    }
+
+    /// What became of a request to make an object unless there is one: a refusal that may be the answer to an earlier attempt of ours is settled by
+    /// `is_ours`.
+    pub async fn put(
+        &self,
+        is_ours: impl Future<Output = Result<bool, StoreError>>,
+    ) -> Result<Put, StoreError> {
+        let ours = self.status.is_success() || self.unclear && is_ours.await?;
+        Ok(if ours { Put::Created } else { Put::Exists })
+    }
 }
 
 impl std::fmt::Display for Refusal {

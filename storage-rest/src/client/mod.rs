@@ -6,6 +6,7 @@
 
 mod call;
 mod gate;
+mod listing;
 mod parts;
 mod payload;
 mod read;
@@ -27,6 +28,7 @@ use crate::SettingError;
 use crate::web::{HttpError, builder, classify};
 pub(crate) use call::{Call, Refusal, Reply, text};
 use gate::Gate;
+pub(crate) use listing::Page;
 pub(crate) use parts::{PartStore, PartsUpload};
 pub(crate) use payload::{Beat, Payload};
 use retry::Class;
@@ -59,6 +61,15 @@ impl Default for Patience {
             idle: Duration::from_secs(30),
             give_up_after: Duration::from_secs(120),
             concurrency: 16,
+        }
+    }
+}
+
+impl Patience {
+    pub(crate) fn check(&self) -> Result<(), SettingError> {
+        match self.idle < Duration::from_secs(1) {
+            true => Err(SettingError::new("timeout", "must be at least 1s")),
+            false => Ok(()),
         }
     }
 }
@@ -184,26 +195,49 @@ impl<D: Dialect> Client<D> {
         moved.unwrap_or(now)
     }
 
-    /// Sends until there is an answer or no hope; an answer of a status that the call takes may still be found wrong by `check`.
+    /// So many days from now, by that time: until when an object is to be locked.
+    pub fn in_days(&self, days: u32) -> SystemTime {
+        self.now() + Duration::from_secs(u64::from(days) * 86_400)
+    }
+
+    /// Sends until there is an answer or no hope; an answer of a status that the call takes may still be found wrong by `read`. Gives what it read.
+    pub async fn read_answer<T: Send>(
+        &self,
+        call: &Call<'_>,
+        read: impl Fn(&Reply) -> Result<T, Refusal> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        self.answer(call, read).await.map(|(_, read)| read)
+    }
+
+    /// The same, where the answer as a whole is wanted, and `check` only says whether it is one.
     pub async fn ask(
         &self,
         call: &Call<'_>,
         check: impl Fn(&Reply) -> Result<(), Refusal> + Send + Sync,
     ) -> Result<Reply, StoreError> {
+        self.answer(call, check).await.map(|(reply, ())| reply)
+    }
+
+    async fn answer<T: Send>(
+        &self,
+        call: &Call<'_>,
+        read: impl Fn(&Reply) -> Result<T, Refusal> + Send + Sync,
+    ) -> Result<(Reply, T), StoreError> {
         let mut tries = self.tries();
         loop {
-            let Some(_turn) = self.0.gate.enter().await else { return Err(closed(call)) };
+            let Some(turn) = self.0.gate.enter().await else { return Err(closed(call)) };
             let failure = match self.whole(call, tries.unclear).await {
-                Ok(reply) => match check(&reply) {
-                    Ok(()) => {
+                Ok(reply) => match read(&reply) {
+                    Ok(read) => {
                         self.0.gate.went_well();
-                        return Ok(reply);
+                        return Ok((reply, read));
                     }
                     Err(refusal) => Failure::Refused(refusal, reply.headers),
                 },
                 Err(failure) => failure,
             };
-            drop(_turn);
+            // Others may go while this one waits.
+            drop(turn);
             self.after(call, failure, &mut tries).await?;
         }
     }

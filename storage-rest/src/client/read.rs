@@ -77,7 +77,7 @@ impl<D: Dialect> Client<D> {
         let mut tries = self.tries();
         loop {
             let call = reading.next(&call);
-            let Some(_turn) = self.0.gate.enter().await else { return Err(closed(&call)) };
+            let Some(turn) = self.0.gate.enter().await else { return Err(closed(&call)) };
             let before = reading.got;
             let failure = match self.pour(&call, &mut reading).await {
                 Ok(()) => {
@@ -87,7 +87,7 @@ impl<D: Dialect> Client<D> {
                 Err(Cut::Final(error)) => return Err(error),
                 Err(Cut::Passing(failure)) => failure,
             };
-            drop(_turn);
+            drop(turn);
             if reading.got > before {
                 tries.backoff.progress();
             }

@@ -17,7 +17,6 @@ mod sign;
 mod upload;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -107,7 +106,7 @@ impl Bucket {
             fields.insert("storageClass".to_owned(), class.as_str().into());
         }
         if let Some(retention) = &options.retention {
-            let until = self.client.now() + Duration::from_secs(u64::from(retention.days) * 86_400);
+            let until = self.client.in_days(retention.days);
             let mode = if retention.locked { "Locked" } else { "Unlocked" };
             let retention = json!({ "mode": mode, "retainUntilTime": crate::jwt::rfc3339(until) });
             fields.insert("retention".to_owned(), retention);
@@ -142,13 +141,7 @@ impl Bucket {
             false => Ok(()),
         };
         let reply = self.client.ask(&call, check).await?;
-        if reply.status.is_success() {
-            return Ok(Put::Created);
-        }
-        match reply.unclear && self.marked(path, &mark).await?.is_some() {
-            true => Ok(Put::Created),
-            false => Ok(Put::Exists),
-        }
+        reply.put(async { Ok(self.marked(path, &mark).await?.is_some()) }).await
     }
 
     fn reading<'a>(&self, path: &'a str) -> Call<'a> {
@@ -166,12 +159,11 @@ impl Bucket {
             .query("fields", FIELDS)
             .accepts(&[404])
             .needs("storage.objects.get and storage.objects.list");
-        let check = |reply: &Reply| match reply.status.as_u16() {
-            404 => is_absent(reply),
-            _ => resource(reply).map(drop),
+        let read = |reply: &Reply| match reply.status.as_u16() {
+            404 => is_absent(reply).map(|()| None),
+            _ => resource(reply).map(Some),
         };
-        let reply = self.client.ask(&call, check).await?;
-        Ok(if reply.status.is_success() { resource(&reply).ok() } else { None })
+        self.client.read_answer(&call, read).await
     }
 
     /// The object, if the request with this mark made it.
@@ -191,13 +183,7 @@ fn crc32c_text(crc32c: u32) -> String {
 fn resource(reply: &Reply) -> Result<Value, Refusal> {
     match serde_json::from_slice::<Value>(&reply.body) {
         Ok(found) if size_of(&found).is_some() => Ok(found),
-        _ => Err(Refusal {
-            status: reply.status.as_u16(),
-            // Cut on its way: worth another try.
-            code: "InternalError".to_owned(),
-            message: "the answer describes no object".to_owned(),
-            hint: None,
-        }),
+        _ => Err(reply.nonsense("the answer describes no object")),
     }
 }
 

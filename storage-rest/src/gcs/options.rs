@@ -1,7 +1,5 @@
 //! What a vault in Google Cloud Storage can be told.
 
-use std::time::Duration;
-
 use super::QUANTUM;
 use super::identity::GcsAccess;
 use crate::SettingError;
@@ -97,9 +95,6 @@ impl GcsOptions {
         if self.part_len.is_some_and(|len| !PART_BOUNDS.contains(&len) || !len.is_multiple_of(QUANTUM)) {
             return bad("part-size", "must be a multiple of 256K from 1M to 64M");
         }
-        if self.patience.idle < Duration::from_secs(1) {
-            return bad("timeout", "must be at least 1s");
-        }
-        Ok(())
+        self.patience.check()
     }
 }

@@ -4,12 +4,9 @@ use bodley_io::store::{LIST_PAGE, Object, StoreError};
 use http::Method;
 
 use super::{Bucket, dialect};
-use crate::client::{Call, Refusal, Reply};
+use crate::client::{Call, Page, Refusal, Reply};
 use crate::encode::unpercent;
 use crate::xml::{Item, walk};
-
-/// Answers to one listing, at most: a store that never comes to an end is given up.
-const MOST_ANSWERS: usize = 10_000;
 
 /// An upload without an end.
 pub(super) struct Orphan {
@@ -19,43 +16,23 @@ pub(super) struct Orphan {
     pub begun: jiff::Timestamp,
 }
 
-#[derive(Default)]
-struct Page {
-    objects: Vec<Object>,
-    truncated: bool,
-    token: Option<String>,
-}
-
 impl Bucket {
     /// A page of objects in order, as the port wants it.
     pub async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>, StoreError> {
-        let mut found: Vec<Object> = Vec::new();
-        let mut token: Option<String> = None;
-        // A store may give fewer than it has: only what it says of the end counts.
-        for _ in 0..MOST_ANSWERS {
-            let mut call = self
+        let ask = |token: Option<&str>| {
+            let call = self
                 .bucket_call("list", prefix, "s3:ListBucket")
                 .query("list-type", "2")
                 .query("encoding-type", "url")
                 .query("prefix", format!("{}{prefix}", self.prefix))
                 .query("max-keys", LIST_PAGE.to_string());
-            call = match &token {
+            match token {
                 Some(token) => call.query("continuation-token", token),
                 None if !after.is_empty() => call.query("start-after", format!("{}{after}", self.prefix)),
                 None => call,
-            };
-            let reply = self.client.ask(&call, |reply| page(reply, &self.prefix).map(drop)).await?;
-            let page = page(&reply, &self.prefix).unwrap_or_default();
-            let wanted = |object: &Object| object.path.starts_with(prefix) && object.path.as_str() > after;
-            found.extend(page.objects.into_iter().filter(wanted));
-            let stuck = page.token.is_none() || page.token == token;
-            if !page.truncated || stuck || found.len() >= LIST_PAGE {
-                break;
             }
-            token = page.token;
-        }
-        found.truncate(LIST_PAGE);
-        Ok(found)
+        };
+        self.client.list((prefix, after), ask, |reply| page(reply, &self.prefix)).await
     }
 
     fn bucket_call<'a>(&self, verb: &'static str, what: &'a str, needs: &'static str) -> Call<'a> {
@@ -103,14 +80,15 @@ fn is_segment(path: &str) -> bool {
 
 /// Reads an answer. Anything that is no listing is a refusal: an empty vault must not be made of it.
 fn page(reply: &Reply, prefix: &str) -> Result<Page, Refusal> {
-    let mut page = Page::default();
-    let (mut key, mut size, mut encoded, mut is_list) = (String::new(), None, false, false);
+    let mut page = Page { objects: Vec::new(), next: None };
+    let (mut key, mut size) = (String::new(), None);
+    let (mut encoded, mut truncated, mut is_list) = (false, false, false);
     let whole = walk(&reply.body, |path, item| match (path, item) {
         (["ListBucketResult"], Item::End) => is_list = true,
         (["ListBucketResult", name], Item::Text(text)) => match *name {
             "EncodingType" => encoded = text.trim() == "url",
-            "IsTruncated" => page.truncated = text.trim() == "true",
-            "NextContinuationToken" => page.token = Some(text.to_owned()).filter(|token| !token.is_empty()),
+            "IsTruncated" => truncated = text.trim() == "true",
+            "NextContinuationToken" => page.next = Some(text.to_owned()).filter(|token| !token.is_empty()),
             _ => {}
         },
         (["ListBucketResult", "Contents", name], Item::Text(text)) => match *name {
@@ -126,14 +104,10 @@ fn page(reply: &Reply, prefix: &str) -> Result<Page, Refusal> {
         _ => {}
     });
     if !whole || !is_list {
-        let mut refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
-        if refusal.code.is_empty() {
-            // Cut on its way, or an error in the shape of a success: worth another try.
-            refusal.code = "InternalError".to_owned();
-            refusal.message = "the answer is no listing".to_owned();
-        }
-        return Err(refusal);
+        let refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
+        return Err(refusal.or_nonsense("the answer is no listing"));
     }
+    page.next = page.next.filter(|_| truncated);
     // EncodingType may stand behind the keys.
     page.objects = page
         .objects

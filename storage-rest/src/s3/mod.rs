@@ -103,16 +103,13 @@ impl Bucket {
         }
         if let Some(lock) = &options.lock {
             let mode = if lock.compliance { "COMPLIANCE" } else { "GOVERNANCE" };
-            let until = self.client.now() + Duration::from_secs(u64::from(lock.days) * 86_400);
+            let until = self.client.in_days(lock.days);
             call = call
                 .header("x-amz-object-lock-mode", mode)
                 .header("x-amz-object-lock-retain-until-date", crate::jwt::rfc3339(until));
         }
         if !options.tags.is_empty() {
-            let tags = options.tags.iter().map(|(name, value)| {
-                format!("{}={}", crate::encode::percent(name), crate::encode::percent(value))
-            });
-            call = call.header("x-amz-tagging", tags.collect::<Vec<_>>().join("&"));
+            call = call.header("x-amz-tagging", crate::encode::tags(&options.tags));
         }
         let kms = matches!(options.encryption, Some(Encryption::Kms(_) | Encryption::KmsTwice(_)));
         let more = [
@@ -129,17 +126,17 @@ impl Bucket {
         if self.options.single_writer { call } else { call.header("if-none-match", "*") }
     }
 
-    /// With a body, its checksum, and its hash where the signature needs one.
+    /// Ready to be signed: hashed, where a signature needs that.
+    async fn signable(&self, payload: Payload) -> Payload {
+        if self.client.dialect().hashes() { payload.hashed().await } else { payload }
+    }
+
+    /// With a body, and its checksum.
     async fn carrying<'a>(&self, call: Call<'a>, payload: Payload) -> Call<'a> {
-        let payload = if self.client.dialect().hashes() { payload.hashed().await } else { payload };
-        let call = match self.options.checksum {
-            Checksum::Crc64Nvme => {
-                call.header("x-amz-checksum-crc64nvme", BASE64.encode(payload.crc64().to_be_bytes()))
-            }
-            Checksum::Crc32c => {
-                call.header("x-amz-checksum-crc32c", BASE64.encode(payload.crc32c().to_be_bytes()))
-            }
-            Checksum::None => call,
+        let payload = self.signable(payload).await;
+        let call = match self.options.checksum.names() {
+            Some(names) => call.header(names.header, self.options.checksum.of(&payload)),
+            None => call,
         };
         call.payload(payload)
     }
@@ -154,13 +151,7 @@ impl Bucket {
             self.unless_there(self.making(verb, path, Method::PUT)).header(UPLOAD, &mark).accepts(&[412]);
         let call = self.carrying(call, payload).await;
         let reply = self.client.ask(&call, upload::is_stored).await?;
-        if reply.status.is_success() {
-            return Ok(Put::Created);
-        }
-        match reply.unclear && self.has_mark(path, &mark).await? {
-            true => Ok(Put::Created),
-            false => Ok(Put::Exists),
-        }
+        reply.put(self.has_mark(path, &mark)).await
     }
 
     /// Whether the object was made by the request with this mark.
@@ -184,14 +175,7 @@ impl Bucket {
 
     async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
         let Some(reply) = self.head(path).await? else { return Ok(None) };
-        let number = |name| reply.header(name).and_then(|text| text.parse::<u64>().ok());
-        let size = number("content-length").ok_or_else(|| StoreError::Remote {
-            operation: "look at",
-            object: path.to_owned(),
-            what: "the store does not say its length".to_owned(),
-            passing: false,
-        })?;
-        Ok(Some(Stat { size, crc64: crc64_of(&reply), lock: lock_of(&reply) }))
+        Ok(Some(Stat { size: reply.length(path)?, crc64: crc64_of(&reply), lock: lock_of(&reply) }))
     }
 }
 

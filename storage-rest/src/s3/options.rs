@@ -1,13 +1,13 @@
 //! What an S3 vault can be told, and what is found where nothing is said: in the environment and the shared files, as with AWS's own
 //! tools (<https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html>).
 
-use std::time::Duration;
-
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::Url;
 
 use crate::aws::profile::Profiles;
 use crate::aws::{AwsOptions, AwsProvider, region};
-use crate::client::Patience;
+use crate::client::{Patience, Payload};
 use crate::web::{PlainHttp, checked_url};
 use crate::{Environment, SettingError};
 
@@ -88,6 +88,37 @@ pub enum Checksum {
     Crc32c,
     /// None: for stores that refuse both.
     None,
+}
+
+/// What S3 calls a checksum.
+pub(super) struct Names {
+    /// Of an object's or a part's bytes.
+    pub header: &'static str,
+    /// In the list of parts.
+    pub element: &'static str,
+    /// When an upload begins.
+    pub algorithm: &'static str,
+}
+
+impl Checksum {
+    /// `None`: it is not sent.
+    pub(super) fn names(self) -> Option<Names> {
+        let (header, element, algorithm) = match self {
+            Self::Crc64Nvme => ("x-amz-checksum-crc64nvme", "ChecksumCRC64NVME", "CRC64NVME"),
+            Self::Crc32c => ("x-amz-checksum-crc32c", "ChecksumCRC32C", "CRC32C"),
+            Self::None => return None,
+        };
+        Some(Names { header, element, algorithm })
+    }
+
+    /// Of these bytes, as S3 writes it: Base64, the greatest byte first.
+    pub(super) fn of(self, payload: &Payload) -> String {
+        match self {
+            Self::Crc64Nvme => BASE64.encode(payload.crc64().to_be_bytes()),
+            Self::Crc32c => BASE64.encode(payload.crc32c().to_be_bytes()),
+            Self::None => String::new(),
+        }
+    }
 }
 
 /// Where requests go.
@@ -223,10 +254,7 @@ impl S3Options {
         if self.anonymous && self.aws.role_arn.is_some() {
             return bad("credentials", "anonymous goes not with a role");
         }
-        if self.patience.idle < Duration::from_secs(1) {
-            return bad("timeout", "must be at least 1s");
-        }
-        Ok(())
+        self.patience.check()
     }
 }
 

@@ -11,7 +11,7 @@ use http::Method;
 use tokio::sync::OnceCell;
 
 use super::{Bucket, Checksum, S3Store, UPLOAD, dialect};
-use crate::client::{PartStore, Payload, Refusal, Reply, new_mark};
+use crate::client::{PartStore, Payload, Refusal, Reply, new_mark, text};
 use crate::encode::escape_xml;
 use crate::xml::text_at;
 
@@ -43,30 +43,16 @@ impl S3Upload {
         let bucket = &self.store.0;
         let call = bucket.making("write", &self.path, Method::POST).query("uploads", "");
         let mut call = call.header(UPLOAD, &self.mark);
-        let algorithm = match bucket.options.checksum {
-            Checksum::Crc64Nvme => Some("CRC64NVME"),
-            Checksum::Crc32c => Some("CRC32C"),
-            Checksum::None => None,
-        };
-        if let Some(algorithm) = algorithm {
+        if let Some(names) = bucket.options.checksum.names() {
             call = call
-                .header("x-amz-checksum-algorithm", algorithm)
+                .header("x-amz-checksum-algorithm", names.algorithm)
                 .header("x-amz-checksum-type", "FULL_OBJECT");
         }
-        let id = |reply: &Reply| text_at(&reply.body, &["InitiateMultipartUploadResult", "UploadId"]);
-        let reply = bucket
-            .client
-            .ask(&call, |reply| id(reply).map(drop).ok_or_else(|| no_result(reply, "it names no upload")))
-            .await?;
-        Ok(id(&reply).unwrap_or_default())
-    }
-
-    fn checksum(&self, payload: &Payload) -> Option<(&'static str, String)> {
-        match self.store.0.options.checksum {
-            Checksum::Crc64Nvme => Some(("ChecksumCRC64NVME", BASE64.encode(payload.crc64().to_be_bytes()))),
-            Checksum::Crc32c => Some(("ChecksumCRC32C", BASE64.encode(payload.crc32c().to_be_bytes()))),
-            Checksum::None => None,
-        }
+        let id = |reply: &Reply| {
+            let id = text_at(&reply.body, &["InitiateMultipartUploadResult", "UploadId"]);
+            id.ok_or_else(|| no_result(reply, "it names no upload"))
+        };
+        bucket.client.read_answer(&call, id).await
     }
 }
 
@@ -101,7 +87,6 @@ impl PartStore for S3Upload {
     async fn part(&self, index: usize, payload: Payload) -> Result<Done, StoreError> {
         let id = self.id.get_or_try_init(|| self.begin()).await?;
         let bucket = &self.store.0;
-        let checksum = self.checksum(&payload);
         let call = bucket
             .call("write", &self.path, Method::PUT)
             .query("partNumber", (index + 1).to_string())
@@ -109,6 +94,11 @@ impl PartStore for S3Upload {
             .needs("s3:PutObject");
         let call = bucket.carrying(call, payload).await;
         let reply = bucket.client.ask(&call, is_stored).await?;
+        let checksum = bucket
+            .options
+            .checksum
+            .names()
+            .and_then(|names| Some((names.element, text(&call.headers, names.header)?.to_owned())));
         Ok(Done { etag: reply.header("etag").unwrap_or_default().to_owned(), checksum })
     }
 
@@ -118,7 +108,7 @@ impl PartStore for S3Upload {
             return Err(StoreError::Exists { object: self.path.clone() });
         }
         let payload = Payload::new(Bytes::from(document(&parts)));
-        let payload = if bucket.client.dialect().hashes() { payload.hashed().await } else { payload };
+        let payload = bucket.signable(payload).await;
         let call = bucket.unless_there(bucket.call("write", &self.path, Method::POST));
         let mut call = call
             .query("uploadId", id)
@@ -199,11 +189,7 @@ pub(super) fn is_stored(reply: &Reply) -> Result<(), Refusal> {
 
 /// An error in an answer that calls itself a success; one that is none of either kind counts as the store's own.
 fn no_result(reply: &Reply, what: &str) -> Refusal {
-    let mut refusal = dialect::refusal(reply.status, &reply.headers, &reply.body);
-    if refusal.code.is_empty() {
-        (refusal.code, refusal.message) = ("InternalError".to_owned(), what.to_owned());
-    }
-    refusal
+    dialect::refusal(reply.status, &reply.headers, &reply.body).or_nonsense(what)
 }
 
 fn document(parts: &[Done]) -> String {

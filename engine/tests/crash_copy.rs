@@ -6,7 +6,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use bodley_engine::copy::{CopyOptions, copy};
@@ -15,8 +14,8 @@ use bodley_engine::{EngineError, Report};
 use bodley_io::store::SharedStore;
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::store::memory::MemoryStore;
-use bytes::Bytes;
 use common::cloud::Cloud;
+use common::files::objects;
 use common::frozen::{Frozen, Stop};
 use common::machine::{Event, Machine};
 use common::memory::{paths, shared};
@@ -110,24 +109,6 @@ async fn a_copy_stands_still_at_each_operation_while_another_goes_by() {
             both += 1;
         }
     }
-}
-
-/// The objects as files, without the unfinished.
-fn objects(root: &Path) -> Objects {
-    let mut objects = Objects::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().map(Result::unwrap) {
-            let path = entry.path();
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if path.is_dir() {
-                folders.push(path);
-            } else if !name.contains(".tmp-") {
-                objects.insert(name, Bytes::from(std::fs::read(&path).unwrap()));
-            }
-        }
-    }
-    objects
 }
 
 /// Killed, killed again, and then the power goes: names that the second copy only found must be as durable as those that it gave.

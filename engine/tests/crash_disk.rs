@@ -12,8 +12,8 @@ use std::sync::Arc;
 use bodley_engine::vault::{Receipt, VaultError};
 use bodley_io::store::disk::{DirectIo, DiskStore};
 use bodley_io::store::{SharedStore, StoreError};
+use common::files::objects;
 use common::machine::{Event, Machine};
-use common::model::Objects;
 use common::sample;
 use rustix::io::Errno;
 
@@ -27,24 +27,6 @@ fn folder() -> tempfile::TempDir {
 
 fn soak() -> bool {
     std::env::var_os("BODLEY_SOAK").is_some()
-}
-
-/// The vault's objects as files, without the unfinished.
-fn objects(root: &Path) -> Objects {
-    let mut objects = Objects::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().map(Result::unwrap) {
-            let path = entry.path();
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if path.is_dir() {
-                folders.push(path);
-            } else if !name.contains(".tmp-") {
-                objects.insert(name, std::fs::read(&path).unwrap().into());
-            }
-        }
-    }
-    objects
 }
 
 /// What a file system can do.

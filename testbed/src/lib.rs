@@ -26,6 +26,7 @@ pub mod jars;
 mod java;
 pub mod login;
 pub mod node;
+mod npm;
 pub mod oidc;
 pub mod paths;
 pub mod pki;

@@ -1,8 +1,6 @@
 //! A real OpenID provider, for OAUTHBEARER: the package `oidc-provider`, run by Node 20 or newer and installed by npm once.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::java::run_tool;
+use crate::npm;
 use crate::paths;
 use crate::pki::{Leaf, Pki};
 use crate::ports;
@@ -187,17 +185,5 @@ impl Oidc {
 
 /// The folder with the server and its packages.
 pub(crate) fn installed() -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    FILES.hash(&mut hasher);
-    let dir = paths::testbed_dir().join("oidc").join(format!("{:016x}", hasher.finish()));
-    paths::once(&dir, |staging| {
-        for (name, text) in FILES {
-            fs::write(staging.join(name), text)?;
-        }
-        let args = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"];
-        let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-        args.push(staging.as_os_str());
-        run_tool("npm", &args, "install Node 20 or newer with npm").context("install the OpenID provider")
-    })?;
-    Ok(dir)
+    npm::program("oidc", &FILES)
 }

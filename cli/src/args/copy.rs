@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 
-use super::{Rate, ToVaultArg, VaultArg, WritersArg};
+use super::VaultsArg;
 
 pub const EXAMPLES: &str = "\
 Object by object, each checked on the way; a commit is copied when all that it names is there, so the copy is a valid vault at every
@@ -18,15 +18,5 @@ Examples:
 #[derive(Debug, ClapArgs)]
 pub struct CopyVault {
     #[command(flatten)]
-    pub vault: VaultArg,
-    #[command(flatten)]
-    pub to: ToVaultArg,
-    /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
-    #[arg(long, value_name = "BYTES/S")]
-    pub limit_read: Option<Rate>,
-    /// Write at most so many bytes per second to the copy
-    #[arg(long, value_name = "BYTES/S")]
-    pub limit_write: Option<Rate>,
-    #[command(flatten)]
-    pub writers: WritersArg,
+    pub vaults: VaultsArg,
 }

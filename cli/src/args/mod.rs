@@ -198,15 +198,25 @@ pub struct WritersArg {
     pub single_writer: bool,
 }
 
-/// Where the other vault is.
+/// From one vault to another.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct ToVaultArg {
+pub struct VaultsArg {
+    #[command(flatten)]
+    pub vault: VaultArg,
     /// The vault to write: an empty place (`copy`: or an earlier copy)
     #[arg(long, value_name = "URL")]
     pub to_vault: String,
     /// What the store of --to-vault is to know (docs/stores/); may be repeated
     #[arg(long = "to-vault-option", value_name = "KEY=VALUE")]
     pub to_vault_options: Vec<crate::vault::VaultOption>,
+    /// Read at most so many bytes per second from the vault (K, M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_read: Option<Rate>,
+    /// Write at most so many bytes per second to the other one
+    #[arg(long, value_name = "BYTES/S")]
+    pub limit_write: Option<Rate>,
+    #[command(flatten)]
+    pub writers: WritersArg,
 }
 
 /// Where the cluster is.
@@ -286,20 +296,10 @@ pub struct Verify {
 #[derive(Debug, ClapArgs)]
 pub struct Rebuild {
     #[command(flatten)]
-    pub vault: VaultArg,
-    #[command(flatten)]
-    pub to: ToVaultArg,
+    pub vaults: VaultsArg,
     /// Id of the source cluster, when vault.json is lost
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
-    /// Read at most so many bytes per second from the old vault (K, M, G: powers of 1024)
-    #[arg(long, value_name = "BYTES/S")]
-    pub limit_read: Option<Rate>,
-    /// Write at most so many bytes per second to the new one
-    #[arg(long, value_name = "BYTES/S")]
-    pub limit_write: Option<Rate>,
-    #[command(flatten)]
-    pub writers: WritersArg,
 }
 
 /// `bodley doctor`

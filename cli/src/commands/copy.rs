@@ -1,29 +1,27 @@
 //! `bodley copy`
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bodley_engine::copy::{CopyOptions, copy};
 use bodley_engine::{Progress, Report};
-use bodley_io::store::SharedStore;
 
-use super::{Named, Outcome, finish, open_measured, usage};
-use crate::args::{Common, CopyVault, WritersArg};
+use super::{Outcome, Pair, finish, usage};
+use crate::args::{Common, CopyVault, VaultsArg};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
 use crate::signals::Signals;
+use crate::vault::Place;
 
 pub async fn run(flags: CopyVault, common: &Common) -> Outcome {
-    if is_same(&flags, common) {
-        return Err(usage(format!("--vault and --to-vault are the same place: {}", flags.vault.vault)));
+    if is_same(&flags.vaults, common) {
+        return Err(usage(format!(
+            "--vault and --to-vault are the same place: {}",
+            flags.vaults.vault.vault
+        )));
     }
     let progress = Arc::new(Progress::default());
-    let from = Named::vault(&flags.vault.vault, common);
-    let source = open_measured(from, flags.limit_read, None, progress.latencies())?;
-    let to = Named::target(&flags.to, &flags.writers);
-    let target = open_measured(to, None, flags.limit_write, progress.latencies())?;
-    let note = not_needed(&flags.writers, &target);
+    let Pair { source, target, note } = Pair::open(&flags.vaults, common, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("copy", Arc::clone(&progress), common.quiet);
@@ -37,23 +35,16 @@ pub async fn run(flags: CopyVault, common: &Common) -> Outcome {
     Ok(code)
 }
 
-/// A URL does not tell of which endpoint a bucket is: the options may.
-fn is_same(flags: &CopyVault, common: &Common) -> bool {
-    let is_folder = |url: &str| url.starts_with("file://") || !url.contains("://");
-    place(&flags.vault.vault) == place(&flags.to.to_vault)
-        && (is_folder(&flags.vault.vault) || common.vault_options == flags.to.to_vault_options)
-}
-
-/// One folder may have several names.
-fn place(url: &str) -> PathBuf {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.trim_end_matches('/').into())
-}
-
-/// --single-writer says nothing to a store that settles races by itself.
-pub fn not_needed(writers: &WritersArg, store: &SharedStore) -> Option<String> {
-    let note = || format!("--single-writer is not needed for {}: it settles races by itself", store.url());
-    (writers.single_writer && store.decides_races()).then(note)
+/// A folder may have several names; a URL does not tell of which endpoint a bucket is, the options may.
+fn is_same(vaults: &VaultsArg, common: &Common) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.trim_end_matches('/').into());
+    match (Place::parse(&vaults.vault.vault), Place::parse(&vaults.to_vault)) {
+        (Ok(Place::Folder(from)), Ok(Place::Folder(to))) => real(&from) == real(&to),
+        (Ok(Place::Remote(from)), Ok(Place::Remote(to))) => {
+            from == to && common.vault_options == vaults.to_vault_options
+        }
+        _ => false,
+    }
 }
 
 fn summary(report: &Report, start: Instant) -> String {
@@ -88,7 +79,7 @@ mod tests {
         let words = ["bodley", "copy", "--vault", from, "--to-vault", to];
         let args = Args::try_parse_from(words.iter().chain(more)).unwrap();
         let Command::Copy(flags) = args.command else { return false };
-        is_same(&flags, &args.common)
+        is_same(&flags.vaults, &args.common)
     }
 
     #[test]

@@ -22,7 +22,7 @@ use bodley_io::store::SharedStore;
 use bodley_io::store::decorators::{Limit, Measured, Retry, Throttled};
 use bodley_io::throttle::Throttle;
 
-use crate::args::{Args, Command, Common, OutputFormat, Rate, ToVaultArg, TopicArgs, WritersArg};
+use crate::args::{Args, Command, Common, OutputFormat, Rate, TopicArgs, VaultsArg};
 use crate::ended::Ended;
 use crate::output;
 use crate::vault::{self, VaultOption};
@@ -91,12 +91,31 @@ impl<'a> Named<'a> {
     fn vault(url: &'a str, common: &'a Common) -> Self {
         Self { url, options: &common.vault_options, flag: "--vault-option", single_writer: false }
     }
+}
 
-    /// The vault of `--to-vault`.
-    fn target(to: &'a ToVaultArg, writers: &WritersArg) -> Self {
-        let ToVaultArg { to_vault, to_vault_options } = to;
-        let (flag, single_writer) = ("--to-vault-option", writers.single_writer);
-        Self { url: to_vault, options: to_vault_options, flag, single_writer }
+/// The stores of two vaults, and what is to be said about them.
+struct Pair {
+    source: SharedStore,
+    target: SharedStore,
+    note: Option<String>,
+}
+
+impl Pair {
+    fn open(vaults: &VaultsArg, common: &Common, latencies: &Arc<Latencies>) -> Result<Self, Box<Ended>> {
+        let from = Named::vault(&vaults.vault.vault, common);
+        let to = Named {
+            url: &vaults.to_vault,
+            options: &vaults.to_vault_options,
+            flag: "--to-vault-option",
+            single_writer: vaults.writers.single_writer,
+        };
+        let source = open_measured(from, vaults.limit_read, None, latencies)?;
+        let target = open_measured(to, None, vaults.limit_write, latencies)?;
+        // It says nothing to a store that settles races by itself.
+        let note = (to.single_writer && target.decides_races()).then(|| {
+            format!("--single-writer is not needed for {}: it settles races by itself", target.url())
+        });
+        Ok(Self { source, target, note })
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::Instant;
 use bodley_engine::rebuild::{RebuildOptions, rebuild};
 use bodley_engine::{Progress, Report};
 
-use super::copy::not_needed;
-use super::{Named, Outcome, finish, open_measured, usage};
+use super::{Outcome, Pair, finish, usage};
 use crate::args::{Common, Rebuild};
 use crate::output::{bytes, plural};
 use crate::progress::Display;
@@ -15,15 +14,7 @@ use crate::signals::Signals;
 
 pub async fn run(flags: Rebuild, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
-    let source = open_measured(
-        Named::vault(&flags.vault.vault, common),
-        flags.limit_read,
-        None,
-        progress.latencies(),
-    )?;
-    let to = Named::target(&flags.to, &flags.writers);
-    let target = open_measured(to, None, flags.limit_write, progress.latencies())?;
-    let note = not_needed(&flags.writers, &target);
+    let Pair { source, target, note } = Pair::open(&flags.vaults, common, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let display = Display::start("rebuild", Arc::clone(&progress), common.quiet);

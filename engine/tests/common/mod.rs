@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod chaos;
 pub mod cloud;
 pub mod distant;
+pub mod files;
 pub mod frozen;
 pub mod history;
 pub mod machine;

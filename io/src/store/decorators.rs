@@ -13,6 +13,27 @@ use crate::buffers::{Filled, PartBuf};
 use crate::latency::{Kind, Latencies, Stopwatch};
 use crate::throttle::Throttle;
 
+/// What a store is like does not change by what stands around it. One that is forgotten would fall back to the port's default.
+macro_rules! as_inside {
+    () => {
+        fn url(&self) -> String {
+            self.inner.url()
+        }
+
+        fn alignment(&self) -> usize {
+            self.inner.alignment()
+        }
+
+        fn part_len(&self) -> usize {
+            self.inner.part_len()
+        }
+
+        fn decides_races(&self) -> bool {
+            self.inner.decides_races()
+        }
+    };
+}
+
 /// Repeats operations that failed for a passing reason. Uploads are not repeated: after a failed write or sync nobody knows
 /// what is on the disk.
 #[derive(Debug)]
@@ -45,21 +66,7 @@ impl Retry {
 
 #[async_trait]
 impl Store for Retry {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn alignment(&self) -> usize {
-        self.inner.alignment()
-    }
-
-    fn part_len(&self) -> usize {
-        self.inner.part_len()
-    }
-
-    fn decides_races(&self) -> bool {
-        self.inner.decides_races()
-    }
+    as_inside!();
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.run(|| self.inner.tidy()).await
@@ -131,21 +138,7 @@ impl Limit {
 
 #[async_trait]
 impl Store for Limit {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn alignment(&self) -> usize {
-        self.inner.alignment()
-    }
-
-    fn part_len(&self) -> usize {
-        self.inner.part_len()
-    }
-
-    fn decides_races(&self) -> bool {
-        self.inner.decides_races()
-    }
+    as_inside!();
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.inner.tidy().await
@@ -215,21 +208,7 @@ async fn take(throttle: Option<&Arc<Throttle>>, bytes: usize) {
 
 #[async_trait]
 impl Store for Throttled {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn alignment(&self) -> usize {
-        self.inner.alignment()
-    }
-
-    fn part_len(&self) -> usize {
-        self.inner.part_len()
-    }
-
-    fn decides_races(&self) -> bool {
-        self.inner.decides_races()
-    }
+    as_inside!();
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.inner.tidy().await
@@ -309,21 +288,7 @@ impl Measured {
 
 #[async_trait]
 impl Store for Measured {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn alignment(&self) -> usize {
-        self.inner.alignment()
-    }
-
-    fn part_len(&self) -> usize {
-        self.inner.part_len()
-    }
-
-    fn decides_races(&self) -> bool {
-        self.inner.decides_races()
-    }
+    as_inside!();
 
     async fn tidy(&self) -> Result<usize, StoreError> {
         self.inner.tidy().await

@@ -2,9 +2,7 @@
 //!
 //! It checks signatures, SAS tokens and their rights, checksums, conditions and the API's version. It knows no roles.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::java::run_tool;
+use crate::npm;
 use crate::paths;
 use crate::pki::{Leaf, Pki};
 use crate::ports;
@@ -148,17 +146,5 @@ fn encoded(text: &str) -> String {
 
 /// The folder with the server and its packages.
 pub(crate) fn installed() -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    FILES.hash(&mut hasher);
-    let dir = paths::testbed_dir().join("azurite").join(format!("{:016x}", hasher.finish()));
-    paths::once(&dir, |staging| {
-        for (name, text) in FILES {
-            fs::write(staging.join(name), text)?;
-        }
-        let args = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"];
-        let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-        args.push(staging.as_os_str());
-        run_tool("npm", &args, "install Node 20 or newer with npm").context("install Azurite")
-    })?;
-    Ok(dir)
+    npm::program("azurite", &FILES)
 }

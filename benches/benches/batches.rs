@@ -27,6 +27,7 @@ fn part(size: usize) -> Vec<u8> {
 
 fn header(base_offset: i64) -> Header {
     Header {
+        magic: 2,
         base_offset,
         size: 0,
         leader_epoch: 0,

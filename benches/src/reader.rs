@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use bodley_protocol::fetch::{self, Isolation, Limits, PartitionHead, ResponseParser, Step};
+use bodley_protocol::fetch::{self, Asked, Isolation, Limits, PartitionHead, ResponseParser, Step};
 use bodley_protocol::frame::{self, Head};
 use bodley_protocol::messages::metadata_request::MetadataRequestTopic;
 use bodley_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
@@ -211,7 +211,7 @@ impl<'a, S: Sink> Lane<'a, S> {
         let wanted: Vec<_> = self.open.iter().take(PARTITIONS_PER_FETCH).map(partition).collect();
         let isolation = Isolation::Uncommitted;
         let limits = Limits { isolation, max_wait_ms: 500, min_bytes: 1, max_bytes: RESPONSE_BYTES };
-        self.stream.write_all(&fetch::encode(head(FETCH_VERSION), limits, "", &wanted))?;
+        self.stream.write_all(&fetch::encode(head(FETCH_VERSION), limits, "", &Asked::all(&wanted)))?;
         self.stream.flush()?;
         self.tally.requests += 1;
         Ok(())

@@ -11,6 +11,9 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
+/// What a run is called that goes on.
+pub const FOLLOW: &str = "follow";
+
 /// Draws until it is dropped.
 pub struct Display {
     task: Option<tokio::task::JoinHandle<()>>,
@@ -69,6 +72,9 @@ async fn lines(verb: &str, progress: Arc<Progress>) {
 fn describe(verb: &str, now: &Snapshot, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(0.001);
     let rate = HumanBytes((now.bytes as f64 / seconds) as u64);
+    if verb == FOLLOW {
+        return format!("{}, {rate}/s, {}", HumanBytes(now.bytes), ages(now, now_ms()));
+    }
     let share = now.work_done as f64 / now.work_total.max(1) as f64;
     let eta = match share > 0.01 && now.work_total > 0 {
         true => {
@@ -86,6 +92,23 @@ fn describe(verb: &str, now: &Snapshot, elapsed: Duration) -> String {
     )
 }
 
+/// How long ago the last commit was made, and up to when all is in the vault.
+fn ages(now: &Snapshot, ms: i64) -> String {
+    let ago = |since: i64| bodley_engine::moment::span(ms.saturating_sub(since).max(0));
+    let committed = match now.committed {
+        0 => "nothing committed yet".to_owned(),
+        at => format!("committed {} ago", ago(at)),
+    };
+    match now.complete {
+        0 => format!("{committed}, catching up"),
+        at => format!("{committed}, complete to {} ago", ago(at)),
+    }
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,9 +121,13 @@ mod tests {
             work_total: 100,
             partitions_done: 1,
             partitions_total: 4,
+            ..Snapshot::default()
         };
         let line = describe("backup", &now, Duration::from_secs(10));
         assert_eq!(line, "10.00 MiB, 1.00 MiB/s, 1/4 partitions, 30 seconds left");
+        let following = Snapshot { committed: 95_000, complete: 90_000, ..now };
+        assert_eq!(ages(&following, 100_000), "committed 5 s ago, complete to 10 s ago");
+        assert_eq!(ages(&now, 100_000), "nothing committed yet, catching up");
         let nothing = describe("copy", &Snapshot::default(), Duration::from_secs(1));
         assert_eq!(nothing, "0 B, 0 B/s, 0/0 commits");
     }

@@ -491,7 +491,7 @@ fn leaders_move() {
         let leader = stage.bench.describe(topic).unwrap().partitions[partition].leader;
         stage.bench.move_leader(topic, partition as i32, (leader + 1) % 3).unwrap();
     };
-    let mut run = stage.slow_backup(&vault, SOME, "10M");
+    let mut run = stage.slow_backup(&vault, SOME, "5M");
     for partition in [0, 1, 2, 3, 0, 4] {
         run.leave_alone(seconds(0.3));
         next_leader(SOME, partition);
@@ -560,6 +560,7 @@ fn an_unclean_election_takes_records_back() {
     stage.write("unclean", 0, "on one", 20);
     let vault = Vault::new();
     stage.backup(&vault, &["--topic", "unclean"]).exits(0);
+    let before = vault.listed()["seq"].to_string();
     let dump = stage.dump("unclean");
     assert_eq!(dump.len(), 40);
     // Two of three nodes are a quorum: the old follower comes back before the leader dies.
@@ -582,11 +583,19 @@ fn an_unclean_election_takes_records_back() {
     let report = stage.backup(&vault, &["--topic", "unclean"]).exits(3).json();
     assert_eq!(list(&report, "errors")[0]["code"], "truncated", "{report:#}");
     assert_eq!(list(&report, "errors")[0]["topic"], "unclean");
+    let hint = list(&report, "errors")[0]["hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains("--at"), "{report:#}");
     leader.start().unwrap();
     stage.cluster.wait_until_up().unwrap();
+    // Said once; what comes then is backed up as ever.
+    stage.write("unclean", 0, "later", 10);
+    stage.backup(&vault, &["--topic", "unclean"]).exits(0);
+    vault.verified();
+    stage.restore_as(&vault, "unclean", "unclean-now").exits(0);
+    same(&stage.dump("unclean"), &stage.dump("unclean-now"));
     // What was there is there.
-    assert_eq!(topics(&vault.verified(), "unclean")[0]["records"], 40);
-    stage.restore_as(&vault, "unclean", "unclean-back").exits(0);
+    let before = ["--at", before.as_str(), "--topic", "unclean", "--rename", "unclean=unclean-back"];
+    stage.restore(&vault, &before).exits(0);
     same(&dump, &stage.dump("unclean-back"));
 }
 

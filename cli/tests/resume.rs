@@ -5,14 +5,14 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bodley_testbed::dump::Data;
-use bodley_testbed::proxy::Direction;
 use bodley_testbed::workbench::{Generate, GroupOffset, ProduceOptions, Record};
 use bodley_testbed::{ClusterOptions, Dump, Isolation, compare_digests};
 use serde_json::{Value, json};
 
+use common::in_flight::InFlight;
 use common::judge::same_digests;
 use common::site::Site;
 use common::stage::{Slot, Stage};
@@ -143,82 +143,37 @@ fn a_follower_stands_still() {
     stage.bench.delete_topic("still").unwrap();
 }
 
-/// Where the dead run's requests are when the next run begins.
-struct InFlight {
-    stage: Stage,
-    vault: Vault,
-    state: PathBuf,
-    target: String,
-}
-
-impl InFlight {
-    /// A restore whose requests are held back on their way to the broker, killed.
-    fn new(target: &str) -> Self {
-        let stage = one();
-        let vault = stage.vault_of(&[OLD]);
-        let state = vault.root().with_file_name("state");
-        let held = Self { stage, vault, state, target: target.into() };
-        let proxy = held.stage.cluster.proxy(0).unwrap();
-        let mut run = held.stage.restoring(&held.vault, OLD, target, &held.flags("one"));
-        held.stage.until(&mut run, target, 500);
-        proxy.stall_one_way(Direction::ToServer, true);
-        run.leave_alone(seconds(1.0));
-        run.kill();
-        held
-    }
-
-    fn flags(&self, id: &'static str) -> [&str; 4] {
-        ["--state", self.state.to_str().unwrap(), "--restore-id", id]
-    }
-
-    /// The next run, which reaches the broker on another way.
-    fn resume(&self, id: &'static str) -> Running {
-        let rename = format!("{OLD}={}", self.target);
-        let bootstrap = self.stage.cluster.direct_bootstrap();
-        let fixed =
-            ["restore", "-b", &bootstrap, "--vault", self.vault.url(), "--topic", OLD, "--rename", &rename];
-        common::start(&[&fixed[..], &self.flags(id)].concat())
-    }
-
-    /// The dead run's requests arrive.
-    fn let_go(&self) {
-        let proxy = self.stage.cluster.proxy(0).unwrap();
-        proxy.stall_one_way(Direction::ToServer, false);
-        while proxy.connections() > 0 {
-            std::thread::sleep(seconds(0.05));
-        }
-        std::thread::sleep(seconds(0.5));
-    }
-}
-
 /// The dead run's requests arrive when the next run is done; in between, the broker has forgotten the old records' producer.
 #[test]
 fn late_requests_are_refused() {
-    let held = InFlight::new("late");
+    let stage = one();
+    let held = InFlight::new(&stage, OLD, "late");
     held.resume("one").wait().exits(0);
     std::thread::sleep(seconds(4.0));
     held.let_go();
-    held.stage.judge(&held.vault, OLD, "late", &held.flags("one"));
+    stage.judge(&held.vault, OLD, "late", &held.flags("one"));
 }
 
 /// They arrive while the next run is at work.
 #[test]
 fn late_requests_meet_the_next_run() {
     for round in 0..if soak() { 20 } else { 2 } {
-        let held = InFlight::new("meeting");
+        let stage = one();
+        let held = InFlight::new(&stage, OLD, "meeting");
         let mut run = held.resume("one");
         run.leave_alone(seconds(0.02 * f64::from(round)));
         held.let_go();
         run.wait().exits(0);
-        held.stage.judge(&held.vault, OLD, "meeting", &held.flags("one"));
+        stage.judge(&held.vault, OLD, "meeting", &held.flags("one"));
     }
 }
 
 /// The test of the tests: a run with a fresh producer, without a fence of the old one, that goes on from the log's end, doubles records here.
 #[test]
 fn a_naive_resume_is_caught() {
-    let held = InFlight::new("naive");
-    let ends = held.stage.ends("naive");
+    let stage = one();
+    let held = InFlight::new(&stage, OLD, "naive");
+    let ends = stage.ends("naive");
     edit(&held.state, |line| {
         let end = ends[line["partition"].as_u64().unwrap() as usize];
         line["offset"] = json!(end);
@@ -227,12 +182,12 @@ fn a_naive_resume_is_caught() {
         (state["producer"], state["transactional"]) = (json!(999_999_999), json!(false));
     });
     held.resume("two").wait().exits(0);
-    same_digests(&held.stage.bench, OLD, "naive");
+    same_digests(&stage.bench, OLD, "naive");
     held.let_go();
-    let digest = |topic| held.stage.bench.digest(topic, Isolation::Committed, false).unwrap();
+    let digest = |topic| stage.bench.digest(topic, Isolation::Committed, false).unwrap();
     let difference = compare_digests(&digest(OLD), &digest("naive")).unwrap_err();
     eprintln!("{difference:#}");
-    held.stage.bench.delete_topic("naive").unwrap();
+    stage.bench.delete_topic("naive").unwrap();
 }
 
 fn edit(state: &Path, change: impl Fn(&mut Value)) {

@@ -1,17 +1,19 @@
-//! Ten thousand partitions on one broker: what a run costs beyond the data itself stays small.
+//! Ten thousand partitions on one broker, and over three: what a run costs beyond the data itself stays small.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bodley_testbed::workloads::Many;
 use bodley_testbed::{Cluster, ClusterOptions, Proxy};
 
 use common::site::Site;
 use common::vault::Vault;
-use common::{Ran, list, soak};
+use common::{Ran, list, seconds, soak};
 
 const PARTITIONS: u32 = 10_000;
 /// Topics that are restored (the second number: in soak), into the same broker, which then has their partitions twice. Each partition is an
@@ -24,6 +26,12 @@ const MEMORY: u64 = 256 << 20;
 const OBJECTS: usize = 6;
 /// Requests of a run that finds nothing new, beside one for the broker and one for each thousand partitions.
 const REQUESTS: u32 = 5;
+
+/// Connections of a backup to one of three brokers at a time: four that fetch; one for all else, and three more where there are many questions; one to
+/// whichever broker answers; and one that a broker has not noticed to be closed.
+const BACKUP_CONNECTIONS: usize = 10;
+/// Those of a restore: five that produce, and the others.
+const RESTORE_CONNECTIONS: usize = 11;
 
 /// How the requests of a run are spread over Kafka's APIs, by number.
 fn by_api(apis: &[i16]) -> BTreeMap<i16, usize> {
@@ -99,6 +107,68 @@ fn ten_thousand_partitions() {
     has_records(&restored, ends.iter().flatten().sum::<i64>() as u32);
     for (topic, ends) in topics.iter().zip(ends) {
         assert_eq!(site.ends(&format!("r-{topic}")), ends, "{topic}");
+    }
+}
+
+/// A run that ends well and in its memory, with so many connections to one broker at most.
+#[track_caller]
+fn few_connections(name: &str, site: &Site, most: usize, run: impl FnOnce() -> Ran) -> Ran {
+    let over = AtomicBool::new(false);
+    let ran = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peaks = [0; 3];
+            while !over.load(Ordering::Relaxed) {
+                for (node, peak) in peaks.iter_mut().enumerate() {
+                    *peak = site.cluster.proxy(node).unwrap().connections().max(*peak);
+                }
+                thread::sleep(seconds(0.002));
+            }
+            peaks
+        });
+        let before: Vec<u64> = (0..3).map(|n| site.cluster.proxy(n).unwrap().opened()).collect();
+        let ran = run();
+        over.store(true, Ordering::Relaxed);
+        let peaks = watch.join().unwrap();
+        let opened = (0..3).map(|n| site.cluster.proxy(n).unwrap().opened() - before[n]);
+        let opened: Vec<u64> = opened.collect();
+        eprintln!(
+            "{name}: {:.1?}, {} MiB, connections at a time {peaks:?}, opened {opened:?}",
+            ran.took,
+            ran.peak >> 20
+        );
+        assert!(peaks.iter().all(|peak| *peak <= most), "{name}: {peaks:?} connections, {most} are enough");
+        assert!(opened.iter().all(|n| *n <= 2 * most as u64), "{name}: {opened:?} connections were opened");
+        ran
+    });
+    assert!(ran.peak <= MEMORY, "{name}: {} MiB of memory: {ran}", ran.peak >> 20);
+    ran.exits(0)
+}
+
+#[test]
+fn ten_thousand_partitions_over_three_brokers() {
+    let many = Many::new("wide-", PARTITIONS).unwrap();
+    // One replica each: it is the partitions that count.
+    let options = ClusterOptions::new().nodes(3).proxied().set("default.replication.factor", "1");
+    let site = Site::at(Box::leak(Box::new(Cluster::start(Many::fit(options)).unwrap())));
+    many.create(&site.bench).unwrap();
+    many.write(&site.bench, VALUE, 1).unwrap();
+    let vault = Vault::new();
+    let first = few_connections("first of three", &site, BACKUP_CONNECTIONS, || site.backup(&vault, &[]));
+    has_records(&first, PARTITIONS);
+    let idle =
+        few_connections("nothing new of three", &site, BACKUP_CONNECTIONS, || site.backup(&vault, &[]));
+    has_records(&idle, 0);
+    many.write(&site.bench, VALUE, 2).unwrap();
+    let more =
+        few_connections("1 KiB in each of three", &site, BACKUP_CONNECTIONS, || site.backup(&vault, &[]));
+    has_records(&more, PARTITIONS);
+    vault.verified();
+    let flags = ["--topic", "wide-*", "--rename", "*=r-*"];
+    let restored =
+        few_connections("restore to three", &site, RESTORE_CONNECTIONS, || site.restore(&vault, &flags));
+    has_records(&restored, 2 * PARTITIONS);
+    for (topic, _) in many.topics() {
+        assert_eq!(site.ends(&format!("r-{topic}")), site.ends(&topic), "{topic}");
     }
 }
 

@@ -59,6 +59,14 @@ pub enum EngineError {
     /// The target is not as our own writes must have left it.
     #[error("{0}")]
     Diverged(String),
+    /// What was read may be another topic's.
+    #[error(
+        "topic {topic} was deleted and created again during the run, and these brokers do not tell which of the two they were reading: nothing that was read since the last commit is kept"
+    )]
+    Replaced {
+        /// Its name.
+        topic: String,
+    },
     /// Another run of the same restore has taken over.
     #[error("{0}: another run of this restore has taken over; this one has stopped")]
     Fenced(String),
@@ -93,6 +101,7 @@ impl EngineError {
             | Self::Store(_)
             | Self::Produce(_)
             | Self::Diverged(_)
+            | Self::Replaced { .. }
             | Self::Fenced(_)
             | Self::Denied(_)
             | Self::State(_) => Severity::Failed,
@@ -127,6 +136,7 @@ impl EngineError {
             Self::Store(_) | Self::Vault(VaultError::Store(_)) => "store",
             Self::Produce(_) => "produce_refused",
             Self::Diverged(_) => "target_diverged",
+            Self::Replaced { .. } => "topic_replaced",
             Self::Fenced(_) => "fenced",
             Self::State(_) => "restore_state",
             Self::Refused(_) => "refused",

@@ -18,6 +18,7 @@ pub mod report;
 pub mod restore;
 pub mod rights;
 pub mod select;
+pub mod status;
 pub mod strays;
 pub mod vault;
 pub mod verify;

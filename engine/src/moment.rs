@@ -18,6 +18,16 @@ pub enum Moment {
     Ago(i64),
 }
 
+/// A span of `ms` in the largest unit that fits: `119 s`, `90 min`, `36 h`, `3 days`.
+pub fn span(ms: i64) -> String {
+    match ms / 1000 {
+        s if s < 120 => format!("{s} s"),
+        s if s < 120 * 60 => format!("{} min", s / 60),
+        s if s < 48 * 3600 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
 impl Moment {
     /// Milliseconds since 1970, where now is `now`.
     pub fn resolve(self, now: i64) -> i64 {

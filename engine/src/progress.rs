@@ -1,7 +1,7 @@
 //! Counters of a run, for whoever draws them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use bodley_io::latency::Latencies;
 
@@ -13,6 +13,9 @@ pub struct Progress {
     work_total: AtomicU64,
     partitions_done: AtomicU64,
     partitions_total: AtomicU64,
+    /// ms of our clock; 0: not yet.
+    complete: AtomicI64,
+    committed: AtomicI64,
     latencies: Arc<Latencies>,
 }
 
@@ -29,6 +32,10 @@ pub struct Snapshot {
     pub partitions_done: u64,
     /// Partitions with something to do.
     pub partitions_total: u64,
+    /// Whatever was stable at the source then is in the vault, ms of our clock; 0: that can't be said yet.
+    pub complete: i64,
+    /// The last commit of this run, ms of our clock; 0: none yet.
+    pub committed: i64,
 }
 
 impl Progress {
@@ -49,6 +56,16 @@ impl Progress {
         self.partitions_done.fetch_add(1, Relaxed);
     }
 
+    /// Whatever was stable at the source at this time is in the vault.
+    pub fn complete_to(&self, ms: i64) {
+        self.complete.store(ms, Relaxed);
+    }
+
+    /// What is durable is part of the vault now.
+    pub fn committed(&self, ms: i64) {
+        self.committed.store(ms, Relaxed);
+    }
+
     /// How long requests took so far.
     pub fn latencies(&self) -> &Arc<Latencies> {
         &self.latencies
@@ -62,6 +79,8 @@ impl Progress {
             work_total: self.work_total.load(Relaxed),
             partitions_done: self.partitions_done.load(Relaxed),
             partitions_total: self.partitions_total.load(Relaxed),
+            complete: self.complete.load(Relaxed),
+            committed: self.committed.load(Relaxed),
         }
     }
 }

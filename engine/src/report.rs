@@ -1,10 +1,13 @@
 //! What a run says when it is over: the same for people and, as JSON, for programs.
 
+use bodley_io::kafka::Cluster;
+use bodley_io::kafka::health::BrokerHealth;
 use bodley_io::latency::Summaries;
 use serde::Serialize;
 
 use crate::error::{EngineError, Severity};
 use crate::restore::{OffsetMap, PlanReport};
+use crate::status::Status;
 use crate::vault::VaultError;
 use crate::vault::rows::Reason;
 use crate::verify::Locks;
@@ -46,15 +49,54 @@ pub struct Report {
     /// Of a restore: what was merged, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
+    /// Of a restore: records in message formats 0 and 1, which were written as batches of today and acknowledged, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records_in_old_formats: Option<u64>,
     /// Of a copy: what was moved, and what was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copied: Option<Copied>,
     /// Of a verify: how objects are locked in the store, if any segment is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locks: Option<Locks>,
+    /// Of a status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// Of a backup and a restore: how each broker fared; for the caller to fill in, who opened the cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<BrokerReport>,
     /// Of a backup: transactions that were open when it began.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub transactions: Vec<Transaction>,
+}
+
+/// A broker as a run met it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BrokerReport {
+    /// Its id.
+    pub id: i32,
+    /// Where it was.
+    pub address: String,
+    /// Requests that it answered.
+    pub requests: u64,
+    /// Bytes of record batches that it sent.
+    pub bytes: u64,
+    /// Connections and answers that failed.
+    pub errors: u64,
+    /// How long its quotas held us back, ms.
+    pub throttled_ms: u64,
+    /// How long it has been down at the end, ms; `None`: it is not, as far as is known.
+    pub down_ms: Option<u64>,
+    /// The last failure, also when it is over.
+    pub last_error: Option<String>,
+}
+
+impl From<BrokerHealth> for BrokerReport {
+    fn from(health: BrokerHealth) -> Self {
+        let BrokerHealth { id, address, requests, bytes, errors, throttled_ms, down_for, last_error, .. } =
+            health;
+        let down_ms = down_for.map(|down| down.as_millis() as u64);
+        Self { id, address, requests, bytes, errors, throttled_ms, down_ms, last_error }
+    }
 }
 
 /// What a copy of a vault moved, and what it found at the target already. Objects are segments, tables, checkpoints and vault.json; commits count by
@@ -255,6 +297,10 @@ impl From<&EngineError> for Issue {
             EngineError::Vault(VaultError::SingleWriter { .. }) => {
                 issue = issue.hint("add --single-writer, and never run two backups into it at a time");
             }
+            EngineError::Replaced { topic } => {
+                issue =
+                    issue.topic(topic).hint("run again: what is there now is backed up as a new incarnation");
+            }
             EngineError::Damaged { object, topic, partition, offsets, .. } => {
                 issue = issue.at(topic, *partition, Some(offsets.start)).object(object.clone()).hint(hint);
             }
@@ -265,6 +311,11 @@ impl From<&EngineError> for Issue {
 }
 
 impl Report {
+    /// Adds how the cluster's brokers fared.
+    pub fn note_brokers(&mut self, cluster: &Cluster) {
+        self.brokers = cluster.health().snapshot().into_iter().map(BrokerReport::from).collect();
+    }
+
     /// 0, or what errors and gaps make of it. A signal is for the caller to add.
     pub fn exit_code(&self) -> u8 {
         let worst = self.errors.iter().map(|issue| issue.severity).max();

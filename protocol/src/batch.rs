@@ -6,13 +6,16 @@
 //! 43  producer id i64 ┬ 51 producer epoch i16 ┬ 53 base sequence i32 ┬ 57 record count i32 ┬ 61 records
 //! ```
 //! Big-endian. The CRC-32C covers everything from the attributes on. Source: the protocol guide, "Record Batch".
+//!
+//! Messages of the formats 0 and 1 (`old.rs`) are seen through the same header, though what stands for them in its place is found out, not read.
 
 use crate::checksum::{crc32c, crc32c_shift};
+use crate::old;
 
 const BASE_OFFSET: usize = 0;
 const LENGTH: usize = BASE_OFFSET + 8;
 const LEADER_EPOCH: usize = LENGTH + 4;
-const MAGIC: usize = LEADER_EPOCH + 4;
+pub(crate) const MAGIC: usize = LEADER_EPOCH + 4;
 const CRC: usize = MAGIC + 1;
 const ATTRIBUTES: usize = CRC + 4;
 const LAST_OFFSET_DELTA: usize = ATTRIBUTES + 2;
@@ -28,7 +31,7 @@ pub const HEADER_LEN: usize = RECORD_COUNT + 4;
 /// Bytes before the range that "batch length" counts.
 pub const LOG_OVERHEAD: usize = LENGTH + 4;
 
-const CODEC_MASK: i16 = 0b111;
+pub(crate) const CODEC_MASK: i16 = 0b111;
 const APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
@@ -37,13 +40,25 @@ const DELETE_HORIZON: i16 = 1 << 6;
 /// Why the bytes at a position are no batch that can be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Message format 0 or 1 (before Kafka 0.11).
-    #[error("message format {magic} at offset {offset}")]
-    OldFormat {
+    /// A message of format 0 or 1 (before Kafka 0.11) whose fields, or what it holds, cannot be.
+    #[error("malformed message of format {magic} at offset {offset}: {what}")]
+    Old {
         /// 0 or 1.
         magic: i8,
         /// The offset in the message's header.
         offset: i64,
+        /// Which field.
+        what: &'static str,
+    },
+    /// The CRC-32 of a message of format 0 or 1 is not that of the bytes.
+    #[error("CRC-32 of the message at offset {offset} is {computed:08x}, its header says {stored:08x}")]
+    OldCrc {
+        /// The offset in the message's header.
+        offset: i64,
+        /// From the header.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
     },
     /// A magic byte that no Kafka writes.
     #[error("unknown magic {magic} at offset {offset}")]
@@ -76,13 +91,16 @@ pub enum BatchError {
 /// The header fields of one batch. Offsets are absolute, times in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// The format: 2, or 0 or 1 of a message that has no such header. Of these leader epoch, producer and sequence are -1, and the base timestamp is the
+    /// least time of its records.
+    pub magic: i8,
     /// Offset of the first record (as produced; compaction may have removed it).
     pub base_offset: i64,
     /// Bytes of the whole batch, header included.
     pub size: usize,
     /// Epoch of the leader that appended it.
     pub leader_epoch: i32,
-    /// CRC-32C of everything from the attributes on.
+    /// CRC-32C of everything from the attributes on; of formats 0 and 1 the CRC-32 of everything from the magic on.
     pub crc: u32,
     /// Raw attributes.
     pub attributes: i16,
@@ -106,6 +124,11 @@ impl Header {
     /// Offset of the last record as produced, inclusive.
     pub fn last_offset(&self) -> i64 {
         self.base_offset.saturating_add(i64::from(self.last_offset_delta))
+    }
+
+    /// A message of format 0 or 1, which no broker of today takes: it can't be produced as it stands.
+    pub fn is_old(&self) -> bool {
+        self.magic < 2
     }
 
     /// Codec number: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
@@ -146,13 +169,18 @@ pub fn declared_size(bytes: &[u8]) -> Option<usize> {
     usize::try_from(length).ok()?.checked_add(LOG_OVERHEAD)
 }
 
+/// The format of what stands at the head of `bytes`, if so much of it is there.
+pub fn magic(bytes: &[u8]) -> Option<i8> {
+    bytes.get(MAGIC).map(|magic| *magic as i8)
+}
+
 /// Reads the header at the head of `bytes`, without looking at the CRC. `Ok(None)`: the batch is not there in full (the
-/// cut tail of a Fetch).
+/// cut tail of a Fetch). A compressed message of format 0 or 1 is unpacked for it.
 pub fn view(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
     view_head(bytes, bytes.len())
 }
 
-/// As [`view`], for a batch of which perhaps only the header is there.
+/// As [`view`], for a batch of which perhaps only the header is there. Formats 0 and 1 have no header that would tell: they must be there in full.
 pub fn view_cut(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
     view_head(bytes, usize::MAX)
 }
@@ -160,10 +188,10 @@ pub fn view_cut(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
 /// `Ok(None)` also for a batch larger than `available`.
 fn view_head(bytes: &[u8], available: usize) -> Result<Option<Header>, BatchError> {
     let Some(offset) = bytes.first_chunk().map(|b| i64::from_be_bytes(*b)) else { return Ok(None) };
-    let Some(magic) = bytes.get(MAGIC).map(|b| *b as i8) else { return Ok(None) };
+    let Some(magic) = magic(bytes) else { return Ok(None) };
     match magic {
         2 => {}
-        0 | 1 => return Err(BatchError::OldFormat { magic, offset }),
+        0 | 1 => return old::view(bytes),
         _ => return Err(BatchError::UnknownMagic { magic, offset }),
     }
     let malformed = |what| BatchError::Malformed { offset, what };
@@ -191,6 +219,9 @@ fn view_head(bytes: &[u8], available: usize) -> Result<Option<Header>, BatchErro
 
 /// Reads the header at the head of `bytes` and checks the CRC of the whole batch.
 pub fn view_checked(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
+    if matches!(magic(bytes), Some(0 | 1)) {
+        return old::view_checked(bytes);
+    }
     let Some(header) = view(bytes)? else { return Ok(None) };
     let computed = crc32c(bytes.get(ATTRIBUTES..header.size).unwrap_or_default());
     if computed != header.crc {
@@ -201,6 +232,7 @@ pub fn view_checked(bytes: &[u8]) -> Result<Option<Header>, BatchError> {
 
 fn decode(raw: &[u8; HEADER_LEN], size: usize) -> Header {
     Header {
+        magic: 2,
         base_offset: i64::from_be_bytes(field(raw, BASE_OFFSET)),
         size,
         leader_epoch: i32::from_be_bytes(field(raw, LEADER_EPOCH)),
@@ -235,10 +267,10 @@ pub struct Producer {
 
 /// Makes a stored batch fit to be produced: base offset 0, leader epoch -1, `producer`, and neither append time nor
 /// transaction nor delete horizon; then sets the CRC. The payload is neither read nor changed: `header.crc` must have been
-/// checked. Returns `false`, and changes nothing, when `batch` is shorter than a header.
+/// checked. Returns `false`, and changes nothing, when `batch` is shorter than a header, or of an older format.
 pub fn patch_for_produce(batch: &mut [u8], header: &Header, producer: Producer) -> bool {
     let payload_len = header.size.saturating_sub(HEADER_LEN) as u64;
-    let Some(raw) = batch.first_chunk_mut::<HEADER_LEN>() else { return false };
+    let Some(raw) = batch.first_chunk_mut::<HEADER_LEN>().filter(|_| !header.is_old()) else { return false };
     let before = crc32c(covered(raw));
     put(raw, BASE_OFFSET, 0i64.to_be_bytes());
     put(raw, LEADER_EPOCH, (-1i32).to_be_bytes());
@@ -261,7 +293,7 @@ fn put<const N: usize>(raw: &mut [u8; HEADER_LEN], at: usize, value: [u8; N]) {
     raw[at..at + N].copy_from_slice(&value);
 }
 
-/// What a header says; `size` and `crc` are computed.
+/// What a header says, in format 2; `size` and `crc` are computed.
 pub fn encode(header: &Header, records: &[u8]) -> Vec<u8> {
     [&encode_head(header, records)[..], records].concat()
 }
@@ -295,6 +327,7 @@ mod tests {
         let offsets = (0..i64::MAX / 2, any::<i32>(), 0..i32::MAX, any::<i32>());
         let rest = (any::<i16>(), any::<i64>(), any::<i64>(), any::<i64>(), any::<i16>(), any::<i32>());
         (offsets, rest).prop_map(|((base_offset, leader_epoch, last_offset_delta, count), rest)| Header {
+            magic: 2,
             base_offset,
             size: 0,
             leader_epoch,
@@ -353,12 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn old_formats_are_named() {
+    fn other_formats_are_named() {
         let mut bytes = vec![0; 40];
         bytes[7] = 9;
-        bytes[16] = 1;
-        assert_eq!(view(&bytes), Err(BatchError::OldFormat { magic: 1, offset: 9 }));
         bytes[16] = 7;
         assert_eq!(view(&bytes), Err(BatchError::UnknownMagic { magic: 7, offset: 9 }));
+        bytes[16] = 1;
+        assert_eq!(view_checked(&bytes), Err(BatchError::Old { magic: 1, offset: 9, what: "size" }));
+        bytes[11] = 28;
+        assert!(matches!(view_checked(&bytes), Err(BatchError::OldCrc { offset: 9, stored: 0, .. })));
     }
 }

@@ -9,6 +9,11 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
+/// CRC-32 (IEEE) of `bytes`: that of the message formats before record batches.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, bytes) as u32
+}
+
 /// CRC-64/NVME of `bytes`.
 pub fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::crc64_nvme(bytes)
@@ -117,6 +122,7 @@ mod tests {
     #[test]
     fn check_values() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(crc64(b"123456789"), 0xae8b_1486_0a79_9888);
     }
 

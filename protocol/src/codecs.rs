@@ -1,8 +1,8 @@
 //! The compression codecs of record batches, in the framings that Kafka's own clients write, with bounded output.
 //!
-//! Only [`crate::rewrite`], [`crate::merge`] and [`crate::times`] need them: a batch that goes back as it is stays compressed.
+//! Only [`crate::rewrite`], [`crate::merge`], [`crate::times`] and the old message formats need them: a batch that goes back as it is stays compressed.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 
 /// First bytes of snappy-java's stream framing, which the Java client writes: magic, version 1, lowest compatible version 1.
 const XERIAL_HEADER: &[u8] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
@@ -73,18 +73,42 @@ impl Codec {
         match self {
             Self::None if input.len() > limit => return Err(CodecError::TooLarge(limit)),
             Self::None => out.extend_from_slice(input),
-            Self::Gzip => self.read_all(flate2::read::MultiGzDecoder::new(input), limit, out)?,
             Self::Snappy => snappy_decompress(input, limit, out)?,
-            Self::Lz4 => {
-                let decoder = lz4::Decoder::new(input);
-                self.read_all(decoder.map_err(|e| self.broken(&e.to_string()))?, limit, out)?;
-            }
-            Self::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(input);
-                self.read_all(decoder.map_err(|e| self.broken(&e.to_string()))?, limit, out)?;
+            Self::Gzip | Self::Lz4 | Self::Zstd => {
+                let bounded = self.stream(input)?.take(limit as u64 + 1).read_to_end(out);
+                bounded.map_err(|e| self.broken(&e.to_string()))?;
+                if out.len() > limit {
+                    return Err(CodecError::TooLarge(limit));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Reads what `input` unpacks to, piece by piece. Where a codec has blocks that can't be read in pieces, one has at most `limit` bytes.
+    pub(crate) fn reader<'a>(
+        self,
+        input: &'a [u8],
+        limit: usize,
+    ) -> Result<Box<dyn BufRead + 'a>, CodecError> {
+        Ok(match self {
+            Self::None => Box::new(input),
+            Self::Snappy => {
+                Box::new(SnappyReader { blocks: Blocks::of(input), limit, block: Vec::new(), at: 0 })
+            }
+            _ => Box::new(BufReader::new(self.stream(input)?)),
+        })
+    }
+
+    /// As [`Codec::reader`], for the codecs that have a stream.
+    fn stream<'a>(self, input: &'a [u8]) -> Result<Box<dyn Read + 'a>, CodecError> {
+        let broken = |e: std::io::Error| self.broken(&e.to_string());
+        Ok(match self {
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
+            Self::Lz4 => Box::new(lz4::Decoder::new(input).map_err(broken)?),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input).map_err(broken)?),
+            Self::None | Self::Snappy => Box::new(input),
+        })
     }
 
     /// Packs `input` as Kafka's Java client would.
@@ -117,12 +141,6 @@ impl Codec {
 
     fn broken(self, what: &str) -> CodecError {
         CodecError::Broken { codec: self, what: what.to_owned() }
-    }
-
-    fn read_all(self, reader: impl Read, limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        let mut bounded = reader.take(limit as u64 + 1);
-        bounded.read_to_end(out).map_err(|e| self.broken(&e.to_string()))?;
-        if out.len() > limit { Err(CodecError::TooLarge(limit)) } else { Ok(()) }
     }
 }
 
@@ -158,18 +176,72 @@ impl Unpacker {
     }
 }
 
-fn snappy_decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    if !input.starts_with(XERIAL_MAGIC) {
-        return snappy_block(input, limit, out);
+/// The raw blocks of snappy-java's framing, or the one block that is not framed.
+struct Blocks<'a> {
+    rest: &'a [u8],
+    is_framed: bool,
+    is_done: bool,
+}
+
+impl<'a> Blocks<'a> {
+    fn of(input: &'a [u8]) -> Self {
+        let is_framed = input.starts_with(XERIAL_MAGIC);
+        let rest = if is_framed { input.get(XERIAL_HEADER.len()..).unwrap_or_default() } else { input };
+        Self { rest, is_framed, is_done: false }
     }
-    let mut rest = input.get(XERIAL_HEADER.len()..).unwrap_or_default();
-    while let Some((prefix, behind)) = rest.split_first_chunk::<4>() {
+
+    fn next(&mut self) -> Result<Option<&'a [u8]>, CodecError> {
+        if !self.is_framed {
+            return Ok((!std::mem::replace(&mut self.is_done, true)).then_some(self.rest));
+        }
+        let Some((prefix, behind)) = self.rest.split_first_chunk::<4>() else {
+            let is_cut = !self.rest.is_empty();
+            return if is_cut { Err(Codec::Snappy.broken("cut block length")) } else { Ok(None) };
+        };
         let block = behind.get(..u32::from_be_bytes(*prefix) as usize);
         let block = block.ok_or_else(|| Codec::Snappy.broken("a block reaches past the end"))?;
-        snappy_block(block, limit, out)?;
-        rest = behind.get(block.len()..).unwrap_or_default();
+        self.rest = behind.get(block.len()..).unwrap_or_default();
+        Ok(Some(block))
     }
-    if rest.is_empty() { Ok(()) } else { Err(Codec::Snappy.broken("cut block length")) }
+}
+
+/// One block after the other.
+struct SnappyReader<'a> {
+    blocks: Blocks<'a>,
+    limit: usize,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl BufRead for SnappyReader<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        while self.at >= self.block.len() {
+            let Some(block) = self.blocks.next().map_err(std::io::Error::other)? else { break };
+            (self.at, self.block) = (0, Vec::new());
+            snappy_block(block, self.limit, &mut self.block).map_err(std::io::Error::other)?;
+        }
+        Ok(self.block.get(self.at..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at += amount;
+    }
+}
+
+impl Read for SnappyReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+fn snappy_decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let mut blocks = Blocks::of(input);
+    while let Some(block) = blocks.next()? {
+        snappy_block(block, limit, out)?;
+    }
+    Ok(())
 }
 
 fn snappy_block(block: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -218,6 +290,9 @@ mod tests {
                 }
                 unpacker.unpack(codec, &packed, plain.len(), &mut unpacked).unwrap();
                 prop_assert_eq!(&unpacked, &plain);
+                let mut read = Vec::new();
+                codec.reader(&packed, plain.len()).unwrap().read_to_end(&mut read).unwrap();
+                prop_assert_eq!(&read, &plain);
                 prop_assert_eq!(Codec::from_number(codec.number() as u8).unwrap(), codec);
             }
         }

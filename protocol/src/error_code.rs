@@ -54,6 +54,8 @@ impl ErrorCode {
     pub const UNKNOWN_PRODUCER_ID: Self = Self(59);
     pub const NON_EMPTY_GROUP: Self = Self(68);
     pub const GROUP_ID_NOT_FOUND: Self = Self(69);
+    pub const FETCH_SESSION_ID_NOT_FOUND: Self = Self(70);
+    pub const INVALID_FETCH_SESSION_EPOCH: Self = Self(71);
     pub const FENCED_LEADER_EPOCH: Self = Self(74);
     pub const UNKNOWN_LEADER_EPOCH: Self = Self(75);
     pub const OFFSET_NOT_AVAILABLE: Self = Self(78);
@@ -64,6 +66,7 @@ impl ErrorCode {
     pub const PRODUCER_FENCED: Self = Self(90);
     pub const UNKNOWN_TOPIC_ID: Self = Self(100);
     pub const INCONSISTENT_TOPIC_ID: Self = Self(103);
+    pub const FETCH_SESSION_TOPIC_ID_ERROR: Self = Self(106);
 
     /// `Err(self)` unless it is 0.
     pub fn check(self) -> Result<(), Self> {
@@ -73,6 +76,16 @@ impl ErrorCode {
     /// A newer epoch of the producer has been seen: another process goes on in its name.
     pub fn is_fenced(self) -> bool {
         matches!(self, Self::INVALID_PRODUCER_EPOCH | Self::PRODUCER_FENCED)
+    }
+
+    /// The broker does not know the fetch session, or not as we do: a request that says everything helps.
+    pub fn is_of_session(self) -> bool {
+        matches!(
+            self,
+            Self::FETCH_SESSION_ID_NOT_FOUND
+                | Self::INVALID_FETCH_SESSION_EPOCH
+                | Self::FETCH_SESSION_TOPIC_ID_ERROR
+        )
     }
 
     /// What helps.

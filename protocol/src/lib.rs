@@ -13,6 +13,7 @@ pub mod error_code;
 pub mod fetch;
 pub mod frame;
 pub mod merge;
+mod old;
 pub mod produce;
 pub mod records;
 pub mod rewrite;

@@ -6,6 +6,7 @@
 
 use crate::batch::{HEADER_LEN, Header};
 use crate::codecs::{Codec, CodecError, Unpacker};
+use crate::old;
 use crate::records::{Builder, Records, Sealed};
 use crate::sieve::Sieve;
 
@@ -43,13 +44,19 @@ impl Merge {
     }
 
     fn add(&mut self, header: &Header, batch: &[u8], sieve: &Sieve) -> Option<i32> {
-        let packed = batch.get(HEADER_LEN..header.size)?;
         let codec = self.builder.codec();
-        let plain = if codec == Codec::None {
-            packed
-        } else {
-            self.unpacker.unpack(codec, packed, self.limit / SHARE, &mut self.unpacked).ok()?;
+        let plain = if header.is_old() {
+            let limit = if codec == Codec::None { self.limit } else { self.limit / SHARE };
+            old::records_to(header, batch, limit, &mut self.unpacked).ok()?;
             &self.unpacked
+        } else {
+            let packed = batch.get(HEADER_LEN..header.size)?;
+            if codec == Codec::None {
+                packed
+            } else {
+                self.unpacker.unpack(codec, packed, self.limit / SHARE, &mut self.unpacked).ok()?;
+                &self.unpacked
+            }
         };
         let before = self.builder.count();
         let mut last = -1;

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use crate::batch::{self, Header};
 use crate::codecs::{Codec, CodecError};
+use crate::old;
 use crate::wire::{Reader, WireError, Writer, varlong_len};
 
 /// Largest unpacked payload that is accepted, bytes.
@@ -21,6 +22,9 @@ pub enum RecordsError {
     /// The compressed payload.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// A message of format 0 or 1: its fields, or what it holds.
+    #[error("malformed message: {0}")]
+    Old(&'static str),
     /// A record's fields.
     #[error("record {index}: {what}")]
     Record {
@@ -95,6 +99,11 @@ pub struct Payload {
 impl Payload {
     /// Unpacks the records of `batch`, whose header and CRC have been checked.
     pub fn unpack(header: &Header, batch: &[u8]) -> Result<Self, RecordsError> {
+        if header.is_old() {
+            let mut bytes = Vec::new();
+            old::records_to(header, batch, MAX_PAYLOAD, &mut bytes)?;
+            return Ok(Self { header: *header, bytes });
+        }
         let packed = batch.get(batch::HEADER_LEN..header.size).unwrap_or_default();
         let bytes = Codec::from_number(header.codec())?.decompress(packed, MAX_PAYLOAD)?;
         Ok(Self { header: *header, bytes })
@@ -163,6 +172,17 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// Puts one record behind others.
+#[inline]
+pub(crate) fn put_record(payload: &mut Vec<u8>, attributes: i8, (time, offset): (i64, i64), body: &[u8]) {
+    let length = 1 + varlong_len(time) + varlong_len(offset) + body.len();
+    payload.put_varlong(length as i64);
+    payload.put_i8(attributes);
+    payload.put_varlong(time);
+    payload.put_varlong(offset);
+    payload.extend_from_slice(body);
+}
+
 /// Gathers records into one new batch with create times and dense offsets.
 pub struct Builder {
     codec: Codec,
@@ -199,13 +219,8 @@ impl Builder {
     pub fn push(&mut self, timestamp: i64, attributes: i8, body: &[u8]) {
         let mark = &mut self.mark;
         let base = *mark.base_timestamp.get_or_insert(timestamp);
-        let delta = timestamp.wrapping_sub(base);
-        let length = 1 + varlong_len(delta) + varlong_len(i64::from(mark.count)) + body.len();
-        self.payload.put_varlong(length as i64);
-        self.payload.put_i8(attributes);
-        self.payload.put_varlong(delta);
-        self.payload.put_varlong(i64::from(mark.count));
-        self.payload.extend_from_slice(body);
+        let deltas = (timestamp.wrapping_sub(base), i64::from(mark.count));
+        put_record(&mut self.payload, attributes, deltas, body);
         mark.max_timestamp = mark.max_timestamp.max(timestamp);
         mark.count += 1;
         mark.len = self.payload.len();
@@ -245,6 +260,7 @@ impl Builder {
     /// The batch: base offset 0, leader epoch -1, no producer. Patch it before it is sent.
     pub fn seal(&self) -> Result<Sealed<'_>, CodecError> {
         let header = Header {
+            magic: 2,
             base_offset: 0,
             size: 0,
             leader_epoch: -1,

@@ -1,7 +1,7 @@
 //! New batches for those that a broker would refuse, and for those of which not every record is wanted. (Which these are: `sieve.rs`.)
 //!
 //! A leader refuses batches whose record count differs from their offset span (compaction left holes) and clears the append-time
-//! bit, which would let times fall back to the deltas. A batch that a bound cuts must lose records. These are
+//! bit, which would let times fall back to the deltas, and takes no message of format 0 or 1. A batch that a bound cuts must lose records. These are
 //! decoded, filtered and encoded again in their own codec; every other batch stays verbatim.
 
 use crate::batch::Header;

@@ -54,7 +54,7 @@ impl Sieve {
             return Fate::Skip;
         }
         let cut = header.base_offset < start || header.last_offset() >= end;
-        let whole = match (cut || header.has_holes(), header.is_append_time()) {
+        let whole = match (cut || header.has_holes(), header.is_append_time() || header.is_old()) {
             (true, _) => Fate::Rewrite,
             (false, true) => Fate::Remake,
             (false, false) => Fate::Verbatim,
@@ -87,6 +87,7 @@ mod tests {
 
     fn header(attributes: i16, record_count: i32, max_timestamp: i64) -> Header {
         Header {
+            magic: 2,
             base_offset: 100,
             size: 70,
             leader_epoch: 0,
@@ -115,6 +116,8 @@ mod tests {
         assert_eq!(fate(&Header { record_count: 0, ..header }, 0..200), Fate::Skip);
         assert_eq!(fate(&Header { attributes: 8, ..header }, 0..200), Fate::Remake);
         assert_eq!(fate(&Header { attributes: 8, ..header }, 0..105), Fate::Rewrite);
+        assert_eq!(fate(&Header { magic: 1, ..header }, 0..200), Fate::Remake);
+        assert_eq!(fate(&Header { magic: 0, record_count: 9, ..header }, 0..200), Fate::Rewrite);
         // A delete horizon changes nothing in the payload: deltas count from base timestamp all the same.
         assert_eq!(fate(&Header { attributes: 64, ..header }, 0..200), Fate::Verbatim);
     }

@@ -15,7 +15,7 @@ pub struct Span {
     pub greatest: i64,
 }
 
-/// The times in the payload of a batch, which is not compressed or has been unpacked. `None`: there is no record, or the payload does not hold
+/// The times in the payload of a batch of format 2, which is not compressed or has been unpacked. `None`: there is no record, or the payload does not hold
 /// exactly as many records as the header says. An append time is not looked at.
 pub fn span(header: &Header, payload: &[u8]) -> Option<Span> {
     let mut span = Span { least: i64::MAX, greatest: i64::MIN };

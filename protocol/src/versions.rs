@@ -15,6 +15,8 @@ use crate::wire::{Length, Reader, WireError};
 pub const FETCH: VersionRange = VersionRange { min: 4, max: 18 };
 /// Produce versions that [`crate::produce`] speaks.
 pub const PRODUCE: VersionRange = VersionRange { min: 3, max: 13 };
+/// First Metadata version that tells the ids of topics.
+pub const METADATA_TOPIC_ID: i16 = 10;
 /// First Fetch version that addresses topics by id.
 pub const FETCH_TOPIC_ID: i16 = 13;
 /// First Produce version that addresses topics by id.
@@ -22,14 +24,23 @@ pub const PRODUCE_TOPIC_ID: i16 = 13;
 
 /// No version in common.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the broker speaks {api} {theirs}, this program {ours}")]
-pub struct NoCommonVersion {
-    /// API name.
-    pub api: String,
-    /// The broker's range, or "not at all".
-    pub theirs: String,
-    /// Our range.
-    pub ours: String,
+pub enum NoCommonVersion {
+    /// The broker lacks it.
+    #[error("the broker does not speak {api}")]
+    Absent {
+        /// API name.
+        api: String,
+    },
+    /// It is too old or too new for us.
+    #[error("the broker speaks {api} {theirs}, this program {ours}")]
+    Apart {
+        /// API name.
+        api: String,
+        /// The broker's range.
+        theirs: String,
+        /// Our range.
+        ours: String,
+    },
 }
 
 /// The broker's version ranges by API key.
@@ -68,17 +79,15 @@ impl BrokerVersions {
 
     /// The version to use for an API whose messages are written by hand in the range `ours`.
     pub fn common(&self, api_key: i16, ours: VersionRange) -> Result<i16, NoCommonVersion> {
-        let theirs = self.0.get(&api_key);
-        let common = theirs.map(|theirs| ours.intersect(theirs));
-        match common {
-            Some(range) if !range.is_empty() => Ok(range.max),
-            _ => Err(NoCommonVersion {
-                api: ApiKey::try_from(api_key)
-                    .map_or_else(|()| api_key.to_string(), |key| format!("{key:?}")),
-                theirs: theirs.map_or("not at all".into(), ToString::to_string),
-                ours: ours.to_string(),
-            }),
+        let api =
+            || ApiKey::try_from(api_key).map_or_else(|()| api_key.to_string(), |key| format!("{key:?}"));
+        let theirs = self.0.get(&api_key).ok_or_else(|| NoCommonVersion::Absent { api: api() })?;
+        let common = ours.intersect(theirs);
+        if common.is_empty() {
+            let (theirs, ours) = (theirs.to_string(), ours.to_string());
+            return Err(NoCommonVersion::Apart { api: api(), theirs, ours });
         }
+        Ok(common.max)
     }
 }
 
@@ -114,6 +123,7 @@ mod tests {
         assert_eq!(versions.of::<FetchRequest>(7), Ok(7));
         let error = versions.of::<MetadataRequest>(i16::MAX).unwrap_err();
         assert_eq!(error.to_string(), "the broker speaks Metadata 14..20, this program 0..13");
-        assert!(versions.common(0, PRODUCE).unwrap_err().to_string().contains("not at all"));
+        let error = versions.common(0, PRODUCE).unwrap_err();
+        assert_eq!(error.to_string(), "the broker does not speak Produce");
     }
 }

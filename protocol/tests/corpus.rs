@@ -8,6 +8,8 @@ use std::path::Path;
 mod batch;
 #[path = "../fuzz/targets/fetch.rs"]
 mod fetch;
+#[path = "../fuzz/targets/old.rs"]
+mod old;
 #[path = "../fuzz/targets/records.rs"]
 mod records;
 
@@ -27,5 +29,6 @@ fn replay(target: &str, run: fn(&[u8])) {
 fn the_corpus_of_each_fuzz_target() {
     replay("batch", batch::run);
     replay("fetch", fetch::run);
+    replay("old", old::run);
     replay("records", records::run);
 }

@@ -1,4 +1,4 @@
-//! Real Kafka clusters in KRaft mode, on loopback, made and thrown away by tests.
+//! Real Kafka clusters on loopback, made and thrown away by tests: in KRaft mode, and before Kafka 3.3 with ZooKeeper.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use crate::proxy::Proxy;
 use crate::security::{SCRAM_USERS, Security};
 use crate::setup;
 use crate::workbench::{BatchInfo, Workbench};
+use crate::zookeeper::ZooKeeper;
 
 /// Set (to anything) to keep the data of clusters when they end.
 pub const KEEP: &str = "BODLEY_KEEP";
@@ -27,7 +28,7 @@ pub const KEEP: &str = "BODLEY_KEEP";
 /// What kind of cluster to start.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// How many nodes, each a broker and a controller.
+    /// How many nodes, each a broker and a controller; with ZooKeeper, of which there is one, each a broker.
     pub nodes: usize,
     /// The version of Apache Kafka.
     pub version: String,
@@ -148,12 +149,13 @@ impl ClusterOptions {
 #[derive(Debug)]
 pub struct Cluster {
     id: String,
-    // The order matters on drop: proxies and the workbench, then the nodes, then the folder under them.
+    // The order matters on drop: proxies and the workbench, then the nodes and ZooKeeper, then the folder under them.
     proxies: Vec<Proxy>,
     doors: Vec<Vec<(Door, Proxy)>>,
     _fronts: Option<Fronts>,
     workbench: Mutex<Option<Arc<Workbench>>>,
     nodes: Vec<Node>,
+    _zookeeper: Option<ZooKeeper>,
     dir: PathBuf,
     _swept: Option<Swept>,
 }
@@ -165,30 +167,22 @@ impl Cluster {
             bail!("a cluster needs at least one node");
         }
         let kafka = Kafka::ensure(&options.version)?;
-        let archive = setup::class_archive(&kafka)?;
+        if kafka.needs_zookeeper() && options.security.is_some() {
+            bail!("the doors of secured clusters need Kafka 3.3 or newer");
+        }
+        setup::class_archive(&kafka)?;
         let runs = paths::testbed_dir().join("run");
         fs::create_dir_all(&runs).with_context(|| format!("create {}", runs.display()))?;
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir_in(&runs)?.keep();
         let swept = if std::env::var_os(KEEP).is_some() { None } else { Some(Swept::new(&dir)?) };
 
         let ports = (0..options.nodes).map(|_| free_ports(&options)).collect::<Result<Vec<_>>>()?;
-        let mut settings = Vec::new();
-        if let Some(security) = &options.security {
-            settings = security.settings(Pki::ensure()?);
-        }
-        settings.extend_from_slice(&options.extra);
+        let zookeeper_dir = dir.join("zookeeper");
+        let zookeeper =
+            kafka.needs_zookeeper().then(|| ZooKeeper::start(&kafka, &zookeeper_dir)).transpose()?;
+        let registry = zookeeper.as_ref().map(ZooKeeper::port);
         let id = setup::random_id();
-        let mut nodes = Vec::new();
-        for (n, own) in ports.iter().enumerate() {
-            let node_dir = dir.join(format!("node-{n}"));
-            let rack = options.racks.get(n).map(|rack| ("broker.rack".to_owned(), rack.clone()));
-            let own_settings: Vec<_> = settings.iter().cloned().chain(rack).collect();
-            let config = setup::server_properties(n, &ports, &node_dir.join("data"), &own_settings);
-            setup::prepare_node(&kafka, &node_dir, &config, &id)?;
-            let secured = options.security.as_ref().and_then(Security::jvm);
-            let flags = setup::use_archive(&archive).into_iter().chain(secured).chain(options.jvm.clone());
-            nodes.push(Node::new(n, own.clone(), node_dir, kafka.clone()).jvm(flags));
-        }
+        let nodes = prepare_nodes(&kafka, &options, &ports, (&dir, &id, registry))?;
         let proxied = ports.iter().filter(|_| options.proxied);
         let proxies = proxied.map(|p| Proxy::start_at(p.advertised, p.client)).collect::<Result<_>>()?;
         let doors = ports.iter().map(door_proxies).collect::<Result<_>>()?;
@@ -198,9 +192,13 @@ impl Cluster {
             Fronts::start(iam, doors.map(|d| (d.advertised, d.port)))
         });
         let (_fronts, workbench) = (fronts.transpose()?, Mutex::new(None));
-        let cluster = Self { id, proxies, doors, _fronts, workbench, nodes, dir, _swept: swept };
+        let (_zookeeper, _swept) = (zookeeper, swept);
+        let mut cluster = Self { id, proxies, doors, _fronts, workbench, nodes, _zookeeper, dir, _swept };
         cluster.nodes.iter().try_for_each(Node::launch)?;
         cluster.wait_until_up()?;
+        if kafka.needs_zookeeper() {
+            cluster.id = setup::given_id(&cluster.node(0)?.data_dir())?;
+        }
         if options.security.is_some() {
             cluster.workbench()?.set_scram_users(&SCRAM_USERS)?;
         }
@@ -292,6 +290,31 @@ impl Cluster {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// The nodes of the cluster `id` below `dir`, none of them started.
+fn prepare_nodes(
+    kafka: &Kafka,
+    options: &ClusterOptions,
+    ports: &[NodePorts],
+    (dir, id, zookeeper): (&Path, &str, Option<u16>),
+) -> Result<Vec<Node>> {
+    let mut settings = Vec::new();
+    if let Some(security) = &options.security {
+        settings = security.settings(Pki::ensure()?);
+    }
+    settings.extend_from_slice(&options.extra);
+    let node = |(n, own): (usize, &NodePorts)| {
+        let node_dir = dir.join(format!("node-{n}"));
+        let rack = options.racks.get(n).map(|rack| ("broker.rack".to_owned(), rack.clone()));
+        let settings: Vec<_> = settings.iter().cloned().chain(rack).collect();
+        let config = setup::server_properties(n, ports, &node_dir.join("data"), zookeeper, &settings);
+        setup::prepare_node(kafka, &node_dir, &config, id)?;
+        let secured = options.security.as_ref().and_then(Security::jvm);
+        let node = Node::new(n, own.clone(), node_dir, kafka.clone());
+        Ok(node.registers_at(zookeeper).jvm(secured.into_iter().chain(options.jvm.clone())))
+    };
+    ports.iter().enumerate().map(node).collect()
 }
 
 fn free_ports(options: &ClusterOptions) -> Result<NodePorts> {

@@ -13,11 +13,19 @@ use crate::paths;
 /// The version that clusters run and that the workbench's client has, unless another is asked for.
 pub const DEFAULT_VERSION: &str = "4.2.0";
 
+/// The versions that Bodley is tested on: the oldest, without topic ids; one with them and with ZooKeeper; the last that has both
+/// ZooKeeper and KRaft; the newest.
+pub const TESTED_VERSIONS: [&str; 4] = ["2.4.1", "2.8.2", "3.9.1", "4.4.0"];
+
 const SCALA: &str = "2.13";
-/// A logger for the server and the client; it must fit the slf4j API 1.7 that all these versions bring.
+/// A logger for the server and the client; it must fit the slf4j API 1.7 that all these versions bring, and be the only one.
 const LOGGER: (&str, &str, &str) = ("org.slf4j", "slf4j-simple", "1.7.36");
 const MSK_IAM: (&str, &str, &str) = ("software.amazon.msk", "aws-msk-iam-auth", "2.3.5");
-const BOOTSTRAP: &str = "bootstrap.checkpoint";
+/// What some versions bring of their own.
+const OTHER_LOGGERS: [&str; 2] = ["slf4j-reload4j", "slf4j-log4j12"];
+/// What formatted storage has beside the names of cluster and node; the second in newer versions of Kafka 4.
+const BOOTSTRAP: [&str; 2] =
+    ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 
 /// One version of Apache Kafka, ready to run.
 #[derive(Debug, Clone)]
@@ -61,8 +69,10 @@ impl Kafka {
         let cache = paths::testbed_dir().join("kafka").join(version);
         let libs = cache.join("libs");
         let server = format!("kafka_{SCALA}");
-        let wanted =
-            [("org.apache.kafka", &*server, version), ("org.apache.kafka", "kafka-tools", version), LOGGER];
+        let mut wanted = vec![("org.apache.kafka", &*server, version), LOGGER];
+        if !keeps_metadata_in_zookeeper(version) {
+            wanted.push(("org.apache.kafka", "kafka-tools", version));
+        }
         let advice = "install Maven (on Debian: maven), or set KAFKA_HOME to an installation of Kafka";
         fetch(&libs, &wanted, advice).with_context(|| format!("fetch Apache Kafka {version}"))?;
         Ok(Self { version: version.to_owned(), libs, cache })
@@ -71,6 +81,11 @@ impl Kafka {
     /// The version, such as `4.2.0`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether its clusters keep their metadata in ZooKeeper. Those from 3.3 on, which can do without, do so here.
+    pub(crate) fn needs_zookeeper(&self) -> bool {
+        keeps_metadata_in_zookeeper(&self.version)
     }
 
     /// Where things made from this version are kept.
@@ -91,8 +106,8 @@ impl Kafka {
     }
 
     /// The metadata that a formatted node starts with. It does not depend on the cluster or the node, so the
-    /// storage tool runs once per version and every node gets a copy.
-    pub(crate) fn bootstrap_metadata(&self) -> Result<PathBuf> {
+    /// storage tool runs once per version and every node gets a copy in its folder `data`.
+    pub(crate) fn bootstrap(&self, data: &Path) -> Result<()> {
         let dir = self.cache.join("formatted");
         paths::once(&dir, |staging| {
             let config = staging.join("format.properties");
@@ -117,11 +132,28 @@ impl Kafka {
             args.push(config.as_os_str());
             let formatted = java::run_tool("java", &args, "install a JDK");
             formatted.context("format storage (Kafka 3.3 or newer is needed, one with KRaft)")?;
-            fs::rename(staging.join("data").join(BOOTSTRAP), staging.join(BOOTSTRAP))?;
+            let copied = copy_bootstrap(&staging.join("data"), staging);
+            copied?.context("the storage tool has made no metadata where it is known to")?;
             Ok(())
         })?;
-        Ok(dir.join(BOOTSTRAP))
+        copy_bootstrap(&dir, data)?.with_context(|| format!("no metadata in {}", dir.display()))
     }
+}
+
+/// `None`: there is none.
+fn copy_bootstrap(from: &Path, to: &Path) -> Result<Option<()>> {
+    let Some(name) = BOOTSTRAP.into_iter().find(|name| from.join(name).exists()) else { return Ok(None) };
+    let target = to.join(name);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    }
+    fs::copy(from.join(name), &target).with_context(|| format!("write {}", target.display()))?;
+    Ok(Some(()))
+}
+
+fn keeps_metadata_in_zookeeper(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (3, 3)
 }
 
 /// The folder with the jars of Amazon's own client side for IAM, which goes with any Kafka client in Java.
@@ -147,12 +179,19 @@ fn fetch(libs: &Path, wanted: &[(&str, &str, &str)], advice: &str) -> Result<()>
 }
 
 fn project(wanted: &[(&str, &str, &str)]) -> String {
+    let without: String = OTHER_LOGGERS
+        .iter()
+        .map(|name| {
+            format!("<exclusion><groupId>org.slf4j</groupId><artifactId>{name}</artifactId></exclusion>")
+        })
+        .collect();
     let dependencies: String = wanted
         .iter()
         .map(|(group, name, version)| {
             format!(
                 "<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>\
-                 <version>{version}</version></dependency>\n"
+                 <version>{version}</version>\
+                 <exclusions>{without}</exclusions></dependency>\n"
             )
         })
         .collect();

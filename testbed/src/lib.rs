@@ -1,6 +1,6 @@
 //! Real Kafka clusters, an independent client, odd logs and bad networks, for tests and demos.
 //!
-//! - [`Cluster`]: Apache Kafka on loopback; nodes can be stopped, killed, paused and restarted.
+//! - [`Cluster`]: Apache Kafka of any version from 2.4 on, on loopback; nodes can be stopped, killed, paused and restarted.
 //! - [`Door`], [`Login`]: what [secured](ClusterOptions::secured) clusters have: TLS good and bad, SASL, users, ACLs.
 //! - [`Pki`]: certificates, keys and stores in every form that users have.
 //! - [`Oidc`]: an OpenID provider whose tokens clusters take.
@@ -25,6 +25,7 @@ pub mod iam;
 pub mod jars;
 mod java;
 pub mod login;
+pub mod manifests;
 pub mod node;
 mod npm;
 pub mod oidc;
@@ -42,6 +43,7 @@ mod setup;
 pub mod stores;
 pub mod workbench;
 pub mod workloads;
+mod zookeeper;
 
 pub use aws::AwsEndpoints;
 pub use broker::Brokers;
@@ -58,10 +60,14 @@ pub use workbench::{Isolation, Workbench};
 
 /// Fetches, compiles and makes all that tests of the workspace need, so that they start at once.
 pub fn prepare() -> anyhow::Result<()> {
+    for version in jars::TESTED_VERSIONS {
+        setup::class_archive(&jars::Kafka::ensure(version)?)?;
+    }
     let kafka = jars::Kafka::ensure(jars::DEFAULT_VERSION)?;
     setup::class_archive(&kafka)?;
     java::workbench_classes(&kafka)?;
     Pki::ensure()?;
+    manifests::installed()?;
     oidc::installed()?;
     stores::azurite::installed()?;
     stores::fake_gcs::installed()?;

@@ -14,12 +14,14 @@ use crate::ports;
 use crate::probe;
 use crate::process::Supervised;
 use crate::security::Security;
+use crate::setup;
+use crate::zookeeper;
 
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// Quick to start rather than fast in the long run: compiled lightly, one collector thread.
-const JVM: [&str; 6] = [
+/// Of all servers: quick to start rather than fast in the long run: compiled lightly, one collector thread.
+pub(crate) const JVM: [&str; 6] = [
     "-Xmx512m",
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
@@ -64,21 +66,30 @@ impl NodePorts {
     }
 }
 
-/// A broker and controller in one process.
+/// A broker and controller in one process; in clusters with ZooKeeper a broker.
 #[derive(Debug)]
 pub struct Node {
     id: usize,
     ports: NodePorts,
     dir: PathBuf,
-    kafka: Kafka,
+    kafka: Mutex<Kafka>,
     jvm: Vec<String>,
+    zookeeper: Option<u16>,
     process: Mutex<Option<Supervised>>,
 }
 
 impl Node {
     /// `dir` holds `server.properties` and a formatted `data/`, see `setup`.
     pub(crate) fn new(id: usize, ports: NodePorts, dir: PathBuf, kafka: Kafka) -> Self {
-        Self { id, ports, dir, kafka, jvm: Vec::new(), process: Mutex::new(None) }
+        let (jvm, zookeeper) = (Vec::new(), None);
+        let (kafka, process) = (Mutex::new(kafka), Mutex::new(None));
+        Self { id, ports, dir, kafka, jvm, zookeeper, process }
+    }
+
+    /// Says where ZooKeeper is, if the node registers there.
+    pub(crate) fn registers_at(mut self, zookeeper: Option<u16>) -> Self {
+        self.zookeeper = zookeeper;
+        self
     }
 
     /// Adds flags of the JVM.
@@ -127,9 +138,14 @@ impl Node {
             bail!("node {} runs already", self.id);
         }
         *process = None;
+        if let Some(port) = self.zookeeper {
+            zookeeper::wait_until_forgotten(port, self.id)?;
+        }
         let mut args: Vec<String> = JVM.iter().map(|&a| a.to_owned()).collect();
+        let kafka = lock(&self.kafka).clone();
+        args.extend(setup::use_archive(&kafka));
         args.extend_from_slice(&self.jvm);
-        args.extend(["-cp".into(), self.kafka.classpath(), "kafka.Kafka".into()]);
+        args.extend(["-cp".into(), kafka.classpath(), "kafka.Kafka".into()]);
         args.push(self.dir.join("server.properties").display().to_string());
         *process = Some(Supervised::spawn("java", &args, &self.log())?);
         Ok(())
@@ -179,6 +195,15 @@ impl Node {
         self.start()
     }
 
+    /// One step of a rolling upgrade: stops it in good order and starts it again with another version on the same ports, data and settings.
+    pub fn upgrade(&self, version: &str) -> Result<()> {
+        let kafka = Kafka::ensure(version)?;
+        setup::class_archive(&kafka)?;
+        self.stop()?;
+        *lock(&self.kafka) = kafka;
+        self.start()
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let mut process = self.process();
         process.as_mut().with_context(|| format!("node {} does not run", self.id))?.signal(signal)
@@ -198,7 +223,7 @@ impl Node {
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Supervised>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.process)
     }
 
     /// Where the log is and what it says last, for an error message.
@@ -210,4 +235,8 @@ impl Node {
         let last = text.lines().rev().find(telling).or_else(|| text.lines().last()).unwrap_or("it is empty");
         format!("log {}: {last}", log.display())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
 //! A TCP proxy that does to connections what bad networks do.
 
+mod flips;
 mod steps;
 mod wan;
 
@@ -14,6 +15,7 @@ use anyhow::Result;
 
 use crate::ports;
 
+use flips::Flips;
 use steps::Watch;
 pub use steps::{Delivery, Steps};
 use wan::Wan;
@@ -48,14 +50,20 @@ struct Faults {
     cut_in: Option<u64>,
     /// Cuts again and again: each time after a random number of bytes below this.
     cut_every: Option<(fastrand::Rng, u64)>,
-    /// Bytes to the client that may still pass before one bit of one byte is flipped.
-    flip_in: Option<u64>,
+    /// Bits that flip on the way to the server.
+    flips_to_server: Flips,
+    /// Likewise on the way to the client.
+    flips_to_client: Flips,
+    /// How many bits were flipped.
+    flips: u64,
     /// Counts the requests of connections that are opened now.
     watch: Weak<Watch>,
     /// The line of connections that are opened now.
     wan: Option<Arc<Wan>>,
     closing: bool,
     cuts: u64,
+    /// Connections that were tried while something listened here.
+    attempts: u64,
     /// Connections that were let in.
     opened: u64,
     /// Bytes that went to clients.
@@ -165,7 +173,17 @@ impl Proxy {
 
     /// Flips one bit on the way to the client, after so many more bytes.
     pub fn flip_bit_after(&self, bytes: u64) {
-        self.set(|f| f.flip_in = Some(bytes));
+        self.set(|f| f.flips_to_client = Flips::once(bytes));
+    }
+
+    /// Flips one random bit on this way again and again, each time after a random number of bytes below `below`, until
+    /// [`Proxy::calm`]. Prints the seed.
+    pub fn flip_at_random(&self, direction: Direction, seed: u64, below: u64) {
+        eprintln!(
+            "proxy on port {}: flips {direction:?} at random below {below} bytes, seed {seed}",
+            self.port
+        );
+        self.set(|f| *f.flips_mut(direction) = Flips::at_random(seed, below));
     }
 
     /// Counts the requests of connections that are opened from now on.
@@ -187,8 +205,19 @@ impl Proxy {
     /// Ends all faults.
     pub fn calm(&self) {
         self.set(|f| {
-            *f = Faults { cuts: f.cuts, opened: f.opened, delivered: f.delivered, ..Faults::default() };
+            let Faults { cuts, flips, attempts, opened, delivered, .. } = *f;
+            *f = Faults { cuts, flips, attempts, opened, delivered, ..Faults::default() };
         });
+    }
+
+    /// How many times somebody tried to connect, whether the server was there or not, but for times in which it refused.
+    pub fn attempts(&self) -> u64 {
+        self.shared.faults().attempts
+    }
+
+    /// How many bits it has flipped.
+    pub fn flips(&self) -> u64 {
+        self.shared.faults().flips
     }
 
     /// How many connections it has let in.
@@ -292,17 +321,17 @@ impl Faults {
         }
     }
 
+    fn flips_mut(&mut self, direction: Direction) -> &mut Flips {
+        match direction {
+            Direction::ToServer => &mut self.flips_to_server,
+            Direction::ToClient => &mut self.flips_to_client,
+        }
+    }
+
     /// Counts the chunk; true when it is the one to cut at.
     fn spend(&mut self, chunk: &mut [u8], direction: Direction) -> bool {
         let size = chunk.len() as u64;
-        if direction == Direction::ToClient
-            && let Some(left) = self.flip_in
-        {
-            self.flip_in = left.checked_sub(size);
-            if let Some(byte) = chunk.get_mut(left as usize) {
-                *byte ^= 1;
-            }
-        }
+        self.flips += u64::from(self.flips_mut(direction).pass(chunk));
         let Some(left) = self.cut_in else { return false };
         if left >= size {
             self.cut_in = Some(left - size);
@@ -340,6 +369,7 @@ fn accept(shared: &Arc<Shared>, first: TcpListener, port: u16, target: u16) {
         match listener.as_ref().map(TcpListener::accept) {
             Some(Ok((client, _))) => {
                 next += 1;
+                shared.faults().attempts += 1;
                 let (shared, id) = (Arc::clone(shared), next);
                 thread::spawn(move || connect(&shared, id, client, target));
             }

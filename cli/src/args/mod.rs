@@ -103,6 +103,9 @@ pub enum Command {
     /// List a vault's topics with sizes, records, times and gaps
     #[command(after_help = LIST_EXAMPLES)]
     List(List),
+    /// Tell how old a vault is, with an exit code for cron and probes
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
     /// Show one topic's partitions, the commits, or the consumer groups of a vault
     #[command(after_help = SHOW_EXAMPLES)]
     Show(Show),
@@ -129,6 +132,7 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::Cat(_) => "cat",
             Self::List(_) => "list",
+            Self::Status(_) => "status",
             Self::Show(_) => "show",
             Self::Groups(groups) => groups.command.name(),
             Self::Completions { .. } => "completions",
@@ -139,11 +143,14 @@ impl Command {
 const BACKUP_EXAMPLES: &str = "\
 The first run makes the vault and copies everything; every later one copies what is new. A run that was killed is
 simply run again. Offsets that a topic's retention removed before they were copied are recorded as gaps: exit 3.
+With --follow the run goes on until SIGTERM or SIGINT (exit 0; 3 if it recorded a gap): new topics and partitions are taken
+up within 10 s, and brokers that fail are waited for as long as it takes.
 
 Examples:
   bodley backup -b broker:9092 --vault /backups/prod
   bodley backup -b b1:9092,b2:9092 --vault /backups/prod --topic 'orders*' --exclude '*.tmp'
   bodley backup -b broker:9092 --vault /backups/prod --limit-read 50M
+  bodley backup -b broker:9092 --vault /backups/prod --follow --commit-interval 30s
   bodley backup -b broker:9093 --command-config client.properties --vault /backups/prod";
 
 const VERIFY_EXAMPLES: &str = "\
@@ -174,6 +181,16 @@ A topic that was deleted and created again has one row for each incarnation.
 Examples:
   bodley list --vault /backups/prod
   bodley list --vault /backups/prod --at -1d";
+
+const STATUS_EXAMPLES: &str = "\
+Exit 0, or 1 when the vault is older than --max-age or --max-lag allow. A run that finds nothing new leaves a commit that says so
+when the last one is five minutes old, with --follow every minute. \"Complete to\" is the time up to which the vault has everything that was written to
+the topics of the run that says so.
+
+Examples:
+  bodley status --vault /backups/prod
+  bodley status --vault /backups/prod --max-age 26h             for a backup every night
+  bodley status --vault s3://backups/prod --max-age 15m --max-lag 5m    for one that follows";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -260,9 +277,15 @@ pub struct Backup {
     pub vault: VaultArg,
     #[command(flatten)]
     pub topics: TopicArgs,
-    /// Commit what is durable at least so often (s, m, h); what is committed survives whatever comes
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
-    pub commit_interval: Interval,
+    /// Go on with what is written until the run is ended by a signal
+    #[arg(long)]
+    pub follow: bool,
+    /// Commit what is durable at least so often (s, m, h) [default: 60s, with --follow 10s]; what is committed survives whatever comes
+    #[arg(long, value_name = "DURATION")]
+    pub commit_interval: Option<Interval>,
+    /// With --follow: read the positions of consumer groups so often (s, m, h) [default: 60s]
+    #[arg(long, value_name = "DURATION", requires = "follow")]
+    pub groups_interval: Option<Interval>,
     /// Read at most so many bytes per second from the brokers (K, M, G: powers of 1024)
     #[arg(long, value_name = "BYTES/S")]
     pub limit_read: Option<Rate>,
@@ -320,6 +343,19 @@ pub struct List {
     /// As the vault was at this commit, or at the newest one that is not younger than this time
     #[arg(long, value_name = "SEQ|TIME", allow_hyphen_values = true)]
     pub at: Option<At>,
+}
+
+/// `bodley status`
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub vault: VaultArg,
+    /// Exit 1 when the last commit is older (s, m, h, d)
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<Interval>,
+    /// Exit 1 when the vault lacks something that was written so long ago, or does not say (s, m, h, d)
+    #[arg(long, value_name = "DURATION")]
+    pub max_lag: Option<Interval>,
 }
 
 /// `bodley show`

@@ -1,16 +1,19 @@
 //! `bodley backup`
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bodley_engine::backup::{BackupOptions, backup};
+use bodley_engine::backup::{BackupOptions, Follow, backup};
 use bodley_engine::{Progress, Report};
 
 use super::{Named, Outcome, finish, open_cluster, open_measured, selection, throttle, usage};
-use crate::args::{Backup, Common};
+use crate::args::{Backup, Common, Interval};
 use crate::output::{bytes, plural};
-use crate::progress::Display;
+use crate::progress::{Display, FOLLOW};
 use crate::signals::Signals;
+
+/// With --follow, unless another is given.
+const GROUPS_INTERVAL: Interval = Interval(Duration::from_secs(60));
 
 pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let progress = Arc::new(Progress::default());
@@ -20,18 +23,24 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
     let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
+    let usual = Interval(Duration::from_secs(if flags.follow { 10 } else { 60 }));
+    let interval = flags.commit_interval.unwrap_or(usual);
+    let follow = Follow { groups_interval: flags.groups_interval.unwrap_or(GROUPS_INTERVAL).0 };
     let options = BackupOptions {
         selection: selection(flags.topics),
-        commit_interval: flags.commit_interval.0,
+        commit_interval: interval.0,
+        follow: flags.follow.then_some(follow),
         limit_read: throttle(flags.limit_read),
         exact_times: flags.exact_times,
         single_writer: flags.writers.single_writer,
         ..BackupOptions::default()
     };
-    let display = Display::start("backup", Arc::clone(&progress), common.quiet);
-    let result = backup(cluster, store, options, Arc::clone(&progress), signals.stop()).await;
+    let verb = if flags.follow { FOLLOW } else { "backup" };
+    let display = Display::start(verb, Arc::clone(&progress), common.quiet);
+    let result = backup(Arc::clone(&cluster), store, options, Arc::clone(&progress), signals.stop()).await;
     drop(display);
     let mut report = result?;
+    report.note_brokers(&cluster);
     report.latency = progress.latencies().summaries();
     report.notes.splice(..0, notes);
     let code = if report.interrupted { signals.exit_code() } else { report.exit_code() };

@@ -11,6 +11,7 @@ mod offset_map;
 mod rebuild;
 mod restore;
 mod show;
+mod status;
 mod verify;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub async fn run(args: Args) -> u8 {
         Command::Doctor(flags) => doctor::run(flags, &args.common).await,
         Command::Cat(flags) => cat::run(flags, &args.common).await,
         Command::List(flags) => list::run(flags, &args.common).await,
+        Command::Status(flags) => status::run(flags, &args.common).await,
         Command::Show(flags) => show::run(flags, &args.common).await,
         Command::Groups(flags) => groups::run(flags, &args.common).await,
         Command::Completions { shell } => completions(shell),

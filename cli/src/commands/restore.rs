@@ -36,7 +36,7 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
         check_report(file, &flags).map_err(|what| usage(format!("--report {}: {what}", file.display())))?;
     }
     let dry_run = flags.dry_run;
-    let planned = plan(cluster, store, options(flags), signals.stop()).await?;
+    let planned = plan(Arc::clone(&cluster), store, options(flags), signals.stop()).await?;
     if let Some(plan) = &planned.report().plan
         && common.output == OutputFormat::Text
     {
@@ -52,6 +52,7 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
     let result = planned.carry_out(Arc::clone(&progress), signals.stop()).await;
     drop(display);
     let mut report = result?;
+    report.note_brokers(&cluster);
     report.latency = progress.latencies().summaries();
     report.notes.splice(..0, notes);
     if let Some(file) = &file {
@@ -167,9 +168,13 @@ fn summary(report: &Report, start: Instant) -> String {
         format!("\nmerged {batches} small batches into {}", plural(into as usize, "larger one"))
     });
     let merged = merged.unwrap_or_default();
+    let remade = report.records_in_old_formats.map(|records| {
+        format!("\nwrote {} of message formats 0 and 1 in format 2", plural(records as usize, "record"))
+    });
+    let remade = remade.unwrap_or_default();
     let id = report.restore_id.as_deref().map(|id| format!("\nrestore id {id}")).unwrap_or_default();
     format!(
-        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s{merged}{id}",
+        "{cut}restored {}, {}, {}: {} read in {seconds:.1} s{merged}{remade}{id}",
         plural(report.topics.len(), "topic"),
         plural(report.records.unwrap_or(0) as usize, "record"),
         plural(report.groups as usize, "group"),

@@ -10,6 +10,7 @@
 )]
 
 pub mod bucket;
+pub mod in_flight;
 pub mod judge;
 pub mod life;
 pub mod site;
@@ -115,6 +116,12 @@ impl Running {
         while Instant::now() < until && self.is_running() {
             thread::sleep(POLL);
         }
+        self
+    }
+
+    /// It may take so long.
+    pub fn may_take(mut self, limit: Duration) -> Self {
+        self.limit = limit;
         self
     }
 

@@ -47,6 +47,7 @@ pub async fn check(
     let unreadable = missing.topics(Operation::Read);
     for topic in chosen.iter_mut().filter(|topic| unreadable.contains(&*topic.name)) {
         topic.partitions.clear();
+        plan.unread.insert(topic.name.to_string());
         plan.issues.push(denied(&topic.name, "can't be read: the right Read on it is missing"));
     }
     let closed = missing.topics(Operation::DescribeConfigs);
@@ -59,11 +60,15 @@ pub async fn check(
         let (id, error) = (NO_TOPIC_ID, ErrorCode::TOPIC_AUTHORIZATION_FAILED);
         chosen.push(Topic { name, id, internal: false, partitions: Vec::new(), error });
     }
+    plan.closed = closed.clone();
     Ok(closed)
 }
 
+/// A right is missing.
+pub const DENIED: &str = "denied";
+
 fn denied(topic: &str, what: &str) -> Issue {
-    let mut issue = Issue::new("denied", Severity::Failed, format!("topic {topic} {what}")).hint(HINT);
+    let mut issue = Issue::new(DENIED, Severity::Failed, format!("topic {topic} {what}")).hint(HINT);
     issue.topic = Some(topic.to_owned());
     issue
 }

@@ -5,7 +5,7 @@
 //! the same answer bears it out. Without one the end is looked for: a Fetch at an offset inside of the bad batch brings it again, one
 //! behind it brings the next, so doubling steps and then halves find the first offset behind it in some tens of requests.
 
-use bodley_protocol::batch::{self, BatchError};
+use bodley_protocol::batch;
 
 use super::task::Task;
 use super::worker::Trouble;
@@ -91,18 +91,16 @@ pub fn bad_batch(
         return None;
     }
     task.bad = Some(bad.to_string());
-    if let Bad::Batch(BatchError::OldFormat { .. }) = bad {
-        return Some(Trouble::BadBatch(bad.to_string()));
-    }
     if !task.replicas_asked {
         return Some(Trouble::OtherReplica);
     }
-    let within = |offset: &i64| *offset > task.next && *offset <= task.end;
+    let (next, end) = (task.next, task.known_end());
+    let within = |offset: &i64| *offset > next && *offset <= end;
     match (behind.0.filter(within), behind.1.filter(within)) {
         (Some(behind), _) => lose(task, behind, ranges),
-        (None, Some(claimed)) if task.next + 1 >= task.end => lose(task, claimed, ranges),
-        (None, _) if task.next + 1 >= task.end => return Some(Trouble::BadBatch(bad.to_string())),
-        (None, claimed) => task.hunt = Some(Hunt::new(task.next, task.end, claimed)),
+        (None, Some(claimed)) if task.next + 1 >= end => lose(task, claimed, ranges),
+        (None, _) if task.next + 1 >= end => return Some(Trouble::BadBatch(bad.to_string())),
+        (None, claimed) => task.hunt = Some(Hunt::new(task.next, end, claimed)),
     }
     None
 }

@@ -37,8 +37,8 @@ pub enum Outcome {
     Cut,
     /// The broker's error.
     Code(ErrorCode),
-    /// The leader's log parts from ours at this offset.
-    Diverged(i64),
+    /// The leader's log parts from ours.
+    Diverged,
     /// The batch at the task's `next` is bad; the offset behind it, if it can be told.
     Bad(Bad, Behind),
     /// While the end of a bad batch was looked for: the base offset of a good one.
@@ -51,6 +51,11 @@ impl Outcome {
     /// The partition is farther than before.
     pub fn is_progress(&self) -> bool {
         matches!(self, Self::Progress | Self::Ended)
+    }
+
+    /// The broker serves the partition, whether or not there is anything new.
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Progress | Self::Ended | Self::Empty(_))
     }
 }
 
@@ -148,7 +153,10 @@ impl Intake {
             return Outcome::Hunted(hunt.look(segment.pending(head.records_len)));
         }
         task.aborted.learn(&head.aborted, task.next);
-        let (bytes, offsets) = (segment.pending(head.records_len), task.next..task.end);
+        // Nothing beyond the last stable offset is sent.
+        let end =
+            if task.is_open() && head.last_stable_offset >= 0 { head.last_stable_offset } else { task.end };
+        let (bytes, offsets) = (segment.pending(head.records_len), task.next..end);
         let walk = walk_on(bytes, &mut self.checked, offsets, &mut task.aborted);
         for part in &walk.parts {
             let mut row = part.describe(task.row(Kind::Data, part.next));
@@ -204,9 +212,12 @@ impl FetchSink for Intake {
         self.received += head.records_len;
         let key = self.asked_for(head)?;
         self.asked.remove(&key);
+        if let Some(task) = self.tasks.get_mut(&key).filter(|_| head.error == 0) {
+            task.told = head.last_stable_offset;
+        }
         let outcome = match (head.error_code(), diverging) {
             (code, _) if code != ErrorCode::NONE => Outcome::Code(code),
-            (_, Some((epoch, end))) if epoch >= 0 || end >= 0 => Outcome::Diverged(end),
+            (_, Some((epoch, end))) if epoch >= 0 || end >= 0 => Outcome::Diverged,
             _ if head.records_len == 0 && head.preferred_replica >= 0 => {
                 Outcome::Nearer(head.preferred_replica)
             }

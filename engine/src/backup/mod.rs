@@ -1,22 +1,33 @@
 //! Backup: metadata, groups, one round of ListOffsets that fixes the end of the run, then Fetch until every partition is there.
 //!
 //! ```text
-//! plan.rs    what to read                  groups.rs  committed offsets of consumer groups
-//! run.rs     hands tasks to workers, gathers what they made durable, commits
-//! worker.rs  one connection: fetch, roll   intake.rs  records into the open segment   task.rs  one partition
-//! hunt.rs    what is done about a batch that stays bad      transactions.rs  what is open at the source, and what hangs
+//! plan.rs    which topics                  ends.rs     where each partition starts and ends   rewind.rs  where a truncated log parts from ours
+//! groups.rs  committed offsets of groups   access.rs   what may not be read                   transactions.rs  what is open, and what hangs
+//! run.rs     hands tasks to workers        commit.rs   gathers what they made durable         troubles.rs  who can't be read, and what then
+//! follow.rs  a run that goes on            survey.rs   looks at the cluster beside a run
+//! worker.rs  one connection: fetch, roll   session.rs  what a Fetch says                      settle.rs  what an answer says
+//! intake.rs  records into the segment      task.rs     one partition                          hunt.rs  a batch that stays bad
 //! ```
 
 mod access;
+mod commit;
+mod ends;
+mod follow;
 mod groups;
 mod hunt;
 mod intake;
 mod plan;
+mod rewind;
 mod run;
+mod session;
+mod settle;
+mod survey;
 mod task;
 mod transactions;
+mod troubles;
 mod worker;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +37,17 @@ use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
 use tokio::sync::watch;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
-use crate::report::{Report, TopicReport, known_time};
+use crate::report::{Issue, Report, TopicReport, known_time};
 use crate::select::Selection;
 use crate::strays;
 use crate::vault::log::Vault;
 use crate::vault::rows::Rows;
+use crate::vault::state::State;
 use crate::vault::{VaultError, hex};
+
+pub use follow::Follow;
 
 /// What a backup is to do and with what means.
 #[derive(Debug, Clone)]
@@ -52,6 +66,8 @@ pub struct BackupOptions {
     pub exact_times: bool,
     /// The user says that no other run writes to the vault at the same time.
     pub single_writer: bool,
+    /// The run goes on until it is stopped.
+    pub follow: Option<Follow>,
 }
 
 impl Default for BackupOptions {
@@ -64,11 +80,13 @@ impl Default for BackupOptions {
             limit_read: None,
             exact_times: false,
             single_writer: false,
+            follow: None,
         }
     }
 }
 
-/// Backs up everything selected, from the vault's cursors to the last stable offsets as they are now. `stop` ends it early: what is durable is committed.
+/// Backs up everything selected, from the vault's cursors to the last stable offsets as they are now, and in a run that goes on to what comes. `stop`
+/// ends it early: what is durable is committed.
 pub async fn backup(
     cluster: Arc<Cluster>,
     store: SharedStore,
@@ -80,25 +98,38 @@ pub async fn backup(
     let prepared = tokio::select! {
         prepared = prepare(&cluster, store, &options) => prepared?,
         // Nothing has been read: there is nothing to keep.
-        _ = asked_to_stop.wait_for(|stop| *stop) => return Ok(Report { interrupted: true, ..Report::default() }),
+        _ = asked_to_stop.wait_for(|stop| *stop) => {
+            return Ok(Report { interrupted: options.follow.is_none(), ..Report::default() });
+        }
     };
-    let Prepared { vault, mut plan, snapshot, open } = prepared;
+    let Prepared { vault, state, mut plan, snapshot, open } = prepared;
     let store = Arc::clone(vault.store());
     let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
     report.gaps = std::mem::take(&mut plan.gaps);
-    report.errors = std::mem::take(&mut plan.issues);
-    report.errors.extend(snapshot.issues);
-    report.errors.extend(open.issues);
+    plan.issues.extend(snapshot.issues);
+    plan.issues.extend(open.issues);
+    // In a run that goes on, what can't be read now may be read later.
+    let lasts = |issue: &mut Issue| options.follow.is_none() || issue.severity == Severity::Missing;
+    report.errors = plan.issues.extract_if(.., lasts).collect();
     report.notes.extend(open.notes);
     report.transactions = open.transactions;
     report.topics = plan.topics.values().map(topic_report).collect();
     report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
     let rows = std::mem::take(&mut plan.rows);
     let pool = BufferPool::new(vault.store().part_len(), options.budget);
-    let run = run::Run::new(cluster, vault, plan, options, run::Means { pool, progress, stop: stop.clone() });
+    let watches = troubles::watches(&cluster).await?;
+    if options.follow.is_some() {
+        cluster.health().never_gives_up();
+    }
+    let (goes_on, means) = (options.follow.is_some(), run::Means { pool, progress, stop: stop.clone() });
+    let run = run::Run::new((cluster, watches), (vault, state), plan, options, means);
     let finished = run.finish(rows, snapshot.rows, &mut report).await?;
-    if !report.interrupted {
+    if goes_on {
+        // That is how such a run ends.
+        report.interrupted = false;
+        report.topics.sort_by(|a, b| (&a.topic, a.incarnation).cmp(&(&b.topic, b.incarnation)));
+    } else if !report.interrupted {
         strays::tidy(&store, stop, &mut report.notes).await;
     }
     report.receipt = Some(finished.to_string());
@@ -111,6 +142,7 @@ pub async fn backup(
 
 struct Prepared {
     vault: Vault,
+    state: State,
     plan: plan::Plan,
     snapshot: groups::Snapshot,
     open: transactions::Found,
@@ -132,15 +164,31 @@ async fn prepare(
     }
     let state = vault.fold(false).await?;
     vault.check_writing()?;
-    let mut plan = plan::Plan { notes: vault.take_warnings(), ..plan::Plan::default() };
-    let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut plan).await?;
-    plan.catalog(&state, &vault.identity().vault_id, &options.selection, &chosen);
-    plan.settings(cluster, &state, &closed).await?;
-    // Before the ends are fixed: a position taken now lies within what will be read.
-    let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
-    plan.ends(cluster, &state).await?;
+    let warnings = vault.take_warnings();
+    let mut rights = plan::Plan::default();
+    let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut rights).await?;
+    let mut reborn = BTreeMap::new();
+    let (mut plan, snapshot) = loop {
+        let mut plan = rights.rights();
+        let basis = plan::Basis { state: &state, vault_id: &vault.identity().vault_id, reborn: &reborn };
+        plan.catalog(&basis, &options.selection, &chosen);
+        plan.settings(cluster, &state, &closed).await?;
+        // Before the ends are fixed: a position taken now lies within what will be read.
+        let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
+        let goes_on = options.follow.is_some();
+        let patience = if goes_on { survey::PATIENCE } else { cluster.options().give_up_after };
+        let sight = ends::Sight { cluster, store: vault.store(), state: &state, goes_on, patience };
+        let parts = plan.parts();
+        plan.ends(&sight, parts).await?;
+        // Topics that turn out to be others than before are planned as such.
+        if plan.reborn.keys().all(|name| reborn.contains_key(name)) {
+            break (plan, snapshot);
+        }
+        reborn.append(&mut plan.reborn);
+    };
+    plan.notes.splice(..0, warnings);
     let open = transactions::look(cluster, &plan.suspects).await;
-    Ok(Prepared { vault, plan, snapshot, open })
+    Ok(Prepared { vault, state, plan, snapshot, open })
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {
@@ -169,13 +217,13 @@ fn topic_report(topic: &crate::vault::rows::TopicRow) -> TopicReport {
     }
 }
 
-fn gap_issue(report: &Report) -> crate::report::Issue {
+fn gap_issue(report: &Report) -> Issue {
     let lost: i64 = report.gaps.iter().map(|gap| gap.next - gap.first).sum();
     let message = format!(
         "{lost} offsets in {} gaps are lost: they were gone or damaged at the source",
         report.gaps.len()
     );
-    crate::report::Issue::new("gap", crate::error::Severity::Missing, message)
+    Issue::new("gap", Severity::Missing, message)
         .hint("the gaps are recorded in the vault; back up more often than the topics' retention")
 }
 
@@ -193,10 +241,12 @@ async fn checkpoint(vault: &mut Vault, mut stop: watch::Receiver<bool>, report: 
 
 /// Adds rows to a report's topics.
 fn count(report: &mut Report, rows: &Rows) {
+    let places = report.topics.iter().enumerate().map(|(at, topic)| (topic.topic_id.clone(), at));
+    let places: HashMap<String, usize> = places.collect();
     for range in &rows.ranges {
-        let id = hex(&range.topic);
         report.bytes += u64::from(range.stored);
-        let Some(topic) = report.topics.iter_mut().find(|topic| topic.topic_id == id) else { continue };
+        let place = places.get(&hex(&range.topic)).copied();
+        let Some(topic) = place.and_then(|at| report.topics.get_mut(at)) else { continue };
         topic.bytes += u64::from(range.stored);
         topic.records = topic.records.filter(|_| range.kept >= 0).map(|records| records + range.kept as u64);
         let (min, max) = (range.oldest(), known_time(range.max_ts));

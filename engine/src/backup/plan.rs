@@ -1,10 +1,9 @@
-//! Before a backup reads: which topics, what is new about them, where each partition starts and ends, and which need no Fetch at all.
+//! Before a backup reads: which topics, and what is new about them. (Where each partition starts and ends: `ends.rs`.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use bodley_io::kafka::offsets::{End, Found};
-use bodley_io::kafka::{Cluster, Layout, Topic, TopicPartition};
+use bodley_io::kafka::{Cluster, Layout, Topic};
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, TopicId};
 
 use super::task::Task;
@@ -12,16 +11,18 @@ use super::transactions::Suspect;
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::select::Selection;
-use crate::vault::aborted::Aborted;
-use crate::vault::rows::{AbortedRow, ConfigRow, Kind, Reason, Rows, TopicRow};
-use crate::vault::state::{Cursor, PartKey, State};
+use crate::vault::rows::{ConfigRow, Rows, TopicRow};
+use crate::vault::state::{PartKey, State};
 use crate::vault::synthetic_id;
+
+/// Topics by id in the vault.
+pub type Topics = BTreeMap<TopicId, TopicRow>;
 
 /// What a run will do.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The run's topics by id in the vault.
-    pub topics: BTreeMap<TopicId, TopicRow>,
+    /// The run's topics.
+    pub topics: Topics,
     /// Partitions to read.
     pub tasks: Vec<Task>,
     /// Rows that need no reading: changed topics and settings, ranges known to be empty or lost.
@@ -34,6 +35,41 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Partitions where transactions are open.
     pub suspects: Vec<Suspect>,
+    /// Last stable offsets, of all partitions that were looked at.
+    pub stable: HashMap<PartKey, i64>,
+    /// When these were asked for, ms of our clock.
+    pub asked_at: i64,
+    /// Topics that may not be read.
+    pub unread: BTreeSet<String>,
+    /// There are topics of which nothing can be seen now.
+    pub is_blind: bool,
+    /// Topics whose settings may not be read.
+    pub closed: BTreeSet<String>,
+    /// Partitions of a run that goes on which could not be looked at.
+    pub unavailable: Vec<PartKey>,
+    /// Topics without an id from the broker that seem to have been deleted and created again, and why: to be planned anew as
+    /// such.
+    pub reborn: BTreeMap<String, Rebirth>,
+}
+
+/// Why a topic without an id is taken for another than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebirth {
+    /// In words.
+    pub why: String,
+    /// An unclean leader election would look the same.
+    pub or_truncated: bool,
+}
+
+/// What a plan goes by.
+#[derive(Debug)]
+pub struct Basis<'a> {
+    /// The vault as it is.
+    pub state: &'a State,
+    /// Its id.
+    pub vault_id: &'a str,
+    /// Topics that are new lives, though nothing but their logs says so.
+    pub reborn: &'a BTreeMap<String, Rebirth>,
 }
 
 /// Chooses the topics of the run from the cluster's.
@@ -47,11 +83,19 @@ pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, Engi
 }
 
 impl Plan {
+    /// A plan that knows no more than what may not be read.
+    pub fn rights(&self) -> Self {
+        let (issues, unread, closed) = (self.issues.clone(), self.unread.clone(), self.closed.clone());
+        Self { issues, unread, closed, ..Self::default() }
+    }
+
     /// Notes the chosen topics: new ones, changed ones, new lives of old names, and those that are gone.
-    pub fn catalog(&mut self, state: &State, vault_id: &str, selection: &Selection, chosen: &[Topic]) {
+    pub fn catalog(&mut self, basis: &Basis<'_>, selection: &Selection, chosen: &[Topic]) {
+        let state = basis.state;
         let told: BTreeSet<String> = self.issues.iter().filter_map(|issue| issue.topic.clone()).collect();
         for topic in chosen {
             if topic.partitions.is_empty() {
+                self.is_blind = true;
                 if !told.contains(&*topic.name) {
                     let why = match topic.error {
                         ErrorCode::NONE => "the cluster's metadata names no partition of it".to_owned(),
@@ -64,12 +108,10 @@ impl Plan {
                 }
                 continue;
             }
-            let row = topic_row(state, vault_id, topic);
+            let row = topic_row(basis, topic);
             let known = state.topics.get(&row.topic);
             if known.is_none() && row.incarnation > 0 {
-                let name = &row.name;
-                self.notes
-                    .push(format!("topic {name} was deleted and created again: stored as a new incarnation"));
+                self.note_birth(&row, basis.reborn.get(&row.name));
             }
             if known != Some(&row) {
                 self.rows.topics.push(row.clone());
@@ -118,158 +160,39 @@ impl Plan {
         Ok(())
     }
 
-    /// Fixes where each partition starts and ends in this run.
-    pub async fn ends(&mut self, cluster: &Arc<Cluster>, state: &State) -> Result<(), EngineError> {
-        let mut parts: BTreeMap<TopicPartition, PartKey> = BTreeMap::new();
-        for topic in self.topics.values() {
-            let name: Arc<str> = Arc::from(topic.name.as_str());
-            for partition in 0..topic.partitions {
-                parts.insert(TopicPartition::new(&name, partition as i32), (topic.topic, partition));
-            }
-        }
-        let all: Vec<TopicPartition> = parts.keys().cloned().collect();
-        // High watermarks before last stable offsets: what is written in between makes none of them seem behind.
-        let (starts, highs) = tokio::try_join!(
-            cluster.list_offsets(&all, End::Earliest),
-            cluster.list_offsets(&all, End::HighWatermark)
-        )?;
-        let ends = cluster.list_offsets(&all, End::LastStable).await?;
-        let failures: BTreeMap<_, _> = starts.failed.into_iter().chain(ends.failed).collect();
-        for (tp, error) in failures {
-            let issue = Issue::new("partition_unavailable", Severity::Failed, format!("{tp}: {error}"));
-            let issue = issue
-                .at(&tp.topic, tp.partition as u32, None)
-                .hint("run again when the partition has a leader");
-            self.issues.push(issue);
-        }
-        let layout = cluster.layout();
-        let mut suspects = Vec::new();
-        for (tp, key) in parts {
-            let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
-            if start.offset > end.offset {
-                let (start, end) = (start.offset, end.offset);
-                let message =
-                    format!("{tp}: its leader says that it begins at offset {start} and ends at {end}");
-                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
-                self.issues.push(issue.at(&tp.topic, tp.partition as u32, None).hint("run again"));
-                continue;
-            }
-            if let Some(high) = highs.found.get(&tp).filter(|high| high.offset > end.offset) {
-                let behind = high.offset - end.offset;
-                self.suspects.push(Suspect { tp: tp.clone(), behind });
-            }
-            let fetch_id = layout.topic_id(&tp.topic);
-            let leader_epoch = layout.partition(&tp).map_or(-1, |partition| partition.leader_epoch);
-            let cursor = state.partitions.get(&key).and_then(|partition| partition.cursor);
-            let task = Task {
-                key,
-                tp,
-                fetch_id,
-                from: cursor.map_or(-1, |cursor| cursor.next),
-                next: cursor.map_or(start.offset, |cursor| cursor.next),
-                end: end.offset,
-                rewind: cursor.map_or(0, |cursor| cursor.rewind),
-                leader_epoch,
-                last_epoch: cursor.map_or(-1, |cursor| cursor.last_epoch),
-                aborted: Aborted::from_rows(open_transactions(state, &key)),
-                empty_tries: 0,
-                bad_tries: 0,
-                bad: None,
-                asked: Vec::new(),
-                replicas_asked: false,
-                elsewhere: None,
-                near: None,
-                hunt: None,
-                stuck: None,
-            };
-            self.admit(task, cursor, start.offset, &mut suspects);
-        }
-        self.check_epochs(cluster, suspects).await
-    }
-
-    /// Decides about one partition: nothing new, something to read, or a suspicion to check first.
-    fn admit(&mut self, mut task: Task, cursor: Option<Cursor>, start: i64, suspects: &mut Vec<Task>) {
-        if task.next > task.end {
+    fn note_birth(&mut self, row: &TopicRow, rebirth: Option<&Rebirth>) {
+        let name = &row.name;
+        let Some(Rebirth { why, or_truncated }) = rebirth else {
+            let note = format!("topic {name} was deleted and created again: stored as a new incarnation");
+            return self.notes.push(note);
+        };
+        if *or_truncated {
             let message = format!(
-                "{} ends at offset {} but was backed up to {}: the source's log was truncated (an unclean leader election) or replaced",
-                task.tp, task.end, task.next
+                "topic {name} was truncated (an unclean leader election) or deleted and created again, which a cluster without topic ids does not tell: {why}; it is stored as a new incarnation"
             );
-            self.issues.push(truncated(&task, message));
-            return;
-        }
-        if task.next < start {
-            self.rows.ranges.push(task.row(Kind::Gap(Reason::Retention), start));
-            self.gaps.push(Gap::new(&task.tp.topic, task.key.1, task.next..start, Reason::Retention));
-            task.jump(start);
-            if task.is_done() {
-                self.rows.aborted.extend(task.aborted.take_rows(task.key, task.rewind));
-            }
-        }
-        match cursor {
-            None if task.is_done() => self.rows.ranges.push(task.row(Kind::Empty, task.next)),
-            Some(cursor) if cursor.leader_epoch != task.leader_epoch && task.last_epoch >= 0 => {
-                suspects.push(task)
-            }
-            _ if task.is_done() => {}
-            _ => self.tasks.push(task),
+            let issue = Issue::new("truncated", Severity::Missing, message).topic(name);
+            self.issues
+                .push(issue.hint("what was backed up before stays in the vault as the earlier incarnation"));
+        } else {
+            self.notes.push(format!(
+                "topic {name} seems to have been deleted and created again, a guess as the cluster has no topic ids ({why}): stored as a new incarnation"
+            ));
         }
     }
-
-    /// A new leader since the last run: does its log still hold what we have? Asked without reading.
-    async fn check_epochs(&mut self, cluster: &Arc<Cluster>, suspects: Vec<Task>) -> Result<(), EngineError> {
-        let questions: Vec<_> = suspects.iter().map(|task| (task.tp.clone(), task.last_epoch)).collect();
-        let answers = cluster.epoch_ends(&questions).await?;
-        for task in suspects {
-            match answers.found.get(&task.tp) {
-                Some(found) if !holds(&task, found) => {
-                    let message = format!(
-                        "{}: the leader's log ends epoch {} at offset {}, but offsets to {} of it were backed up: the source's log was truncated (an unclean leader election)",
-                        task.tp, task.last_epoch, found.offset, task.next
-                    );
-                    self.issues.push(truncated(&task, message));
-                }
-                Some(_) if task.is_done() => {}
-                Some(_) => self.tasks.push(task),
-                None => {
-                    let why = answers.failed.get(&task.tp).map_or("no answer".into(), ToString::to_string);
-                    let issue =
-                        Issue::new("partition_unavailable", Severity::Failed, format!("{}: {why}", task.tp));
-                    self.issues.push(issue.at(&task.tp.topic, task.key.1, Some(task.next)));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Aborted transactions whose markers the vault has not seen.
-fn open_transactions<'a>(state: &'a State, key: &PartKey) -> impl Iterator<Item = &'a AbortedRow> {
-    let known = state.partitions.get(key).map(|partition| partition.aborted.as_slice()).unwrap_or_default();
-    known.iter().filter(|row| row.marker == i64::MAX)
-}
-
-fn holds(task: &Task, found: &Found) -> bool {
-    found.leader_epoch == task.last_epoch && found.offset >= task.next
-}
-
-/// What is said when the source no longer holds what the vault has.
-pub fn truncated(task: &Task, message: String) -> Issue {
-    Issue::new("truncated", Severity::Missing, message).at(&task.tp.topic, task.key.1, Some(task.next)).hint(
-        "this version stops at such partitions and keeps what it has; to go on, back up into a new vault",
-    )
-}
-
-/// The vault's row for a topic as it is now.
-fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
-    let lives = state.lives(&topic.name);
-    let synthetic = topic.id == NO_TOPIC_ID;
-    let newest = lives.first().map(|life| life.incarnation);
-    let (id, incarnation) = if synthetic {
-        let incarnation = newest.unwrap_or(0);
-        (synthetic_id(vault_id, &topic.name, incarnation), incarnation)
-    } else {
-        let same = lives.iter().find(|life| life.topic == topic.id).map(|life| life.incarnation);
-        (topic.id, same.unwrap_or_else(|| newest.map_or(0, |newest| newest + 1)))
+/// The vault's row for a topic as it is now. A topic that had no id when it was backed up is taken for the same when it has one, as after an upgrade of the
+/// brokers, and the other way round, unless its log speaks against it.
+fn topic_row(basis: &Basis<'_>, topic: &Topic) -> TopicRow {
+    let lives = basis.state.lives(&topic.name);
+    let nameless = topic.id == NO_TOPIC_ID;
+    let same = lives.iter().find(|life| life.topic == topic.id).map(|life| life.incarnation);
+    let taken_for = lives.first().filter(|newest| nameless || (newest.synthetic && same.is_none()));
+    let next = lives.first().map_or(0, |newest| newest.incarnation + 1);
+    let (id, incarnation) = match taken_for {
+        Some(newest) if !basis.reborn.contains_key(&*topic.name) => (newest.topic, newest.incarnation),
+        _ if nameless => (synthetic_id(basis.vault_id, &topic.name, next), next),
+        _ => (topic.id, same.unwrap_or(next)),
     };
     TopicRow {
         topic: id,
@@ -278,7 +201,7 @@ fn topic_row(state: &State, vault_id: &str, topic: &Topic) -> TopicRow {
         partitions: topic.partitions.len() as u32,
         replication: topic.partitions.first().map_or(0, |partition| partition.replicas.len() as u16),
         internal: topic.internal,
-        synthetic,
+        synthetic: id != topic.id,
         incarnation,
     }
 }

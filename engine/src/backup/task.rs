@@ -10,6 +10,9 @@ use crate::vault::aborted::Aborted;
 use crate::vault::rows::{Kind, Range};
 use crate::vault::state::PartKey;
 
+/// Where a partition ends in a run that goes on: no log gets there. Not [`crate::vault::walk::WHOLE`], which is the end of a stored chunk.
+pub const OPEN: i64 = i64::MAX - 1;
+
 /// A partition that is being read.
 #[derive(Debug)]
 pub struct Task {
@@ -19,12 +22,16 @@ pub struct Task {
     pub tp: TopicPartition,
     /// The broker's topic id; zeros where it has none.
     pub fetch_id: TopicId,
-    /// The cursor at the commit that the run began at; -1: none.
+    /// The cursor when the task was made; -1: none.
     pub from: i64,
     /// Next offset to read. Not the cursor: that is moved by commits only.
     pub next: i64,
-    /// Where this run ends, exclusive.
+    /// Where this run ends, exclusive; [`OPEN`].
     pub end: i64,
+    /// The last stable offset as its broker told it last; -1: not yet.
+    pub told: i64,
+    /// What was stable at this time, in ms of our clock, has been read; 0: it has never been up to the end.
+    pub complete: i64,
     /// Rewind epoch.
     pub rewind: u32,
     /// Leader epoch from the cluster's metadata.
@@ -35,6 +42,10 @@ pub struct Task {
     pub aborted: Aborted,
     /// The broker had nothing from `next` to the end so often.
     pub empty_tries: u32,
+    /// Since when.
+    pub empty_since: Option<Instant>,
+    /// The least last stable offset that came with that.
+    pub empty_end: i64,
     /// A batch at `next` was bad so often.
     pub bad_tries: u32,
     /// Why, the last time.
@@ -45,18 +56,68 @@ pub struct Task {
     pub replicas_asked: bool,
     /// The replica that is asked in the leader's place.
     pub elsewhere: Option<i32>,
-    /// The replica in our rack, to which the leader sent us (KIP-392).
-    pub near: Option<i32>,
+    /// The replica in our rack, to which the leader sent us (KIP-392), and since when.
+    pub near: Option<(i32, Instant)>,
     /// The end of the bad batch at `next` is being looked for.
     pub hunt: Option<Hunt>,
     /// Since when there has been no progress; `None`: there is.
     pub stuck: Option<Instant>,
+    /// Since when metadata do not show its topic.
+    pub absent: Option<Instant>,
+    /// It has been said to wait.
+    pub waits: bool,
 }
 
 impl Task {
+    /// Reads `offsets` of a partition.
+    pub fn new(key: PartKey, tp: TopicPartition, offsets: std::ops::Range<i64>) -> Self {
+        Self {
+            key,
+            tp,
+            fetch_id: bodley_protocol::NO_TOPIC_ID,
+            from: -1,
+            next: offsets.start,
+            end: offsets.end,
+            told: -1,
+            complete: 0,
+            rewind: 0,
+            leader_epoch: -1,
+            last_epoch: -1,
+            aborted: Aborted::default(),
+            empty_tries: 0,
+            empty_since: None,
+            empty_end: -1,
+            bad_tries: 0,
+            bad: None,
+            asked: Vec::new(),
+            replicas_asked: false,
+            elsewhere: None,
+            near: None,
+            hunt: None,
+            stuck: None,
+            absent: None,
+            waits: false,
+        }
+    }
+
     /// Nothing left to read.
     pub fn is_done(&self) -> bool {
         self.next >= self.end
+    }
+
+    /// Whether it goes on until the run is ended.
+    pub fn is_open(&self) -> bool {
+        self.end == OPEN
+    }
+
+    /// The end as far as there is one: of an open task what its broker told.
+    pub fn known_end(&self) -> i64 {
+        if self.is_open() { self.told } else { self.end }
+    }
+
+    /// Offsets that are known to be there and not read yet.
+    pub fn lag(&self) -> i64 {
+        self.told.saturating_sub(self.next).max(0)
     }
 
     /// Goes on at `next`, behind offsets that are lost.
@@ -76,7 +137,7 @@ impl Task {
     /// Forgets a bad batch.
     fn all_is_well(&mut self) {
         (self.bad_tries, self.bad, self.hunt, self.replicas_asked) = (0, None, None, false);
-        self.empty_tries = 0;
+        (self.empty_tries, self.empty_since) = (0, None);
         self.asked.clear();
     }
 

@@ -9,6 +9,7 @@ use bodley_io::kafka::producers::OpenTransaction;
 use bodley_io::kafka::{Cluster, TopicPartition};
 
 use crate::error::Severity;
+use crate::moment::span as time;
 use crate::report::{Issue, Transaction};
 
 /// What a broker lets transactions last, unless it says otherwise.
@@ -186,16 +187,6 @@ fn and_more(more: usize, what: &str) -> String {
         0 => String::new(),
         1 => format!(" and 1 more {what}"),
         n => format!(" and {n} more {what}s"),
-    }
-}
-
-/// A span of `ms` in the largest unit that fits.
-fn time(ms: i64) -> String {
-    match ms / 1000 {
-        s if s < 120 => format!("{s} s"),
-        s if s < 120 * 60 => format!("{} min", s / 60),
-        s if s < 48 * 3600 => format!("{} h", s / 3600),
-        s => format!("{} days", s / 86_400),
     }
 }
 

@@ -1,62 +1,74 @@
 //! One connection to one broker and the partitions read over it: a task that fetches, rolls its segment when told, and gives back
-//! partitions that it can't read here.
+//! partitions that it can't read here. (What it makes of an answer: `settle.rs`.)
+//!
+//! While it waits for its broker it still takes orders, so that a broker that is slow or gone holds up nobody's commit.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bodley_io::kafka::fetch::Answer;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
 use bodley_io::latency::Kind as Latency;
 use bodley_io::throttle::Throttle;
-use bodley_protocol::fetch::{Isolation, Limits, Partition};
-use bodley_protocol::{ErrorCode, RetryClass};
+use bodley_protocol::fetch::{Isolation, Limits};
+use bodley_protocol::{ErrorCode, TopicId};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
 
-use super::hunt;
-use super::intake::{Intake, Outcome};
+use super::intake::Intake;
+use super::plan::Topics;
+use super::session::{Book, Request};
 use super::task::Task;
 use crate::error::EngineError;
 use crate::vault::commit::SegmentRef;
-use crate::vault::rows::{AbortedRow, Kind, Range, TopicRow};
+use crate::vault::now_ms;
+use crate::vault::rows::{AbortedRow, Range, TopicRow};
 use crate::vault::segment::Footer;
 use crate::vault::state::PartKey;
 
 /// Bytes asked of one partition at a time: large, so that a request costs little; half a part buffer, so that parts fill well.
 pub const PARTITION_BYTES: i32 = 4 << 20;
 /// Bytes asked for by one request.
-const RESPONSE_BYTES: i32 = 16 << 20;
-/// Partitions asked of one request.
-const PARTITIONS_PER_FETCH: usize = 400;
-const MAX_WAIT_MS: i32 = 500;
+pub const RESPONSE_BYTES: i32 = 16 << 20;
 /// A segment is closed at this size even without a commit.
 const SEGMENT_BYTES: u64 = 1 << 30;
-/// How often the broker must say that it has no batch up to the run's end, as after compaction.
-const EMPTY_TRIES: u32 = 3;
-/// A replica in our rack that lags behind its leader is waited for so long.
-const NEAR_PATIENCE: Duration = Duration::from_secs(5);
-/// A quota's pause is cut to this, so that a commit does not wait for it.
-const LONGEST_THROTTLE: Duration = Duration::from_secs(5);
+/// A quota's pause that is longer is not believed. Until it is over the broker does not read from the connection.
+const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+
+/// A broker that refuses so many new sessions in a row has another trouble.
+const SESSION_TRIES: u32 = 3;
+
+/// Which of the connections to which broker.
+pub type WorkerKey = (i32, usize);
 
 /// What a worker is told.
 #[derive(Debug)]
 pub enum Order {
-    /// Read these.
-    Add(Vec<Task>),
-    /// Close the open segment and hand over everything since the last roll.
-    Roll,
+    /// Read these; the orders of this kind are numbered from 1.
+    Add(Vec<Task>, u64),
+    /// Give back what is read of these topics.
+    Drop(Arc<BTreeSet<TopicId>>),
+    /// Close the open segment and hand over everything since the last roll, under this number.
+    Roll(u64),
 }
 
-/// What a worker tells.
+/// What a worker, or another task of the run, tells.
 #[derive(Debug)]
 pub enum Event {
     /// Everything since the last roll, durable.
     Rolled(Rolled),
     /// A task has reached its end.
     Done,
-    /// It can't be read here, or not now.
+    /// It can't be read here, or not now. All that was read of it has been handed over before.
     Back(Box<Task>, Trouble),
+    /// The cluster has been asked for its layout.
+    Refreshed(Result<(), KafkaError>),
+    /// Partitions have been looked at.
+    Surveyed(Result<Box<super::survey::Surveyed>, EngineError>),
+    /// Groups have been read.
+    Groups(Result<super::follow::Positions, EngineError>),
     /// Nothing more can be stored.
     Fatal(EngineError),
 }
@@ -68,29 +80,47 @@ pub enum Trouble {
     Route(KafkaError),
     /// The offset is not in the log.
     OutOfRange,
-    /// The leader's log is not the one that we read before: ours parts from it at this offset, if known.
-    Diverged(i64),
+    /// The leader's log is not the one that we read before.
+    Diverged,
     /// It cannot be read by this program or not at all.
     Hopeless(KafkaError),
     /// A batch that can't be stored and can't be skipped.
     BadBatch(String),
     /// The batch at `next` is bad here; another replica may have a good one.
     OtherReplica,
-    /// Another replica had a good one: the leader is asked again.
+    /// The leader is to be asked again, in place of another replica.
     Leader,
     /// The leader would rather have it read from this replica.
     Nearer(i32),
+    /// The topic is not there any more.
+    Gone,
 }
 
 /// What a roll hands over.
 #[derive(Debug, Default)]
 pub struct Rolled {
+    /// Who.
+    pub worker: WorkerKey,
+    /// The number of the order; 0: without one.
+    pub number: u64,
+    /// The newest order to add that has been obeyed.
+    pub added: u64,
     /// Durable segments.
     pub segments: Vec<SegmentRef>,
     /// Their rows, and rows without chunks.
     pub ranges: Vec<Range>,
     /// New or closed aborted transactions.
     pub aborted: Vec<AbortedRow>,
+    /// Of the worker's tasks: all that was stable then has been read (ms of our clock; 0: not yet); `None`: it has no tasks.
+    pub complete: Option<i64>,
+    /// Partitions that could be read since.
+    pub well: Vec<PartKey>,
+}
+
+impl Rolled {
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.ranges.is_empty() && self.aborted.is_empty()
+    }
 }
 
 /// What all workers share.
@@ -99,7 +129,7 @@ pub struct Shared {
     /// The source.
     pub cluster: Arc<Cluster>,
     /// Topic rows by id, for footers.
-    pub topics: std::collections::BTreeMap<bodley_protocol::TopicId, TopicRow>,
+    pub topics: RwLock<Arc<Topics>>,
     /// Our id.
     pub writer: String,
     /// The commit that the run began at.
@@ -110,50 +140,96 @@ pub struct Shared {
     pub limit: Option<Arc<Throttle>>,
     /// A replica in our rack has failed us: leaders are to send us nowhere.
     pub leaders_only: AtomicBool,
+    /// How the broker is to wait for data.
+    pub pace: Pace,
+}
+
+impl Shared {
+    /// The run's topics as they are known now.
+    pub fn topics(&self) -> Arc<Topics> {
+        Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Others take their place.
+    pub fn set_topics(&self, topics: Arc<Topics>) {
+        *self.topics.write().unwrap_or_else(PoisonError::into_inner) = topics;
+    }
+}
+
+/// How a broker is to wait for data.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The run goes on: fetch sessions are kept.
+    pub goes_on: bool,
+    /// At most so long, ms.
+    pub wait_ms: i32,
+    /// Unless there are so many bytes.
+    pub min_bytes: i32,
 }
 
 /// Reads partitions whose leader is `broker`.
 pub struct Worker {
-    shared: Arc<Shared>,
-    broker: i32,
+    pub(super) shared: Arc<Shared>,
+    key: WorkerKey,
     connection: Option<Connection>,
-    intake: Intake,
+    pub(super) book: Book,
+    pub(super) intake: Intake,
     /// Keys of the intake's tasks; who was served goes to the back.
-    queue: VecDeque<PartKey>,
-    rolled: Rolled,
-    events: mpsc::UnboundedSender<Event>,
+    pub(super) queue: VecDeque<PartKey>,
+    pub(super) rolled: Rolled,
+    /// The newest order to add that has been obeyed.
+    added: u64,
+    /// Sessions refused in a row.
+    refusals: u32,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    inbox: mpsc::UnboundedReceiver<Order>,
 }
 
 impl Worker {
     /// Starts a worker; orders go to the sender, its end ends the worker.
     pub fn start(
         shared: Arc<Shared>,
-        broker: i32,
+        key: WorkerKey,
         intake: Intake,
         events: mpsc::UnboundedSender<Event>,
     ) -> mpsc::UnboundedSender<Order> {
         let (orders, inbox) = mpsc::unbounded_channel();
-        let rolled = Rolled::default();
-        let worker =
-            Self { shared, broker, connection: None, intake, queue: VecDeque::new(), rolled, events };
-        tokio::spawn(worker.run(inbox));
+        let book = Book::new(shared.pace.goes_on);
+        let (queue, rolled) = (VecDeque::new(), Rolled::default());
+        let worker = Self {
+            shared,
+            key,
+            connection: None,
+            book,
+            intake,
+            queue,
+            rolled,
+            added: 0,
+            refusals: 0,
+            events,
+            inbox,
+        };
+        tokio::spawn(worker.run());
         orders
     }
 
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    pub(super) fn broker(&self) -> i32 {
+        self.key.0
+    }
+
+    async fn run(mut self) {
         let stop = self.shared.stop.clone();
         loop {
             let idle = self.queue.is_empty() || *stop.borrow();
-            let order = if idle { inbox.recv().await } else { inbox.try_recv().ok() };
+            let order = match idle {
+                true => self.inbox.recv().await,
+                false => match self.inbox.try_recv() {
+                    Err(TryRecvError::Disconnected) => return,
+                    order => order.ok(),
+                },
+            };
             let result = match order {
-                Some(Order::Add(tasks)) => {
-                    for task in tasks {
-                        self.queue.push_back(task.key);
-                        self.intake.add(task);
-                    }
-                    Ok(())
-                }
-                Some(Order::Roll) => self.roll().await,
+                Some(order) => self.obey(order).await,
                 None if idle => return,
                 // Never dropped half-way: it may be handing a buffer to the store. Its waits end by themselves on a signal.
                 None => self.round().await,
@@ -165,222 +241,187 @@ impl Worker {
         }
     }
 
-    /// One Fetch.
-    async fn round(&mut self) -> Result<(), EngineError> {
-        if self.connection.as_ref().is_none_or(Connection::is_dead) {
-            let mut stop = self.shared.stop.clone();
-            let connected = tokio::select! {
-                connected = self.shared.cluster.connect(self.broker) => connected,
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            };
-            match connected {
-                Ok(mut connection) => {
-                    connection.stop_when(stop);
-                    self.connection = Some(connection);
+    async fn obey(&mut self, order: Order) -> Result<(), EngineError> {
+        match order {
+            Order::Add(tasks, number) => {
+                self.added = number;
+                for task in tasks {
+                    self.queue.push_back(task.key);
+                    self.intake.add(task);
                 }
-                Err(error) => return self.give_all_back(&error),
+                Ok(())
+            }
+            Order::Drop(topics) => {
+                let gone = self.queue.iter().filter(|(topic, _)| topics.contains(topic));
+                let gone = gone.map(|key| (*key, Trouble::Gone)).collect();
+                self.give_back(gone).await
+            }
+            Order::Roll(number) => self.roll(number).await,
+        }
+    }
+
+    /// Waits for `work`, which does not touch what orders do, and obeys orders meanwhile. `None`: the run is over.
+    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, EngineError> {
+        tokio::pin!(work);
+        loop {
+            let order = tokio::select! {
+                biased;
+                done = &mut work => return Ok(Some(done)),
+                order = self.inbox.recv() => order,
+            };
+            match order {
+                Some(order) => self.obey(order).await?,
+                None => return Ok(None),
             }
         }
-        let asked: Vec<PartKey> = self.queue.iter().take(PARTITIONS_PER_FETCH).copied().collect();
-        let answer = self.fetch(&asked).await;
+    }
+
+    /// A connection that lives; `None`: the run is to end, or the tasks have been given back.
+    async fn connected(&mut self) -> Result<Option<Connection>, EngineError> {
+        if let Some(connection) = self.connection.take().filter(|connection| !connection.is_dead()) {
+            return Ok(Some(connection));
+        }
+        self.book = Book::new(self.shared.pace.goes_on);
+        let (cluster, broker) = (Arc::clone(&self.shared.cluster), self.broker());
+        let mut stop = self.shared.stop.clone();
+        let connect = async {
+            tokio::select! {
+                connected = cluster.connect(broker) => Some(connected),
+                _ = stop.wait_for(|stop| *stop) => None,
+            }
+        };
+        match self.attend(connect).await?.flatten() {
+            Some(Ok(mut connection)) => {
+                connection.stop_when(self.shared.stop.clone());
+                Ok(Some(connection))
+            }
+            Some(Err(error)) => {
+                self.give_all_back(&error).await?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// One Fetch.
+    async fn round(&mut self) -> Result<(), EngineError> {
+        let Some(mut connection) = self.connected().await? else { return Ok(()) };
+        let request = self.book.next(&self.queue, &self.intake.tasks);
+        self.intake.expect(&request.keys);
+        let asked_at = now_ms();
+        let Some(answer) = self.fetch(&mut connection, &request).await? else { return Ok(()) };
         let received = std::mem::take(&mut self.intake.received);
         let outcomes = std::mem::take(&mut self.intake.outcomes);
         let answer = match answer {
             Ok(answer) => answer,
-            Err(EngineError::Kafka(KafkaError::Stopped)) => {
-                self.connection = None;
-                return self.settle(outcomes, false);
-            }
+            Err(EngineError::Kafka(KafkaError::Stopped)) => return self.settle(outcomes, false).await,
             Err(EngineError::Kafka(error)) => {
-                self.connection = None;
-                self.settle(outcomes, false)?;
-                return self.give_all_back(&error);
+                self.is_down(&error);
+                self.settle(outcomes, false).await?;
+                return self.give_all_back(&error).await;
             }
             Err(error) => return Err(error),
         };
+        let health = self.shared.cluster.health();
+        health.requests(self.broker(), received as u64, answer.throttle_ms);
+        self.connection = Some(connection);
         self.intake.progress.latencies().record(Latency::Fetch, answer.took);
+        self.refusals = if answer.error.is_of_session() { self.refusals + 1 } else { 0 };
+        if request.is_of_session() && (1..=SESSION_TRIES).contains(&self.refusals) {
+            self.book.forget();
+            let shared = Arc::clone(&self.shared);
+            return self.attend(pause(&shared, &answer)).await.map(|_| ());
+        }
         if answer.error != ErrorCode::NONE {
-            let code = answer.error;
-            let subject = format!("broker {}", self.broker);
-            return self.give_all_back(&KafkaError::Refused { api: "Fetch", subject, code, message: None });
+            let (code, subject) = (answer.error, format!("broker {}", self.broker()));
+            self.book.forget();
+            let refused = KafkaError::Refused { api: "Fetch", subject, code, message: None };
+            return self.give_all_back(&refused).await;
         }
         // Empty can mean that a quota or the other partitions left no room; only an answer without any bytes says more.
         let conclusive = received == 0 && answer.throttle_ms == 0;
-        self.note_the_stuck(&asked, &outcomes);
-        self.settle(outcomes, conclusive)?;
-        self.give_up_on_the_stuck();
+        if self.shared.pace.goes_on {
+            let has_room = answer.throttle_ms == 0 && received < RESPONSE_BYTES as usize / 2;
+            let silent_is_well = has_room && request.is_of_session();
+            self.note_the_complete(&request.keys, &outcomes, (asked_at, silent_is_well));
+        } else {
+            self.note_the_stuck(&request.keys, &outcomes);
+        }
+        let turn = (request.keys.len() < self.queue.len()).then(|| request.keys.clone());
+        self.book.answered(request, &answer);
+        self.settle(outcomes, conclusive).await?;
+        if let Some(asked) = turn {
+            self.make_way(asked);
+        }
+        self.give_up_on_the_stuck().await?;
         if self.intake.segment.as_ref().is_some_and(|segment| segment.len() >= SEGMENT_BYTES) {
             self.close_segment().await?;
         }
-        pause(&self.shared, &answer).await;
-        Ok(())
+        let shared = Arc::clone(&self.shared);
+        self.attend(pause(&shared, &answer)).await.map(|_| ())
     }
 
-    async fn fetch(&mut self, asked: &[PartKey]) -> Result<Answer, EngineError> {
-        let Some(connection) = self.connection.as_mut() else {
-            return Err(KafkaError::NoRoute(format!("no connection to broker {}", self.broker)).into());
-        };
-        self.intake.expect(asked);
+    /// Asks and takes the answer. `None`: the run is over.
+    async fn fetch(
+        &mut self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<Option<Result<Answer, EngineError>>, EngineError> {
         connection.tell_rack(!self.shared.leaders_only.load(Ordering::Relaxed));
-        // The request borrows nothing of the intake, which takes the answer.
-        let tasks: Vec<_> = asked.iter().filter_map(|key| self.intake.tasks.get(key)).collect();
-        let topics: Vec<Arc<str>> = tasks.iter().map(|task| Arc::clone(&task.tp.topic)).collect();
-        let mut partitions: Vec<Partition<'_>> = tasks
-            .iter()
-            .zip(&topics)
-            .map(|(task, topic)| {
-                let (offset, last_fetched_epoch) = task.wanted();
-                Partition {
-                    topic,
-                    topic_id: task.fetch_id,
-                    partition: task.tp.partition,
-                    offset,
-                    leader_epoch: task.leader_epoch,
-                    last_fetched_epoch,
-                    max_bytes: PARTITION_BYTES,
-                }
-            })
-            .collect();
-        // Partitions of a topic stand together; among topics the queue's order stays, so that nobody starves.
-        let rank: std::collections::HashMap<&str, usize> =
-            partitions.iter().enumerate().rev().map(|(at, partition)| (partition.topic, at)).collect();
-        partitions.sort_by_key(|partition| rank.get(partition.topic).copied());
-        let isolation = Isolation::Committed;
-        let limits = Limits { isolation, max_wait_ms: MAX_WAIT_MS, min_bytes: 1, max_bytes: RESPONSE_BYTES };
-        connection.fetch(limits, &partitions, &mut self.intake).await
-    }
-
-    /// Acts on what the answer said of each partition. `conclusive`: an empty partition really has nothing there.
-    fn settle(&mut self, outcomes: Vec<(PartKey, Outcome)>, conclusive: bool) -> Result<(), EngineError> {
-        for (key, outcome) in outcomes {
-            let Some(task) = self.intake.tasks.get_mut(&key) else { continue };
-            let trouble = match outcome {
-                Outcome::Progress if task.elsewhere.is_some() && !task.is_done() => Some(Trouble::Leader),
-                Outcome::Progress => {
-                    self.queue.retain(|other| *other != key);
-                    self.queue.push_back(key);
-                    None
-                }
-                // What a follower does not have, the leader may have.
-                Outcome::Cut | Outcome::Empty(_) | Outcome::Ended if task.elsewhere.is_some() => {
-                    Some(Trouble::OtherReplica)
-                }
-                Outcome::Cut => None,
-                Outcome::Empty(lso) => {
-                    task.empty_tries += u32::from(conclusive && lso >= task.end);
-                    if task.empty_tries >= EMPTY_TRIES {
-                        skip_to_end(task, &mut self.rolled.ranges);
-                    }
-                    None
-                }
-                Outcome::Nearer(replica) => Some(Trouble::Nearer(replica)),
-                Outcome::Hunted(good) => hunt::go_on(task, good, &mut self.rolled.ranges),
-                Outcome::Ended => {
-                    skip_to_end(task, &mut self.rolled.ranges);
-                    None
-                }
-                Outcome::Code(ErrorCode::OFFSET_OUT_OF_RANGE) => Some(Trouble::OutOfRange),
-                Outcome::Code(code) => {
-                    let error = KafkaError::Refused {
-                        api: "Fetch",
-                        subject: task.tp.to_string(),
-                        code,
-                        message: None,
-                    };
-                    Some(match code.retry_class() {
-                        RetryClass::Never if code != ErrorCode(-1) => Trouble::Hopeless(error),
-                        _ => Trouble::Route(error),
-                    })
-                }
-                Outcome::Diverged(end) => Some(Trouble::Diverged(end)),
-                Outcome::Bad(bad, behind) => hunt::bad_batch(task, &bad, behind, &mut self.rolled.ranges),
-            };
-            match trouble {
-                Some(trouble) => self.give_back(key, trouble),
-                None if self.intake.tasks.get(&key).is_some_and(Task::is_done) => self.finish(key),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The first batch of an answer is always a whole one. When nobody went on, who is not at its end now is stuck, unless it turns out
-    /// to be empty; that a quota leaves nobody any room is no better. While others go on, who waits for a turn is not stuck.
-    fn note_the_stuck(&mut self, asked: &[PartKey], outcomes: &[(PartKey, Outcome)]) {
-        let progress = outcomes.iter().any(|(_, outcome)| outcome.is_progress());
-        let refused = |key: &PartKey| outcomes.iter().any(|(k, o)| k == key && matches!(o, Outcome::Code(_)));
-        for key in asked {
-            let refused = progress && refused(key);
-            let Some(task) = self.intake.tasks.get_mut(key) else { continue };
-            match progress {
-                true if !refused => task.stuck = None,
-                true => {}
-                false => _ = task.stuck.get_or_insert_with(Instant::now),
-            }
-        }
-    }
-
-    /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them.
-    fn give_up_on_the_stuck(&mut self) {
-        let patience = self.shared.cluster.options().give_up_after;
-        let stuck = |task: &&Task| {
-            let patience = if task.near.is_some() { NEAR_PATIENCE.min(patience) } else { patience };
-            task.stuck.is_some_and(|since| since.elapsed() > patience)
+        let Pace { wait_ms, min_bytes, .. } = self.shared.pace;
+        let limits = Limits {
+            isolation: Isolation::Committed,
+            max_wait_ms: wait_ms,
+            min_bytes,
+            max_bytes: RESPONSE_BYTES,
         };
-        let stuck: Vec<PartKey> = self.intake.tasks.values().filter(stuck).map(|task| task.key).collect();
-        for key in stuck {
-            let what = format!("broker {} has no data below the end that it told before", self.broker);
-            self.give_back(key, Trouble::Route(KafkaError::NoRoute(what)));
+        let (said, forgotten) = request.partitions();
+        let asked = request.asked(&said, &forgotten);
+        let cluster = Arc::clone(&self.shared.cluster);
+        let address = cluster.layout().brokers.get(&self.broker()).cloned();
+        let asking = address.map(|address| cluster.health().asking(self.broker(), &address));
+        let coming = self.attend(connection.ask(limits, &asked)).await?;
+        drop(asking);
+        match coming {
+            Some(Ok(coming)) => Ok(Some(connection.take(coming, &mut self.intake).await)),
+            Some(Err(error)) => Ok(Some(Err(error.into()))),
+            None => Ok(None),
         }
     }
 
-    fn finish(&mut self, key: PartKey) {
-        if let Some(mut task) = self.drop_task(key) {
-            self.rolled.aborted.extend(task.aborted.take_rows(key, task.rewind));
-        }
-        let _ = self.events.send(Event::Done);
-    }
-
-    fn give_back(&mut self, key: PartKey, trouble: Trouble) {
-        if let Some(mut task) = self.drop_task(key) {
-            self.rolled.aborted.extend(task.aborted.take_rows(key, task.rewind));
-            let _ = self.events.send(Event::Back(Box::new(task), trouble));
+    /// The broker has failed us in the midst of an answer.
+    fn is_down(&self, error: &KafkaError) {
+        let layout = self.shared.cluster.layout();
+        if let Some(address) = layout.brokers.get(&self.broker()) {
+            self.shared.cluster.health().down(self.broker(), address, error);
         }
     }
 
-    fn drop_task(&mut self, key: PartKey) -> Option<Task> {
-        self.queue.retain(|other| *other != key);
-        self.intake.tasks.remove(&key)
-    }
-
-    fn give_all_back(&mut self, error: &KafkaError) -> Result<(), EngineError> {
-        tracing::info!("broker {}: {error}", self.broker);
-        for key in std::mem::take(&mut self.queue) {
-            let again = KafkaError::NoRoute(format!("broker {}: {error}", self.broker));
-            let trouble = match error.retry_class() {
-                RetryClass::Never => Trouble::Hopeless(again),
-                _ => Trouble::Route(again),
-            };
-            self.give_back(key, trouble);
-        }
-        Ok(())
-    }
-
-    async fn roll(&mut self) -> Result<(), EngineError> {
+    /// Hands over everything since the last roll.
+    pub(super) async fn roll(&mut self, number: u64) -> Result<(), EngineError> {
         self.close_segment().await?;
         for (key, task) in &mut self.intake.tasks {
             self.rolled.aborted.extend(task.aborted.take_rows(*key, task.rewind));
         }
-        let _ = self.events.send(Event::Rolled(std::mem::take(&mut self.rolled)));
+        let complete = self.intake.tasks.values().map(|task| task.complete).min();
+        let (worker, added) = (self.key, self.added);
+        let rolled = Rolled { worker, number, added, complete, ..std::mem::take(&mut self.rolled) };
+        let _ = self.events.send(Event::Rolled(rolled));
         Ok(())
+    }
+
+    /// The same, if there is anything.
+    pub(super) async fn roll_if_any(&mut self) -> Result<(), EngineError> {
+        let open = self.intake.segment.as_ref().is_some_and(|segment| !segment.is_empty());
+        if open || !self.rolled.is_empty() { self.roll(0).await } else { Ok(()) }
     }
 
     async fn close_segment(&mut self) -> Result<(), EngineError> {
         let Some(segment) = self.intake.segment.take().filter(|segment| !segment.is_empty()) else {
             return Ok(());
         };
-        let topics: Vec<TopicRow> =
-            segment.topics().iter().filter_map(|id| self.shared.topics.get(id)).cloned().collect();
+        let known = self.shared.topics();
+        let topics: Vec<TopicRow> = segment.topics().iter().filter_map(|id| known.get(id)).cloned().collect();
         let footer = Footer { topics: &topics, writer: &self.shared.writer, base: self.shared.base };
         let (segment, ranges) = segment.finish(footer).await?;
         self.rolled.segments.push(segment);
@@ -404,10 +445,4 @@ async fn pause(shared: &Shared, answer: &Answer) {
         () = pause => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-}
-
-/// The broker has no batch from `next` to the run's end.
-fn skip_to_end(task: &mut Task, ranges: &mut Vec<Range>) {
-    ranges.push(task.row(Kind::Empty, task.end));
-    (task.next, task.last_epoch) = (task.end, -1);
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bodley_io::kafka::rights::{Operation, Rights, TopicRights};
 use bodley_io::kafka::{Cluster, KafkaError};
-use bodley_protocol::ErrorCode;
-use bodley_protocol::versions::{FETCH, FETCH_TOPIC_ID, PRODUCE};
+use bodley_protocol::messages::MetadataRequest;
+use bodley_protocol::versions::{BrokerVersions, FETCH, FETCH_TOPIC_ID, METADATA_TOPIC_ID, PRODUCE};
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID};
 
 use super::Check;
 use crate::restore::GROUP_PREFIX;
@@ -98,11 +99,19 @@ async fn versions(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), Kafk
         let what = format!("Fetch v{fetch}, Produce v{produce}");
         checks.push(match fetch >= FETCH_TOPIC_ID {
             true => Check::ok("versions", "topic ids", what),
+            false if has_ids(cluster, &spoken) => Check::note("versions", "topic ids", what)
+                .hint("topics have ids, but are read and written by name in these versions: one that is deleted and created again while a run reads it can't always be told from the old one"),
             false => Check::note("versions", "topic ids", what)
                 .hint("topics have no ids in these versions: one that is deleted and created again can't always be told from the old one"),
         });
     }
     Ok(())
+}
+
+/// Topics have ids: since Kafka 2.8, unless it runs with an older protocol between its brokers.
+fn has_ids(cluster: &Cluster, spoken: &BrokerVersions) -> bool {
+    let told = spoken.of::<MetadataRequest>(i16::MAX).is_ok_and(|version| version >= METADATA_TOPIC_ID);
+    told && cluster.layout().topics.values().next().is_none_or(|topic| topic.id != NO_TOPIC_ID)
 }
 
 async fn to_back_up(cluster: &Cluster, checks: &mut Vec<Check>) -> Result<(), KafkaError> {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::{KafkaError, TopicPartition};
@@ -16,7 +17,9 @@ use super::stand::Stand;
 use super::tray::Outgoing;
 use super::work::Work;
 use crate::error::EngineError;
+use crate::progress::Progress;
 use crate::report::Merged;
+use crate::vault::VaultError;
 
 /// Batches of one partition, and requests of one connection, in flight.
 pub const IN_FLIGHT: usize = 5;
@@ -59,6 +62,8 @@ pub struct Job {
     pub sent: i64,
     /// What was merged in them.
     pub merged: Merged,
+    /// Those that were in message format 0 or 1.
+    pub old_records: i64,
     /// Group positions and offset map, when all is prepared.
     pub passed: Option<Passed>,
     /// Since when there has been no progress.
@@ -84,6 +89,7 @@ impl Job {
             unclear: false,
             sent: 0,
             merged: Merged::default(),
+            old_records: 0,
             passed: None,
             stuck: None,
         }
@@ -98,6 +104,7 @@ impl Job {
     pub fn stored(&mut self, batch: &Outgoing) {
         self.stand.done += i64::from(batch.records);
         self.sent += i64::from(batch.records);
+        self.old_records += i64::from(batch.old_records);
         if batch.batches > 1 {
             self.merged.add(Merged { batches: u64::from(batch.batches), into: 1 });
         }
@@ -117,6 +124,14 @@ impl Job {
         (self.acked, self.failed, self.outstanding) = (None, None, 0);
     }
 
+    /// Gives back what is prepared, so that others may use the buffers: it is prepared again when the partition goes on.
+    pub fn let_go(&mut self) {
+        (self.ready, self.unacked) = (VecDeque::new(), VecDeque::new());
+        (self.inbox, self.passed, self.exhausted) = (None, None, false);
+        (self.acked, self.outstanding) = (None, 0);
+        self.bytes = self.work.bytes_behind(self.stand.done);
+    }
+
     /// Goes on from `stand`, which was asked of the leader. What was prepared is let go of.
     pub fn restart(self, stand: Stand) -> Self {
         let progress = stand.done - self.stand.done;
@@ -124,6 +139,7 @@ impl Job {
         Self {
             sent: self.sent + progress.max(0),
             merged: self.merged,
+            old_records: self.old_records,
             stuck,
             ..Self::new(self.tp, self.work, stand, self.topic_id)
         }
@@ -134,4 +150,38 @@ impl Job {
         let window = if self.acked.is_some_and(|at| at.elapsed() < IDLE) { IN_FLIGHT } else { 1 };
         self.failed.is_none() && !self.ready.is_empty() && self.unacked.len() < window
     }
+}
+
+/// Takes what was prepared of a partition.
+pub fn take(job: &mut Job, handed: Handed, progress: &Progress) {
+    match handed {
+        Handed::Chunk(batches, bytes) => {
+            progress.advance(bytes, bytes);
+            job.ready.extend(batches);
+        }
+        Handed::End(passed) => (job.passed, job.exhausted) = (Some(passed), true),
+    }
+}
+
+/// Waits until a partition has something prepared.
+pub async fn next_ready(jobs: &mut [Job], progress: &Progress) -> Result<(), EngineError> {
+    std::future::poll_fn(|context| {
+        for job in jobs.iter_mut().filter(|job| job.ready.is_empty() && !job.exhausted) {
+            let Some(inbox) = job.inbox.as_mut() else { continue };
+            match inbox.poll_recv(context) {
+                Poll::Ready(Some(Ok(handed))) => {
+                    take(job, handed, progress);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => {
+                    let what = format!("the preparation of {} ended early", job.tp);
+                    return Poll::Ready(Err(VaultError::Internal(what).into()));
+                }
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

@@ -373,6 +373,7 @@ fn sum_up(plan: &mut Plan, (done, coarse): (&mut run::Done, bool), means: &run::
     report.records = report.topics.iter().map(|topic| topic.records).sum();
     report.bytes = means.progress.snapshot().bytes;
     report.merged = (done.merged.into > 0).then_some(done.merged);
+    report.records_in_old_formats = u64::try_from(done.old_records).ok().filter(|records| *records > 0);
     let earlier = done.records.values().sum::<i64>() - done.sent;
     if earlier > 0 {
         report.notes.push(format!(

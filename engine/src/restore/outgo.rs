@@ -335,7 +335,8 @@ impl Preparer {
             tray.skip(&header);
             return Ok(worked);
         }
-        let rewrite = fate == Fate::Remake || matches!(wanted, Wanted::Some(_)) || tray.stamps();
+        let as_stored = matches!(wanted, Wanted::All) && fate != Fate::Remake && !header.is_old();
+        let rewrite = !as_stored || tray.stamps();
         let taken = tray.take(&header, rewrite, &self.stand, self.passed.records)?;
         self.passed.records += i64::from(taken.records);
         Ok(taken.has_worked || worked)

@@ -256,7 +256,10 @@ async fn known_settings(
 }
 
 fn check_replication(layout: &Layout, options: &RestoreOptions, plan: &Plan, conflicts: &mut Vec<String>) {
-    let brokers = layout.brokers.len();
+    // Who has replicas belongs to the cluster, also while it is down: the controller places new ones there all the same.
+    let partitions = layout.topics.values().flat_map(|topic| &topic.partitions);
+    let replicas = partitions.flat_map(|partition| partition.replicas.iter());
+    let brokers = layout.brokers.keys().chain(replicas).collect::<BTreeSet<_>>().len();
     let missing = plan.topics.iter().filter(|topic| topic.status == Status::Missing);
     let mut wanted = missing.map(|topic| (topic, replication(topic, options)));
     // One flag cures all: one sentence suffices.

@@ -34,6 +34,8 @@ pub struct PlanReport {
     pub records_are_exact: bool,
     /// Records in chunks that a window cuts, as far as they are known.
     pub records_in_cut_chunks: u64,
+    /// Up to so many records are stored in message formats 0 and 1, and are written as batches of today.
+    pub records_in_old_formats: u64,
     /// Bytes of record batches to be read.
     pub bytes: u64,
     /// Segments that are read from.
@@ -137,9 +139,9 @@ pub fn of(
             for chunk in topic.partitions.iter().flat_map(|p| &p.work.chunks) {
                 segments.insert(chunk.segment);
                 report.reads += 1;
-                if chunk.count().is_none() {
-                    report.records_in_cut_chunks += chunk.kept.max(0) as u64;
-                }
+                let records = chunk.kept.max(0) as u64;
+                report.records_in_cut_chunks += if chunk.is_exact { 0 } else { records };
+                report.records_in_old_formats += if chunk.may_be_old() { records } else { 0 };
             }
         }
         report.topics.push(planned);
@@ -155,6 +157,12 @@ pub fn of(
     let group =
         |(group, partitions): (&str, u64)| PlannedGroup { group: group.to_owned(), partitions, live: false };
     report.groups = groups.into_iter().map(group).collect();
+    if report.records_in_old_formats > 0 {
+        plan.notes.push(format!(
+            "up to {} records are stored in message formats 0 and 1, which no broker of today takes: they are written as batches of format 2, with the same keys, values and times",
+            report.records_in_old_formats
+        ));
+    }
     let skipped = left_alone(plan, state, options);
     if skipped > 0 {
         plan.notes.push(format!(

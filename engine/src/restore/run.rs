@@ -1,6 +1,6 @@
 //! The run: hands partitions to senders by leader, and where it is not clear what is stored, asks the leader and goes on from there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::batch::{self, HEADER_LEN};
 use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::RestoreOptions;
 use super::ahead::Source;
@@ -24,8 +25,10 @@ use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::report::Merged;
 
-/// How long a partition rests before its leader is asked.
-const REST: Duration = Duration::from_millis(250);
+/// How long a partition rests before its leader is asked: at first, and at most, when it has been stuck for long.
+const REST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Who is stuck for so long does not keep buffers that others could use.
+const KEEPS: Duration = Duration::from_secs(2);
 
 /// Senders get so long to end after a signal.
 const STOP_WITHIN: Duration = Duration::from_secs(12);
@@ -63,6 +66,8 @@ pub struct Done {
     pub sent: i64,
     /// What was merged in them.
     pub merged: Merged,
+    /// Those that were in message format 0 or 1.
+    pub old_records: i64,
     /// Translated group positions.
     pub positions: Positions,
     /// By target partition: where what was restored ends, and the runs of its offset map.
@@ -75,6 +80,7 @@ impl Done {
     fn count(&mut self, job: &Job) {
         self.sent += job.sent;
         self.merged.add(job.merged);
+        self.old_records += job.old_records;
         self.records.insert(job.tp.clone(), job.stand.done);
     }
 }
@@ -206,6 +212,7 @@ impl Run<'_> {
     }
 
     fn finished(&mut self, mut job: Job) {
+        self.cluster.health().goes_on(&job.tp);
         self.shared.progress.partition_done();
         let written = job.sent > 0 && job.stand.done > job.stand.piece.records;
         let sequence = written.then(|| job.stand.sequence_of(job.stand.done));
@@ -247,13 +254,20 @@ impl Run<'_> {
     }
 
     fn park(&mut self, mut job: Job, error: KafkaError) -> Result<(), EngineError> {
-        let since = *job.stuck.get_or_insert_with(Instant::now);
+        let stuck = job.stuck.get_or_insert_with(Instant::now).elapsed();
         let patience = self.cluster.options().give_up_after;
         tracing::info!("{}: {error}", job.tp);
-        if since.elapsed() >= patience {
-            return Err(KafkaError::GaveUp { after: patience, last: Box::new(error) }.into());
+        let layout = self.cluster.layout();
+        let leader = layout.partition(&job.tp).and_then(|partition| partition.leader);
+        self.cluster.health().waits(&job.tp, leader, &error);
+        if stuck >= patience {
+            let last = KafkaError::NoRoute(format!("{}: {error}", job.tp));
+            return Err(KafkaError::GaveUp { after: patience, last: Box::new(last) }.into());
         }
-        self.parked.push((Instant::now() + REST, job));
+        if stuck >= KEEPS {
+            job.let_go();
+        }
+        self.parked.push((Instant::now() + rest(stuck), job));
         Ok(())
     }
 
@@ -300,8 +314,37 @@ impl Run<'_> {
                 }
             }
         }
+        let unclear = self.with_leaders_that_answer(unclear).await?;
         clear.extend(self.clear_up(unclear).await?);
         self.dispatch(clear)
+    }
+
+    /// A fence would wait for a leader that is dead and not yet known to be, and all others with it: its partitions rest on.
+    async fn with_leaders_that_answer(
+        &mut self,
+        unclear: HashMap<TopicPartition, Job>,
+    ) -> Result<HashMap<TopicPartition, Job>, EngineError> {
+        let layout = self.cluster.layout();
+        let leader = |tp: &TopicPartition| layout.partition(tp).and_then(|partition| partition.leader);
+        let mut asked = JoinSet::new();
+        for broker in unclear.keys().filter_map(leader).collect::<BTreeSet<i32>>() {
+            let cluster = Arc::clone(self.cluster);
+            asked.spawn(async move { (broker, cluster.answers(broker).await) });
+        }
+        let mut silent: BTreeMap<i32, String> = BTreeMap::new();
+        while let Some(Ok((broker, answer))) = asked.join_next().await {
+            silent.extend(answer.err().map(|error| (broker, error.to_string())));
+        }
+        let mut rest = HashMap::new();
+        for (tp, job) in unclear {
+            match leader(&tp).and_then(|broker| Some((broker, silent.get(&broker)?))) {
+                Some((broker, error)) => {
+                    self.park(job, KafkaError::NoRoute(format!("broker {broker}: {error}")))?;
+                }
+                None => _ = rest.insert(tp, job),
+            }
+        }
+        Ok(rest)
     }
 
     /// Fences partitions of which a batch may be stored or not, and counts what is there.
@@ -354,4 +397,10 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The rest of a partition that has been stuck for so long: partitions that were stuck together do not come back in step.
+fn rest(stuck: Duration) -> Duration {
+    let (first, longest) = REST;
+    (stuck / 4).clamp(first, longest).mul_f64(0.5 + fastrand::f64() / 2.0)
 }

@@ -5,11 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_io::kafka::produce::{Ack, Acks};
-use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::kafka::{Cluster, Connection, KafkaError, TopicPartition};
 use bodley_io::latency::Kind;
 use bodley_io::throttle::Throttle;
 use bodley_protocol::produce::Target;
@@ -17,11 +16,10 @@ use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass};
 use tokio::sync::{mpsc, watch};
 
 use super::ahead::Source;
-use super::job::{IN_FLIGHT, Job};
-use super::outgo::{self, Handed, Order};
+use super::job::{IN_FLIGHT, Job, next_ready, take};
+use super::outgo::{self, Order};
 use crate::error::EngineError;
 use crate::progress::Progress;
-use crate::vault::VaultError;
 
 /// Bytes of batches in one request, unless the first alone is larger.
 const REQUEST_BYTES: usize = 1 << 20;
@@ -84,8 +82,14 @@ pub struct Sender {
     version: i16,
     waiting: VecDeque<Job>,
     active: Vec<Job>,
+    /// Partitions of the requests in flight, the oldest first.
+    sent: VecDeque<Vec<TopicPartition>>,
     /// Who comes first in the next request.
     turn: usize,
+    /// The broker takes batches here, and some that wait for their turn may think that it does not.
+    works: bool,
+    /// A quota holds us back until then.
+    held_until: Option<Instant>,
     orders: mpsc::UnboundedReceiver<Vec<Job>>,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -105,7 +109,10 @@ impl Sender {
             version: 0,
             waiting: VecDeque::new(),
             active: Vec::new(),
+            sent: VecDeque::new(),
             turn: 0,
+            works: false,
+            held_until: None,
             orders,
             events,
         };
@@ -167,6 +174,8 @@ impl Sender {
             let ids = self.waiting.iter().chain(&self.active).all(|job| job.topic_id != NO_TOPIC_ID);
             self.version = connection.produce_version(ids)?;
             self.connection = Some(connection);
+            self.held_until = None;
+            self.sent.clear();
         }
         self.activate();
         self.fail_the_unanswered();
@@ -174,7 +183,12 @@ impl Sender {
         self.retire();
         let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
         // A session that is to be renewed is, by the first request that finds nothing in flight.
+        let held = self.held();
+        if in_flight == 0 && !held.is_zero() {
+            tokio::time::sleep(held).await;
+        }
         let full = in_flight >= IN_FLIGHT
+            || in_flight > 0 && !held.is_zero()
             || in_flight > 0 && self.connection.as_ref().is_some_and(Connection::is_renewal_due);
         let picks = if full { Vec::new() } else { self.pick() };
         if !picks.is_empty() {
@@ -188,8 +202,14 @@ impl Sender {
         }
     }
 
+    /// How long a quota still holds us back.
+    fn held(&self) -> Duration {
+        self.held_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
     /// Takes partitions on. Those begun elsewhere hold buffers, which they give back only by being sent: they never wait.
     fn take_on(&mut self, jobs: Vec<Job>) {
+        self.works = false;
         for job in jobs {
             if job.inbox.is_some() {
                 self.active.push(job);
@@ -275,7 +295,7 @@ impl Sender {
         picks
     }
 
-    fn tp(&self, at: usize) -> Option<&bodley_io::kafka::TopicPartition> {
+    fn tp(&self, at: usize) -> Option<&TopicPartition> {
         self.active.get(at).map(|job| &job.tp)
     }
 
@@ -308,6 +328,7 @@ impl Sender {
             })
             .collect();
         let batches: Vec<&[u8]> = sent.iter().map(|(_, batch)| *batch).collect();
+        self.sent.push_back(sent.iter().map(|(job, _)| job.tp.clone()).collect());
         Ok(connection.send_produce(self.version, &targets, &batches).await?)
     }
 
@@ -325,40 +346,85 @@ impl Sender {
     }
 
     async fn receive(&mut self) -> Result<(), EngineError> {
+        let held = self.held();
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        let Acks { acks, took } = connection.receive_produce(self.version).await?;
+        let health = self.shared.cluster.health();
+        let layout = self.shared.cluster.layout();
+        let address = layout.brokers.get(&self.broker).filter(|_| held.is_zero());
+        let asking = address.map(|address| health.asking(self.broker, address));
+        let Acks { acks, took, throttle } = connection.receive_produce_held(self.version, held).await?;
+        drop(asking);
+        self.held_until = (!throttle.is_zero()).then(|| Instant::now() + throttle);
         self.shared.progress.latencies().record(Kind::Produce, took);
+        let mut stored = 0;
+        let asked = self.sent.pop_front().unwrap_or_default();
         for ack in acks {
-            self.acknowledge(&ack)?;
+            self.check_asked(&ack, &asked)?;
+            stored += self.acknowledge(&ack)?;
+        }
+        let throttle_ms = i32::try_from(throttle.as_millis()).unwrap_or(i32::MAX);
+        self.shared.cluster.health().requests(self.broker, stored, throttle_ms);
+        if stored > 0 {
+            self.turns_come();
         }
         Ok(())
     }
 
-    fn acknowledge(&mut self, ack: &Ack) -> Result<(), EngineError> {
+    /// The broker takes batches: who waits for a turn is not stuck, however long that takes.
+    fn turns_come(&mut self) {
+        if std::mem::replace(&mut self.works, true) {
+            return;
+        }
+        for job in self.waiting.iter_mut().filter(|job| job.stuck.is_some()) {
+            job.stuck = None;
+            self.shared.cluster.health().goes_on(&job.tp);
+        }
+    }
+
+    /// No checksum covers the number of a partition: a batch can get into another one than it was sent to, which the answer then names.
+    fn check_asked(&self, ack: &Ack, asked: &[TopicPartition]) -> Result<(), EngineError> {
+        let known = self.active.iter().find(|job| job.topic_id == ack.topic_id && ack.topic.is_empty());
+        let topic = known.map_or(ack.topic.as_str(), |job| &*job.tp.topic);
+        let is_it = |tp: &TopicPartition| *tp.topic == *topic && tp.partition == ack.partition;
+        // Of a topic that is unknown here nothing can be said, and partitions that failed are looked into anyway.
+        if topic.is_empty() || ack.error != ErrorCode::NONE || asked.iter().any(is_it) {
+            return Ok(());
+        }
+        Err(EngineError::Diverged(format!(
+            "{topic}-{}: broker {} says that it has stored a batch there, and none was sent to it: a batch of another partition may lie there; delete the topic before the restore is run again",
+            ack.partition, self.broker
+        )))
+    }
+
+    /// Bytes that are stored now.
+    fn acknowledge(&mut self, ack: &Ack) -> Result<u64, EngineError> {
         let answers = |job: &&mut Job| {
             let topic =
                 if ack.topic.is_empty() { job.topic_id == ack.topic_id } else { *job.tp.topic == ack.topic };
             topic && job.tp.partition == ack.partition
         };
-        let Some(job) = self.active.iter_mut().find(answers) else { return Ok(()) };
+        let Some(job) = self.active.iter_mut().find(answers) else { return Ok(0) };
         job.outstanding = job.outstanding.saturating_sub(1);
         if let Some(failed) = &job.failed {
             // Behind a batch that was not stored no other is, unless the leader has forgotten the sequences.
             let code = Some(ack.error);
             job.unclear |= !NOT_STORED.iter().chain(&SEQUENCE_ERRORS).any(|c| Some(*c) == code);
             tracing::debug!("{}: {} after {failed}", job.tp, ack.error);
-            return Ok(());
+            return Ok(0);
         }
         if ack.error == ErrorCode::NONE {
-            let Some(batch) = job.unacked.pop_front() else { return Ok(()) };
+            let Some(batch) = job.unacked.pop_front() else { return Ok(0) };
             if ack.base_offset != batch.target {
                 return Err(EngineError::Diverged(format!(
                     "{}: the batch of source offset {} was stored at offset {}, expected was {}: somebody else writes to the topic; nothing more is sent",
                     job.tp, batch.source, ack.base_offset, batch.target
                 )));
             }
+            if job.stuck.is_some() {
+                self.shared.cluster.health().goes_on(&job.tp);
+            }
             job.stored(&batch);
-            return Ok(());
+            return Ok(batch.bytes().len() as u64);
         }
         let source = job.unacked.front().map_or(-1, |batch| batch.source);
         let subject = format!("{} (source offset {source})", job.tp);
@@ -372,15 +438,20 @@ impl Sender {
         }
         job.unclear |= !NOT_STORED.contains(&ack.error);
         job.failed = Some(error);
-        Ok(())
+        Ok(0)
     }
 
     fn give_all_back(&mut self, error: &KafkaError) {
         tracing::info!("broker {}: {error}", self.broker);
-        self.connection = None;
+        // That no connection came about was noted by who tried.
+        if self.connection.take().is_some()
+            && let Some(address) = self.shared.cluster.layout().brokers.get(&self.broker)
+        {
+            self.shared.cluster.health().down(self.broker, address, error);
+        }
         for mut job in self.active.drain(..).chain(self.waiting.drain(..)) {
             job.unclear |= job.outstanding > 0;
-            let error = KafkaError::NoRoute(error.to_string());
+            let error = KafkaError::NoRoute(format!("broker {}: {error}", self.broker));
             let _ = self.events.send(Event::Back(Box::new(job), error));
         }
     }
@@ -403,37 +474,4 @@ impl Sender {
             }
         }
     }
-}
-
-fn take(job: &mut Job, handed: Handed, progress: &Progress) {
-    match handed {
-        Handed::Chunk(batches, bytes) => {
-            progress.advance(bytes, bytes);
-            job.ready.extend(batches);
-        }
-        Handed::End(passed) => (job.passed, job.exhausted) = (Some(passed), true),
-    }
-}
-
-/// Waits until a partition has something prepared.
-async fn next_ready(jobs: &mut [Job], progress: &Progress) -> Result<(), EngineError> {
-    std::future::poll_fn(|context| {
-        for job in jobs.iter_mut().filter(|job| job.ready.is_empty() && !job.exhausted) {
-            let Some(inbox) = job.inbox.as_mut() else { continue };
-            match inbox.poll_recv(context) {
-                Poll::Ready(Some(Ok(handed))) => {
-                    take(job, handed, progress);
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => {
-                    let what = format!("the preparation of {} ended early", job.tp);
-                    return Poll::Ready(Err(VaultError::Internal(what).into()));
-                }
-                Poll::Pending => {}
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }

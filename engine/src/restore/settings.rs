@@ -13,6 +13,8 @@ const TEMPORARY: &str = "8640000000061";
 const CREATED: &str = "8640000000062";
 const MIN_INSYNC: &str = "min.insync.replicas";
 const MAX_MESSAGE: &str = "max.message.bytes";
+const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+const FORMAT: &str = "message.format.version";
 const FOREVER: &str = "9223372036854775807";
 /// What the broker itself adds to a stored chunk never exceeds this.
 const BATCH_SLACK: u64 = 1 << 20;
@@ -129,7 +131,9 @@ impl Settings {
             ("retention.bytes", "-1"),
             (MARK, TEMPORARY),
             ("compression.type", "producer"),
-            ("message.timestamp.type", "CreateTime"),
+            (TIMESTAMP_TYPE, "CreateTime"),
+            // The oldest whose batches know producers: an older one would have the broker refuse ours.
+            (FORMAT, "0.11.0"),
             ("message.timestamp.before.max.ms", FOREVER),
             ("message.timestamp.after.max.ms", FOREVER),
             ("message.timestamp.difference.max.ms", FOREVER),
@@ -246,6 +250,14 @@ impl Settings {
         let mut configs = if self.checked { self.real.clone() } else { BTreeMap::new() };
         // A tiered topic cannot be un-tiered for the time of writing: tiering begins when all is there.
         configs.retain(|name, value| !(name == "remote.storage.enable" && value == "true"));
+        // Brokers with ZooKeeper show changes of settings before their logs have taken them over, and what is written until then would be stamped anew, or refused.
+        let would_change =
+            |name: &str, value: &str| name == FORMAT || name == TIMESTAMP_TYPE && value == "LogAppendTime";
+        for (name, value) in configs.iter_mut().filter(|(name, value)| would_change(name, value)) {
+            if let Some(temporary) = self.temporary.get(name) {
+                value.clone_from(temporary);
+            }
+        }
         if self.has_mark() {
             configs.insert(MARK.into(), CREATED.into());
         }
@@ -333,15 +345,20 @@ mod tests {
             ("retention.ms", "1000"),
             ("x.future", "1"),
             ("leader.replication.throttled.replicas", "0:1"),
+            ("message.format.version", "0.10.0"),
+            ("message.timestamp.type", "LogAppendTime"),
         ]);
         let overrides =
             Overrides::parse(&["retention.ms=5".into(), "b:cleanup.policy=compact".into()]).unwrap();
         let mut settings = Settings::of_source(own, &overrides, "a", 5 << 20);
         let mut notes = Vec::new();
-        let known = ["retention.ms", "cleanup.policy", "segment.ms", "max.message.bytes"];
+        let known =
+            ["retention.ms", "cleanup.policy", "segment.ms", "max.message.bytes", FORMAT, TIMESTAMP_TYPE];
         settings.restrict(Some(&known.iter().map(|s| (*s).to_owned()).collect()), "a", &mut notes);
         assert_eq!(notes, ["topic a: the target does not know the setting x.future (was 1); left out"]);
-        let created = [("retention.ms".to_owned(), "5".to_owned()), (MARK.to_owned(), CREATED.to_owned())];
+        let created =
+            [("retention.ms", "5"), (MARK, CREATED), (FORMAT, "0.11.0"), (TIMESTAMP_TYPE, "CreateTime")];
+        let created = created.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(settings.at_creation(), created.into());
         let begin: BTreeMap<_, _> = settings.begin().into_iter().collect();
         assert_eq!(begin["retention.ms"].as_deref(), Some("-1"));
@@ -349,6 +366,10 @@ mod tests {
         assert!(!begin.contains_key("compression.type"), "the target does not know it");
         let end: BTreeMap<_, _> = settings.end().into_iter().collect();
         assert_eq!((end["retention.ms"].as_deref(), &end["segment.ms"]), (Some("5"), &None));
+        assert_eq!(
+            (end[FORMAT].as_deref(), end[TIMESTAMP_TYPE].as_deref()),
+            (Some("0.10.0"), Some("LogAppendTime"))
+        );
         assert!(overrides.check_topics(["a"].into_iter()).is_err());
         assert!(overrides.check_topics(["a", "b"].into_iter()).is_ok());
         for bad in ["x", "=1", ":k=v", "t:=v"] {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bodley_io::kafka::topics::NewTopic;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::{ErrorCode, RetryClass};
 
@@ -32,8 +33,7 @@ pub async fn create(
     options: &RestoreOptions,
 ) -> Result<(), EngineError> {
     let topics = plan::new_topics(plan, options);
-    let results = cluster.create_topics(&topics, true).await?;
-    if let Some(error) = results.into_iter().find_map(Result::err) {
+    if let Some(error) = refused(cluster, &topics).await? {
         // A late request of an earlier run, or another run.
         if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) {
             let what =
@@ -56,7 +56,14 @@ pub async fn create(
     let (start, patience) = (Instant::now(), cluster.options().give_up_after);
     loop {
         let seen = cluster.layout();
-        let layout = if topics.is_empty() { seen } else { cluster.refresh(&seen).await? };
+        let refreshed = if topics.is_empty() { Ok(Arc::clone(&seen)) } else { cluster.refresh(&seen).await };
+        let layout = match refreshed {
+            Ok(layout) => layout,
+            Err(error) if error.retry_class() == RetryClass::Never || start.elapsed() > patience => {
+                return Err(error.into());
+            }
+            Err(_) => seen,
+        };
         let missing = plan.topics.iter().find(|topic| {
             let has_leaders = |partition: u32| {
                 let tp = TopicPartition::new(&topic.target, partition as i32);
@@ -74,6 +81,24 @@ pub async fn create(
         }
     }
     check_names(cluster, plan, options).await
+}
+
+/// What speaks against making these topics. With ZooKeeper a topic that is being deleted leaves the metadata before its name is free: that is
+/// waited for.
+async fn refused(cluster: &Arc<Cluster>, topics: &[NewTopic]) -> Result<Option<KafkaError>, KafkaError> {
+    let mut backoff = cluster.backoff();
+    loop {
+        let results = cluster.create_topics(topics, true).await?;
+        let error = results.into_iter().find_map(Result::err);
+        if error.as_ref().and_then(KafkaError::code) != Some(ErrorCode::TOPIC_ALREADY_EXISTS) {
+            return Ok(error);
+        }
+        let layout = cluster.refresh(&cluster.layout()).await?;
+        let is_there = topics.iter().any(|topic| layout.topics.contains_key(&topic.name));
+        if is_there || !backoff.wait().await {
+            return Ok(error);
+        }
+    }
 }
 
 /// Makes created and empty topics keep their records for `hold`: topic by topic, what the real settings are.

@@ -126,6 +126,7 @@ mod tests {
 
     fn batch(base_offset: i64, count: i32, sequence: i32, control: bool) -> Vec<u8> {
         let header = Header {
+            magic: 2,
             base_offset,
             size: 0,
             leader_epoch: 0,

@@ -44,6 +44,8 @@ pub struct Outgoing {
     bytes: Bytes,
     /// Records in it.
     pub records: i32,
+    /// Those of them that are stored in message format 0 or 1.
+    pub old_records: i32,
     /// Stored batches in it.
     pub batches: u32,
     /// Source offset of the (first) stored batch's first record, for messages.
@@ -118,7 +120,7 @@ pub struct Tray {
 #[derive(Clone, Copy)]
 struct Source {
     at: usize,
-    size: usize,
+    header: Header,
     /// It can't be sent as it is.
     is_to_be_rewritten: bool,
     records: i32,
@@ -129,7 +131,11 @@ struct Source {
 
 impl Source {
     fn place(&self) -> Range<usize> {
-        self.at..self.at + self.size
+        self.at..self.at + self.header.size
+    }
+
+    fn old_records(&self) -> i32 {
+        if self.header.is_old() { self.records } else { 0 }
     }
 }
 
@@ -137,6 +143,7 @@ impl Source {
 struct Piece {
     bytes: Bytes,
     records: i32,
+    old_records: i32,
     batches: u32,
     source: i64,
     /// Records of the plan before it.
@@ -242,15 +249,15 @@ impl Tray {
     ) -> Result<Taken, String> {
         let ProducerIdentity { id, epoch } = stand.writer.identity;
         let producer = Producer { id, epoch, sequence: stand.sequence_of(number) };
-        let size = header.size;
-        let mut source = Source { at: self.at, size, is_to_be_rewritten, records: 0, number, producer };
-        let mut gathered = self.gather(header);
+        let header = *header;
+        let mut source = Source { at: self.at, header, is_to_be_rewritten, records: 0, number, producer };
+        let mut gathered = self.gather(&header);
         if gathered.is_none() && !self.run.is_empty() {
             self.close()?;
             source.at = self.at;
-            gathered = self.gather(header);
+            gathered = self.gather(&header);
         }
-        self.pass(size);
+        self.pass(header.size);
         let records = match gathered {
             Some(records) => {
                 source.records = records;
@@ -298,7 +305,6 @@ impl Tray {
 
     /// Puts the merged batch where the batches of `run` lie, the first of which is `first`. `false`: there is no room for it; nothing has changed.
     fn put_merged(&mut self, first: &Source, run: &[Source]) -> Result<bool, String> {
-        let source = self.header_at(first.place())?.base_offset;
         let Some(merge) = &self.merge else { return Ok(false) };
         let Some(sealed) = merge.seal().map_err(|e| e.to_string())? else { return Ok(false) };
         let size = sealed.size();
@@ -312,15 +318,16 @@ impl Tray {
         patch(room, first.producer)?;
         self.free = place.end;
         let records = run.iter().map(|source| source.records).sum();
+        let old_records = run.iter().map(Source::old_records).sum();
         let (bytes, batches) = (Bytes::Placed(place), run.len() as u32);
-        self.ready.push(Piece { bytes, records, batches, source, number: first.number });
+        let (source, number) = (first.header.base_offset, first.number);
+        self.ready.push(Piece { bytes, records, old_records, batches, source, number });
         Ok(true)
     }
 
     /// Makes one batch ready by itself, and says how many records of it leave.
-    fn leave_alone(&mut self, source: Source) -> Result<i32, String> {
-        let place = source.place();
-        let header = self.header_at(place.clone())?;
+    fn leave_alone(&mut self, mut source: Source) -> Result<i32, String> {
+        let (place, header) = (source.place(), source.header);
         let (bytes, records) = if source.is_to_be_rewritten {
             let batch = self.chunk.get(place.clone()).unwrap_or_default();
             let made = rewrite(&header, batch, &self.sieve).map_err(|e| e.to_string())?;
@@ -332,8 +339,16 @@ impl Tray {
             self.free = place.end;
             (Bytes::Placed(place), header.record_count)
         };
-        let (source, number) = (header.base_offset, source.number);
-        self.ready.push(Piece { bytes, records, batches: 1, source, number });
+        source.records = records;
+        let (old_records, number) = (source.old_records(), source.number);
+        self.ready.push(Piece {
+            bytes,
+            records,
+            old_records,
+            batches: 1,
+            source: header.base_offset,
+            number,
+        });
         Ok(records)
     }
 
@@ -356,16 +371,13 @@ impl Tray {
         }
     }
 
-    fn header_at(&self, place: Range<usize>) -> Result<Header, String> {
-        view(self.chunk.get(place).unwrap_or_default())
-    }
-
     /// All that leaves, in order.
     pub fn finish(self, stand: &Stand) -> Vec<Outgoing> {
         let chunk = Arc::new(self.chunk);
-        let outgoing = self.ready.into_iter().map(|Piece { bytes, records, batches, source, number }| {
-            let target = stand.offset_of(number);
-            Outgoing { chunk: Arc::clone(&chunk), bytes, records, batches, source, target }
+        let outgoing = self.ready.into_iter().map(|piece| {
+            let Piece { bytes, records, old_records, batches, source, number } = piece;
+            let (chunk, target) = (Arc::clone(&chunk), stand.offset_of(number));
+            Outgoing { chunk, bytes, records, old_records, batches, source, target }
         });
         outgoing.collect()
     }
@@ -377,15 +389,11 @@ fn make_room(chunk: &mut Filled, (free, at): (usize, usize), size: usize) -> usi
     if size > at - free { chunk.spread(at, chunk.len() / 2 + MERGED_LEN) } else { 0 }
 }
 
-fn patch(batch: &mut [u8], producer: Producer) -> Result<(), String> {
-    let header = view(batch)?;
-    batch::patch_for_produce(batch, &header, producer);
-    Ok(())
-}
-
 /// Of a batch that has been checked, or was made here.
-fn view(batch: &[u8]) -> Result<Header, String> {
-    batch::view(batch).ok().flatten().ok_or_else(|| "a batch has no header".to_owned())
+fn patch(batch: &mut [u8], producer: Producer) -> Result<(), String> {
+    let header = batch::view(batch).ok().flatten();
+    let is_patched = header.is_some_and(|header| batch::patch_for_produce(batch, &header, producer));
+    if is_patched { Ok(()) } else { Err("a batch has no header".to_owned()) }
 }
 
 #[cfg(test)]

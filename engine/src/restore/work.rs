@@ -26,6 +26,11 @@ impl Deref for Chunk {
 }
 
 impl Chunk {
+    /// It holds messages of the formats 0 and 1, as far as its row tells: the batches of today have the epoch of the leader that took them.
+    pub fn may_be_old(&self) -> bool {
+        self.row.last_epoch < 0
+    }
+
     /// Records that are sent; `None`: not known before it is read.
     pub fn count(&self) -> Option<i64> {
         self.is_exact.then_some(self.row.kept)

@@ -43,6 +43,8 @@ pub struct Checked {
     /// Bytes between cuts, unless one batch is larger; `None`: there are no cuts.
     grain: Option<usize>,
     cuts: Vec<Cut>,
+    /// The last batch was a message of format 0 or 1.
+    is_old: bool,
     times: Times,
     /// The times of those batches that [`Checked::reads`] is about, in order. `None`: they could not be read.
     spans: Vec<Option<Span>>,
@@ -55,7 +57,8 @@ impl Checked {
         Self { times, ..Self::default() }
     }
 
-    /// Also cuts what it checks between batches, so that at most `grain` bytes stand between cuts, unless one batch is larger.
+    /// Also cuts what it checks between batches, so that at most `grain` bytes stand between cuts, unless one batch is larger, and messages of formats 0 and 1
+    /// stand apart from batches.
     pub fn cutting(self, grain: usize) -> Self {
         Self { grain: Some(grain), ..self }
     }
@@ -112,7 +115,8 @@ impl Checked {
 
     /// The header does not tell the times of such a batch, and its records are looked at.
     pub fn reads(&self, header: &Header) -> bool {
-        let hidden = !header.is_control() && !header.is_append_time() && header.record_count > 1;
+        let is_told = header.is_append_time() || header.is_old();
+        let hidden = !header.is_control() && !is_told && header.record_count > 1;
         hidden
             && match self.times {
                 Times::Unread => false,
@@ -130,7 +134,8 @@ impl Checked {
     fn cut_before(&mut self, header: &Header, bytes: &[u8], len: usize) {
         let Some(grain) = self.grain else { return };
         let begun = len - self.cuts.last().map_or(0, |cut| cut.end);
-        if begun > 0 && begun.saturating_add(header.size) > grain {
+        let is_other = std::mem::replace(&mut self.is_old, header.is_old()) != header.is_old();
+        if begun > 0 && (is_other || begun.saturating_add(header.size) > grain) {
             self.take(bytes, len);
             self.cuts.push(Cut { end: len, crc64: self.crc.finish() });
             self.crc = Crc64::new();

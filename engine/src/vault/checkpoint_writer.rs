@@ -44,9 +44,15 @@ impl Vault {
         Ok(Some(path))
     }
 
-    fn checkpoint_is_due(&self) -> bool {
+    /// Whether enough commits have come since the newest checkpoint that is known.
+    pub fn checkpoint_is_due(&self) -> bool {
         let since = self.head.receipt.seq.saturating_sub(self.checkpoints.newest);
         since >= self.checkpoints.every && self.check_writing().is_ok()
+    }
+
+    /// One of the head is being made elsewhere.
+    pub fn checkpoint_elsewhere(&mut self) {
+        self.checkpoints.newest = self.head.receipt.seq;
     }
 
     /// What the new checkpoint goes on from, and the pages that it takes over, which are read: a rotten one must not be handed on. None when a newer

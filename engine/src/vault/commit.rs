@@ -136,6 +136,10 @@ pub struct Commit {
     /// SHA-256 of vault.json, in the first commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault_sha256: Option<String>,
+    /// Whatever was stable at this time (ms, by the writer's clock) in the topics that the writer's run is about is in the vault with this commit, or
+    /// recorded as a gap. Advisory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<i64>,
     /// Program and version, advisory.
     #[serde(default)]
     pub tool: String,
@@ -259,6 +263,7 @@ mod tests {
             read_features: None,
             write_features: None,
             vault_sha256: None,
+            complete: None,
             tool: "bodley".into(),
         }
     }

@@ -266,19 +266,32 @@ impl Vault {
             read_features: None,
             write_features: None,
             vault_sha256: None,
+            complete: None,
             tool: concat!("bodley ", env!("CARGO_PKG_VERSION")).into(),
         })
     }
 
     /// Commits `addition`, planned on our head. Returns the receipt of what now is the head.
-    pub async fn append(&mut self, mut addition: Addition) -> Result<Receipt, VaultError> {
+    pub async fn append(&mut self, addition: Addition) -> Result<Receipt, VaultError> {
+        self.append_complete(addition, None).await
+    }
+
+    /// The same, and says up to when the vault has everything: [`Commit::complete`].
+    pub async fn append_complete(
+        &mut self,
+        mut addition: Addition,
+        complete: Option<i64>,
+    ) -> Result<Receipt, VaultError> {
         self.check_writing()?;
         let parts = moved(&addition.rows)?;
         self.check_foreign(&parts)?;
         self.check_from(&parts)?;
         let mut commit = self.blank(Op::Append)?;
         commit.segments = std::mem::take(&mut addition.segments);
-        commit.tables = vec![self.put_table(addition.rows.encode()?).await?];
+        commit.complete = complete;
+        if !addition.rows.is_empty() {
+            commit.tables = vec![self.put_table(addition.rows.encode()?).await?];
+        }
         for _ in 0..MAX_RACES {
             let (bytes, digest) = commit.encode()?;
             let path = commit_path(commit.seq);

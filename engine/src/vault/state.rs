@@ -242,6 +242,8 @@ impl State {
         }
         let last_epoch = match range.kind {
             Kind::Data => range.last_epoch,
+            // A new history goes on behind the batch where it parts from the old one.
+            Kind::Empty if rewinds => range.last_epoch,
             Kind::Empty if range.first == range.next => expected.map_or(-1, |cursor| cursor.last_epoch),
             // Batches of a later epoch may have been there.
             _ => -1,

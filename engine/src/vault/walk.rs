@@ -142,7 +142,8 @@ pub fn walk_on(
     walk
 }
 
-/// The offset behind the bad batch at the head of `rest`. No CRC covers its base offset and its length, and the rest fails its CRC.
+/// The offset behind the bad batch at the head of `rest`. No CRC covers its base offset and its length, and the rest fails its CRC. A message of format 0 or 1
+/// may as well be a batch whose magic is damaged: what it holds must make sense.
 fn behind(rest: &[u8], next: i64) -> Behind {
     let header = batch::view(rest).ok().flatten();
     let claimed = header.map(|header| header.last_offset().saturating_add(1)).filter(|behind| *behind > next);
@@ -157,10 +158,16 @@ fn follower(rest: &[u8]) -> Option<i64> {
     batch::view_checked(next).ok().flatten().map(|header| header.base_offset)
 }
 
-/// The base offset of whatever follows the batch at the head of `rest`, good or not.
+/// The base offset of whatever follows the batch at the head of `rest`, good or not. A compressed message of format 0 or 1 tells its last one alone, unless it is
+/// all there.
 fn follower_base(rest: &[u8], header: &Header) -> Option<i64> {
     let next = rest.get(header.size..)?;
-    next.first_chunk().map(|bytes| i64::from_be_bytes(*bytes))
+    let told = next.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
+    match batch::view(next) {
+        Ok(Some(follower)) => Some(follower.base_offset),
+        Ok(None) if batch::magic(next).is_none_or(|magic| magic < 2) => None,
+        _ => told,
+    }
 }
 
 impl Walk {
@@ -257,7 +264,11 @@ impl Times {
 /// The times of a batch with records.
 fn times(header: &Header, span: Option<Span>) -> Times {
     let exact = header.is_append_time() || header.record_count == 1;
-    let told = if exact { header.max_timestamp } else { TIME_UNKNOWN };
+    let told = match (header.is_old(), exact) {
+        (true, _) => header.base_timestamp,
+        (false, true) => header.max_timestamp,
+        (false, false) => TIME_UNKNOWN,
+    };
     let base = match header.is_append_time() || header.has_delete_horizon() {
         true => header.max_timestamp,
         false => header.base_timestamp,
@@ -280,6 +291,7 @@ mod tests {
 
     fn batch(base_offset: i64, count: i32, attributes: i16, producer_id: i64) -> Vec<u8> {
         let header = Header {
+            magic: 2,
             base_offset,
             size: 0,
             leader_epoch: 3,

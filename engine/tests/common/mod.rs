@@ -14,4 +14,6 @@ pub mod machine;
 pub mod memory;
 pub mod model;
 pub mod odd_log;
+#[path = "../../../protocol/tests/old/mod.rs"]
+pub mod old;
 pub mod sample;

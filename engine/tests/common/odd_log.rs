@@ -17,6 +17,7 @@ use bodley_protocol::codecs::Codec;
 use bodley_protocol::wire::Writer;
 
 use super::memory::shared;
+use super::old::{Form, OldRecord, set};
 use super::sample::{TOPIC, topic_row};
 
 const APPEND_TIME: i16 = 1 << 3;
@@ -133,7 +134,9 @@ impl Maker {
             if producer > 0 {
                 open.entry(producer).or_insert((next, Vec::new())).1.push(log.len());
             }
-            log.push(self.batch(next, producer));
+            let is_old = producer < 0 && self.random.u8(0..3) == 0;
+            let batch = if is_old { self.old(next) } else { self.batch(next, producer) };
+            log.push(batch);
             next = log.last().unwrap().header.last_offset() + 1;
         }
         log
@@ -171,6 +174,7 @@ impl Maker {
             records.push(record);
         }
         let header = Header {
+            magic: 2,
             base_offset,
             size: 0,
             leader_epoch: 0,
@@ -186,6 +190,31 @@ impl Maker {
         };
         let bytes = batch::encode(&header, &codec.compress(&payload).unwrap());
         Batch { header, bytes, records, is_hidden: false }
+    }
+
+    /// A message of format 0 or 1, maybe a compressed one with holes.
+    fn old(&mut self, base_offset: i64) -> Batch {
+        let random = &mut self.random;
+        let (magic, codec) = (random.u8(0..2), Codec::from_number(random.u8(0..4)).unwrap());
+        let form = Form { magic, codec, is_append_time: magic == 1 && random.u8(0..4) == 0 };
+        let around = (base_offset * 3).min(TIMES - 200);
+        let (mut offset, mut kept) = (base_offset, Vec::new());
+        for _ in 0..if codec == Codec::None { 1 } else { random.usize(1..12) } {
+            let timestamp = if magic == 0 { -1 } else { around + random.i64(0..200) };
+            kept.push(Made { timestamp, headers: Vec::new(), ..made(random, offset) });
+            offset += if random.u8(0..6) == 0 { random.i64(1..4) } else { 1 };
+        }
+        let old = |made: &Made| {
+            let (offset, timestamp) = (made.offset, made.timestamp);
+            OldRecord { offset, timestamp, key: made.key.clone(), value: made.value.clone() }
+        };
+        let bytes = set(form, &kept.iter().map(old).collect::<Vec<_>>());
+        let header = batch::view_checked(&bytes).unwrap().unwrap();
+        let last = kept.last().unwrap().timestamp;
+        for made in kept.iter_mut().filter(|_| form.is_append_time) {
+            (made.timestamp, made.is_append_time) = (last, true);
+        }
+        Batch { header, bytes, records: kept, is_hidden: false }
     }
 
     /// Stores a log from `first` on, in several commits; `from` is the cursor. Returns the new one.
@@ -258,6 +287,7 @@ impl Maker {
 
 fn marker(base_offset: i64, producer_id: i64) -> Batch {
     let header = Header {
+        magic: 2,
         base_offset,
         size: 0,
         leader_epoch: 0,

@@ -20,8 +20,9 @@ pub const TOPIC: [u8; 16] = [7; 16];
 /// Records of a data chunk.
 pub const CHUNK: i64 = 10;
 
-fn records(base_offset: i64, count: i32, payload: usize) -> Vec<u8> {
+pub fn records(base_offset: i64, count: i32, payload: usize) -> Vec<u8> {
     let header = Header {
+        magic: 2,
         base_offset,
         size: 0,
         leader_epoch: 0,

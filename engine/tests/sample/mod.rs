@@ -43,6 +43,7 @@ pub fn name(topic: [u8; 16]) -> &'static str {
 
 fn header(base_offset: i64, count: i32, attributes: i16, producer_id: i64) -> Header {
     Header {
+        magic: 2,
         base_offset,
         size: 0,
         leader_epoch: 0,

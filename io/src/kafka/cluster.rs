@@ -1,24 +1,28 @@
 //! The cluster's layout (brokers, topics, leaders), and the one place where requests find their broker and are retried.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bodley_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponseTopic};
 use bodley_protocol::messages::{MetadataRequest, MetadataResponse};
 use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass, TopicId};
 use kafka_protocol::protocol::{Message, Request};
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::address::Address;
-use super::connection::{ClientOptions, Connection};
+use super::connection::ClientOptions;
 use super::error::{KafkaError, quoted};
-use crate::backoff::Backoff;
+use super::health::Health;
+use super::reach::Ways;
+use crate::backoff::{Backoff, Gate};
 
 /// Longest name of a topic, and of a cluster.
 const MAX_NAME: usize = 249;
 /// Longest name in DNS.
 const MAX_HOST: usize = 255;
+/// What a broker is given at first to tell the layout, before another one is asked.
+const METADATA_WITHIN: Duration = Duration::from_secs(5);
 
 /// One partition of one topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,8 +172,6 @@ fn topic(topic: MetadataResponseTopic) -> Option<Topic> {
     })
 }
 
-type Slot = Arc<AsyncMutex<Option<Connection>>>;
-
 /// Where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum To {
@@ -182,22 +184,26 @@ pub enum To {
 /// A client of one cluster. Requests of its own share one connection per broker; [`Cluster::connect`] opens others.
 #[derive(Debug)]
 pub struct Cluster {
-    bootstrap: Vec<Address>,
-    options: Arc<ClientOptions>,
+    pub(super) bootstrap: Vec<Address>,
+    pub(super) options: Arc<ClientOptions>,
     layout: Mutex<Arc<Layout>>,
-    refreshing: AsyncMutex<()>,
-    slots: Mutex<HashMap<Option<i32>, Slot>>,
+    refreshing: Gate<KafkaError>,
+    pub(super) ways: Ways,
+    health: Arc<Health>,
 }
 
 impl Cluster {
     /// Finds a bootstrap server that answers, and the layout. Does not wait for a cluster that is down.
     pub async fn open(bootstrap: Vec<Address>, options: ClientOptions) -> Result<Arc<Self>, KafkaError> {
+        let health = Health::new(options.give_up_after);
+        health.watch();
         let cluster = Self {
             bootstrap,
-            options: Arc::new(options),
             layout: Mutex::default(),
-            refreshing: AsyncMutex::default(),
-            slots: Mutex::default(),
+            refreshing: Gate::new(options.retry_pauses),
+            ways: Ways::new(options.retry_pauses),
+            health,
+            options: Arc::new(options),
         };
         let layout = cluster.fetch_layout().await?;
         *lock(&cluster.layout) = Arc::new(layout);
@@ -214,16 +220,37 @@ impl Cluster {
         Arc::clone(&lock(&self.layout))
     }
 
-    /// A layout newer than `seen`: asks the cluster unless another task has done so since.
+    /// A layout newer than `seen`: asks the cluster unless another task has done so since. However many ask, and however often, the
+    /// cluster hears little of it: the first one asks at once, those that follow at a growing distance.
     pub async fn refresh(&self, seen: &Arc<Layout>) -> Result<Arc<Layout>, KafkaError> {
-        let _one_at_a_time = self.refreshing.lock().await;
+        let mut pass = self.refreshing.enter(KafkaError::again).await?;
         let current = self.layout();
         if !Arc::ptr_eq(&current, seen) {
             return Ok(current);
         }
-        let fresh = Arc::new(self.fetch_layout().await?);
-        *lock(&self.layout) = Arc::clone(&fresh);
-        Ok(fresh)
+        pass.wait().await;
+        let mut fetched = self.fetch_layout().await;
+        if fetched.as_ref().is_err_and(|error| matches!(error, KafkaError::Closed { .. })) {
+            // The connection was older than the trouble.
+            fetched = self.fetch_layout().await;
+        }
+        match fetched {
+            Ok(fresh) => {
+                let fresh = Arc::new(fresh);
+                *lock(&self.layout) = Arc::clone(&fresh);
+                pass.end(None);
+                Ok(fresh)
+            }
+            Err(error) => {
+                pass.end(Some(error.again()));
+                Err(error)
+            }
+        }
+    }
+
+    /// How each broker fares, and who is waited for.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// Sends a request, again after passing faults of the way there, until it is answered or `give_up_after` is over. The request must bear
@@ -264,9 +291,7 @@ impl Cluster {
                 return Err(error);
             }
             tracing::debug!("again: {error}");
-            self.pause(&mut backoff, error).await?;
-            // The broker may have moved; that it can't be asked now is what the next round finds out.
-            let _ = self.refresh(&seen).await;
+            self.pause_and_refresh(&mut backoff, error, &seen).await?;
         }
     }
 
@@ -283,6 +308,27 @@ impl Cluster {
         Err(KafkaError::GaveUp { after: self.options.give_up_after, last: Box::new(error) })
     }
 
+    /// The same, and meanwhile looks where everybody is: a leader may have moved. That the cluster can't be asked now is what the next try finds out.
+    pub(super) async fn pause_and_refresh(
+        &self,
+        backoff: &mut Backoff,
+        error: KafkaError,
+        seen: &Arc<Layout>,
+    ) -> Result<(), KafkaError> {
+        let refreshed = self.refresh(seen);
+        let paused = self.pause(backoff, error);
+        tokio::pin!(refreshed, paused);
+        tokio::select! {
+            biased;
+            over = &mut paused => {
+                over?;
+                let _ = refreshed.await;
+                Ok(())
+            }
+            _ = &mut refreshed => paused.await,
+        }
+    }
+
     /// Repeats `operation` after passing errors, until it works or the time is up.
     pub(super) async fn retrying<T, F>(&self, operation: impl Fn() -> F) -> Result<T, KafkaError>
     where
@@ -293,104 +339,31 @@ impl Cluster {
             let seen = self.layout();
             match operation().await {
                 Err(error) if error.retry_class() != RetryClass::Never => {
-                    self.pause(&mut backoff, error).await?;
-                    let _ = self.refresh(&seen).await;
+                    self.pause_and_refresh(&mut backoff, error, &seen).await?;
                 }
                 result => return result,
             }
         }
     }
 
-    /// A connection of the caller's own to a broker.
-    pub async fn connect(&self, broker: i32) -> Result<Connection, KafkaError> {
-        let layout = self.layout();
-        let address = layout.brokers.get(&broker);
-        let address =
-            address.ok_or_else(|| KafkaError::NoRoute(format!("broker {broker} is not in the cluster")))?;
-        Connection::open(address, &self.options).await
-    }
-
-    /// The version that requests of type `R` to a broker use, at most `cap`.
-    pub async fn version<R: Request + Message>(&self, to: To, cap: i16) -> Result<i16, KafkaError> {
-        self.with_connection(to, async |connection| connection.version::<R>(cap)).await
-    }
-
-    async fn try_call<R: Request + Message>(
-        &self,
-        to: To,
-        cap: i16,
-        request: &R,
-    ) -> Result<R::Response, KafkaError> {
-        self.with_connection(to, async |connection| {
-            let version = connection.version::<R>(cap)?;
-            connection.call_version(version, request).await
-        })
-        .await
-    }
-
-    pub(super) async fn with_connection<T>(
-        &self,
-        to: To,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T, KafkaError>,
-    ) -> Result<T, KafkaError> {
-        let key = match to {
-            To::Any => None,
-            To::Broker(id) => Some(id),
-        };
-        let slot = Arc::clone(lock(&self.slots).entry(key).or_default());
-        let mut slot = slot.lock().await;
-        if slot.as_ref().is_none_or(Connection::is_dead) {
-            *slot = None;
-            *slot = Some(match to {
-                To::Any => self.connect_any().await?,
-                To::Broker(id) => self.connect(id).await?,
-            });
-        }
-        let Some(connection) = slot.as_mut() else { return Err(KafkaError::NoRoute("no connection".into())) };
-        work(connection).await
-    }
-
-    async fn connect_any(&self) -> Result<Connection, KafkaError> {
-        let layout = self.layout();
-        let mut errors: Vec<KafkaError> = Vec::new();
-        let backoff = self.backoff();
-        let known = layout.brokers.values();
-        let bootstrap =
-            self.bootstrap.iter().filter(|_| self.options.rebootstrap || layout.brokers.is_empty());
-        for address in known.chain(bootstrap) {
-            match Connection::open(address, &self.options).await {
-                Ok(connection) => return Ok(connection),
-                // Others will say the same, and an account may get locked.
-                Err(error @ (KafkaError::Auth { passing: false, .. } | KafkaError::Token { .. })) => {
-                    return Err(error);
-                }
-                Err(error) => errors.push(error),
-            }
-            if backoff.is_over() {
-                break;
-            }
-        }
-        // With a single address its own error says more than a list of one; and what no retry helps stays that.
-        if self.bootstrap.len() == 1 && layout.brokers.is_empty()
-            || errors.iter().all(|error| error.retry_class() == RetryClass::Never)
-        {
-            errors.truncate(1);
-            return Err(errors.pop().unwrap_or_else(|| KafkaError::NoBootstrap("none is given".into())));
-        }
-        let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        errors.dedup();
-        errors.truncate(5);
-        Err(KafkaError::NoBootstrap(errors.join("; ")))
-    }
-
     async fn fetch_layout(&self) -> Result<Layout, KafkaError> {
         // Version 12 can tell topics by id; all we need is in it.
         let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
-        let response = self.try_call(To::Any, 12, &request).await?;
-        Layout::from_response(response)
+        // A broker that is silent is left for another one, with more patience each time: all of them may need long.
+        let failures = self.refreshing.failures().min(8) as u32;
+        let after = METADATA_WITHIN.saturating_mul(1 << failures).min(self.options.request_timeout);
+        let asked = self.with_connection(To::Any, async |connection| {
+            let version = connection.version::<MetadataRequest>(12)?;
+            let broker = connection.broker().to_owned();
+            match tokio::time::timeout(after, connection.call_version(version, &request)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(KafkaError::Timeout { broker, what: "answer Metadata".into(), after }),
+            }
+        });
+        Layout::from_response(asked.await?)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

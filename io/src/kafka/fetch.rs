@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use bodley_protocol::fetch::{self, Limits, Partition, PartitionHead, ResponseParser, Step};
+use bodley_protocol::ErrorCode;
+use bodley_protocol::fetch::{self, Asked, Limits, Partition, PartitionHead, ResponseParser, Step};
 use bodley_protocol::versions::FETCH;
-use bodley_protocol::{ErrorCode, NO_TOPIC_ID};
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::Request;
 use tokio::io::AsyncReadExt;
@@ -58,10 +58,20 @@ pub struct Answer {
     pub throttle_ms: i32,
     /// Error of the whole request.
     pub error: ErrorCode,
+    /// Id of the fetch session that it belongs to; 0: none.
+    pub session: i32,
     /// Bytes of the frame.
     pub bytes: usize,
     /// From the sending of the request until all of this had been read, less the waits for [`FetchSink::make_room`].
     pub took: Duration,
+}
+
+/// A Fetch whose answer has begun to come.
+#[derive(Debug)]
+pub struct Coming {
+    version: i16,
+    length: usize,
+    sent: Instant,
 }
 
 impl Connection {
@@ -95,19 +105,24 @@ impl Connection {
         partitions: &[Partition<'_>],
         sink: &mut S,
     ) -> Result<Answer, S::Error> {
-        let ids = partitions.iter().all(|partition| partition.topic_id != NO_TOPIC_ID);
-        let version = self.fetch_version(ids)?;
+        let coming = self.ask(limits, &Asked::all(partitions)).await?;
+        self.take(coming, sink).await
+    }
+
+    /// Sends a Fetch and waits until its answer begins to come. Then comes [`Connection::take`], and nothing else.
+    pub async fn ask(&mut self, limits: Limits, asked: &Asked<'_>) -> Result<Coming, KafkaError> {
+        let version = self.fetch_version(asked.by_id)?;
         let mut stop = self.stop.take();
         let whole = self.options().request_timeout * 2;
         let renewed = patient(&mut stop, whole, self.renew_if_due()).await;
         self.stop = stop;
         match renewed {
             Waited::Done(renewed) => renewed?,
-            Waited::Stopped => return Err(KafkaError::Stopped.into()),
-            Waited::Silence => return Err(self.stalled().into()),
+            Waited::Stopped => return Err(KafkaError::Stopped),
+            Waited::Silence => return Err(self.stalled()),
         }
         let (id, head) = self.next_head(version);
-        let request = fetch::encode(head.as_head(), limits, self.rack(), partitions);
+        let request = fetch::encode(head.as_head(), limits, self.rack(), asked);
         let sent = Instant::now();
         self.send(id, &[&request]).await?;
         let patience = self.options().request_timeout + Duration::from_millis(limits.max_wait_ms as u64);
@@ -117,18 +132,23 @@ impl Connection {
         self.stop = stop;
         let length = match length {
             Waited::Done(length) => length?,
-            Waited::Stopped => return Err(KafkaError::Stopped.into()),
+            Waited::Stopped => return Err(KafkaError::Stopped),
             Waited::Silence => {
                 let what = "answer Fetch".to_owned();
-                return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after: patience }.into());
+                return Err(KafkaError::Timeout { broker: self.broker.clone(), what, after: patience });
             }
         };
         if length > MAX_ANSWER {
-            return Err(self.malformed(format!("a frame of {length} bytes")).into());
+            return Err(self.malformed(format!("a frame of {length} bytes")));
         }
-        let (answer, waited) = self.read_answer(version, length, sink).await?;
+        Ok(Coming { version, length, sent })
+    }
+
+    /// Hands the answer to `sink`. The connection is dead after an error.
+    pub async fn take<S: FetchSink>(&mut self, coming: Coming, sink: &mut S) -> Result<Answer, S::Error> {
+        let (answer, waited) = self.read_answer(coming.version, coming.length, sink).await?;
         self.dead = false;
-        Ok(Answer { took: sent.elapsed().saturating_sub(waited), ..answer })
+        Ok(Answer { took: coming.sent.elapsed().saturating_sub(waited), ..answer })
     }
 
     /// The answer, and how long the sink's places were waited for.
@@ -179,9 +199,9 @@ impl Connection {
                         sink.partition(&head, diverging)?;
                     }
                 }
-                Step::End { throttle_ms, error } => {
+                Step::End { throttle_ms, error, session } => {
                     self.staged = staged;
-                    let answer = Answer { throttle_ms, error, bytes: length, took: Duration::ZERO };
+                    let answer = Answer { throttle_ms, error, session, bytes: length, took: Duration::ZERO };
                     return Ok((answer, waited));
                 }
             }

@@ -1,7 +1,8 @@
 //! ListOffsets and OffsetForLeaderEpoch for many partitions, each asked of its leader.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bodley_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use bodley_protocol::messages::offset_for_leader_epoch_request::{
@@ -16,6 +17,10 @@ use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, Layout, To, TopicPartition};
 use super::error::KafkaError;
+use crate::backoff::Backoff;
+
+/// How often an answer that does not agree with the one before is asked for again.
+const CONFIRMATIONS: usize = 5;
 
 /// Which end of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +49,17 @@ impl End {
     fn isolation(self) -> i8 {
         i8::from(self == Self::LastStable)
     }
+
+    /// What rests on this answer alone: where a log begins, and how far it is read. A wrong one would be a backup that lacks records and does not
+    /// know.
+    fn is_to_be_confirmed(self) -> bool {
+        matches!(self, Self::Earliest | Self::LastStable)
+    }
+
+    /// Whether the second of two answers agrees with the first. Ends grow.
+    fn confirms(self, first: i64, second: i64) -> bool {
+        if self == Self::LastStable { second >= first } else { second == first }
+    }
 }
 
 /// An offset and the epoch of the leader that said so (-1: not told).
@@ -65,6 +81,25 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// A leader that no other try helps with: what it leads has failed, others go on.
+    fn refuse(
+        &mut self,
+        leader: i32,
+        error: &KafkaError,
+        layout: &Layout,
+        open: &mut HashMap<TopicPartition, Question>,
+    ) {
+        let is_led =
+            |tp: &TopicPartition| layout.partition(tp).and_then(|partition| partition.leader) == Some(leader);
+        open.retain(|tp, _| {
+            let is_led = is_led(tp);
+            if is_led {
+                self.failed.insert(tp.clone(), error.again());
+            }
+            !is_led
+        });
+    }
+
     /// Takes one part of a leader's answer. What is answered for good leaves `open`; the error of one that is to be asked again.
     fn take(
         &mut self,
@@ -109,30 +144,95 @@ enum Question {
 pub(super) type Part = (TopicPartition, Result<Found, ErrorCode>);
 
 impl Cluster {
-    /// The offsets of one end of each partition.
+    /// The offsets of one end of each partition. No checksum protects them on their way, so those that matter most are asked for twice where TLS
+    /// does not protect them either.
     pub async fn list_offsets(
         self: &Arc<Self>,
         of: &[TopicPartition],
         end: End,
     ) -> Result<Answers, KafkaError> {
-        self.ask_leaders(of.iter().map(|tp| (tp.clone(), Question::End(end))).collect()).await
+        self.list_offsets_within(of, end, self.options().give_up_after).await
+    }
+
+    /// The same; leaders that don't answer are waited for so long.
+    pub async fn list_offsets_within(
+        self: &Arc<Self>,
+        of: &[TopicPartition],
+        end: End,
+        patience: Duration,
+    ) -> Result<Answers, KafkaError> {
+        let mut answers = self.ends_once(of, end, patience).await?;
+        if !end.is_to_be_confirmed() || self.options().tls.is_some() {
+            return Ok(answers);
+        }
+        let mut open: Vec<TopicPartition> = answers.found.keys().cloned().collect();
+        for _ in 0..CONFIRMATIONS {
+            if open.is_empty() {
+                break;
+            }
+            let again = self.ends_once(&open, end, patience).await?;
+            open.clear();
+            for (tp, found) in again.found {
+                let first = answers.found.insert(tp.clone(), found);
+                if first.is_none_or(|first| !end.confirms(first.offset, found.offset)) {
+                    tracing::info!("{tp}: offset {} after {first:?}: asked for again", found.offset);
+                    open.push(tp);
+                }
+            }
+            for (tp, error) in again.failed {
+                answers.found.remove(&tp);
+                answers.failed.insert(tp, error);
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn ends_once(
+        self: &Arc<Self>,
+        of: &[TopicPartition],
+        end: End,
+        patience: Duration,
+    ) -> Result<Answers, KafkaError> {
+        self.ask_leaders(of.iter().map(|tp| (tp.clone(), Question::End(end))).collect(), patience).await
     }
 
     /// For each partition and leader epoch: the end offset of the largest epoch at or below it (`leader_epoch` -1 with offset -1: the
     /// leader knows none).
     pub async fn epoch_ends(self: &Arc<Self>, of: &[(TopicPartition, i32)]) -> Result<Answers, KafkaError> {
-        self.ask_leaders(of.iter().map(|(tp, epoch)| (tp.clone(), Question::EpochEnd(*epoch))).collect())
-            .await
+        self.epoch_ends_within(of, self.options().give_up_after).await
+    }
+
+    /// The same; leaders that don't answer are waited for so long.
+    pub async fn epoch_ends_within(
+        self: &Arc<Self>,
+        of: &[(TopicPartition, i32)],
+        patience: Duration,
+    ) -> Result<Answers, KafkaError> {
+        let questions = of.iter().map(|(tp, epoch)| (tp.clone(), Question::EpochEnd(*epoch)));
+        self.ask_leaders(questions.collect(), patience).await
     }
 
     /// Asks again whom routing or passing errors kept from answering.
     async fn ask_leaders(
         self: &Arc<Self>,
         questions: Vec<(TopicPartition, Question)>,
+        patience: Duration,
+    ) -> Result<Answers, KafkaError> {
+        let mut waited = BTreeSet::new();
+        let answers = self.ask_patiently(questions, patience, &mut waited).await;
+        waited.iter().for_each(|tp| self.health().goes_on(tp));
+        answers
+    }
+
+    async fn ask_patiently(
+        self: &Arc<Self>,
+        questions: Vec<(TopicPartition, Question)>,
+        patience: Duration,
+        waited: &mut BTreeSet<TopicPartition>,
     ) -> Result<Answers, KafkaError> {
         let mut answers = Answers::default();
         let mut open: HashMap<TopicPartition, Question> = questions.into_iter().collect();
-        let mut backoff = self.backoff();
+        let mut backoff = Backoff::with_pauses(self.options().retry_pauses, patience);
         loop {
             let layout = self.layout();
             let mut errors = self.ask_once(&layout, &mut open, &mut answers).await?;
@@ -141,14 +241,18 @@ impl Cluster {
             }
             let why = some_of(&errors);
             let last = errors.remove(0);
-            if self.pause(&mut backoff, last).await.is_err() {
+            for tp in open.keys() {
+                let leader = layout.partition(tp).and_then(|partition| partition.leader);
+                self.health().waits(tp, leader, &last);
+                waited.insert(tp.clone());
+            }
+            if self.pause_and_refresh(&mut backoff, last, &layout).await.is_err() {
                 for (tp, _) in open {
                     let error = KafkaError::NoRoute(format!("{tp}: no leader answered ({why})"));
                     answers.failed.insert(tp, error);
                 }
                 return Ok(answers);
             }
-            let _ = self.refresh(&layout).await;
         }
     }
 
@@ -180,7 +284,10 @@ impl Cluster {
             let (leader, parts) = joined.map_err(|e| KafkaError::NoRoute(e.to_string()))?;
             let parts = match parts {
                 Ok(parts) => parts,
-                Err(error) if error.retry_class() == RetryClass::Never => return Err(error),
+                Err(error) if error.retry_class() == RetryClass::Never => {
+                    answers.refuse(leader, &error, layout, open);
+                    continue;
+                }
                 // Its partitions may have another leader by the next round.
                 Err(error) => {
                     errors.push(KafkaError::NoRoute(format!("broker {leader}: {error}")));

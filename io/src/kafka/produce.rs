@@ -39,6 +39,8 @@ pub struct Acks {
     pub acks: Vec<Ack>,
     /// From the sending of the request until all of this had been read.
     pub took: Duration,
+    /// The broker answers nothing more on this connection for so long, for a quota's sake.
+    pub throttle: Duration,
 }
 
 /// A producer id and epoch.
@@ -85,9 +87,15 @@ impl Connection {
 
     /// The answer to the oldest Produce in flight.
     pub async fn receive_produce(&mut self, version: i16) -> Result<Acks, KafkaError> {
+        self.receive_produce_held(version, Duration::ZERO).await
+    }
+
+    /// The same from a broker that has said that it will be silent for so long.
+    pub async fn receive_produce_held(&mut self, version: i16, held: Duration) -> Result<Acks, KafkaError> {
         let sent = self.oldest_sent();
         // The broker itself waits for its replicas as long as the request allows.
-        let after = self.options().request_timeout * 2;
+        let options = self.options();
+        let after = (options.request_timeout * 2).min(options.give_up_after) + held;
         let answer = match tokio::time::timeout(after, self.receive(MAX_ANSWER)).await {
             Ok(answer) => answer?,
             Err(_) => {
@@ -101,6 +109,7 @@ impl Connection {
         let took = sent.map(|sent| sent.elapsed()).unwrap_or_default();
         let response = frame::decode::<ProduceRequest>(version, answer)
             .map_err(|e| KafkaError::frame(&self.broker, e))?;
+        let throttle = Duration::from_millis(u64::try_from(response.throttle_time_ms).unwrap_or(0));
         let mut acks = Vec::new();
         for topic in response.responses {
             for partition in topic.partition_responses {
@@ -114,7 +123,7 @@ impl Connection {
                 });
             }
         }
-        Ok(Acks { acks, took })
+        Ok(Acks { acks, took, throttle })
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::address::Address;
 use super::connection::ClientOptions;
 use super::error::KafkaError;
+use super::health::Guest;
 use super::security::{Tls, TlsFacts, facts};
 
 /// Ciphertext read at once. rustls itself asks for 4 KiB at a time; a record has 16.
@@ -21,7 +22,14 @@ const TLS_READ: usize = 128 << 10;
 
 /// A connection to a broker.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) struct Stream {
+    way: Way,
+    /// Counts it among the broker's connections.
+    pub(super) guest: Option<Guest>,
+}
+
+#[derive(Debug)]
+enum Way {
     /// As it is.
     Plain(TcpStream),
     /// Encrypted.
@@ -31,9 +39,9 @@ pub(super) enum Stream {
 impl Stream {
     /// What TLS came to.
     pub(super) fn facts(&self) -> Option<TlsFacts> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(stream) => Some(facts(stream.get_ref().1)),
+        match &self.way {
+            Way::Plain(_) => None,
+            Way::Tls(stream) => Some(facts(stream.get_ref().1)),
         }
     }
 }
@@ -41,10 +49,11 @@ impl Stream {
 /// Connects, within `options.connect_timeout` for TCP and as long again for TLS.
 pub(super) async fn connect(address: &Address, options: &ClientOptions) -> Result<Stream, KafkaError> {
     let tcp = connect_tcp(address, options).await?;
-    match &options.tls {
-        None => Ok(Stream::Plain(tcp)),
-        Some(tls) => Ok(Stream::Tls(Box::new(handshake(address, tls, tcp, options.connect_timeout).await?))),
-    }
+    let way = match &options.tls {
+        None => Way::Plain(tcp),
+        Some(tls) => Way::Tls(Box::new(handshake(address, tls, tcp, options.connect_timeout).await?)),
+    };
+    Ok(Stream { way, guest: None })
 }
 
 /// All addresses of a host, in the order of the resolver.
@@ -118,18 +127,18 @@ async fn handshake(
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Way::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Way::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -138,23 +147,23 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, pieces),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Way::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, pieces),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Way::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Way::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 

@@ -51,8 +51,7 @@ impl Cluster {
                 continue;
             }
             let silent = || KafkaError::NoRoute("a leader left partitions out of its answer".into());
-            self.pause(&mut backoff, error.unwrap_or_else(silent)).await?;
-            let _ = self.refresh(&layout).await;
+            self.pause_and_refresh(&mut backoff, error.unwrap_or_else(silent), &layout).await?;
         }
         Ok(done)
     }

@@ -193,10 +193,10 @@ impl Cluster {
                 None => Err(KafkaError::NoRoute(format!("no answer for topic {}", topic.name))),
             };
             let results: Vec<_> = topics.iter().map(result).collect();
-            // A request is refused as a whole for a quota or a controller that moves: nothing was created then.
-            let retry =
+            // Refused for a quota, or a controller that moves. Those that were created are there at the next try, which is as good.
+            let passing =
                 |r: &Result<(), KafkaError>| r.as_ref().is_err_and(|e| e.retry_class() != RetryClass::Never);
-            if !results.iter().all(retry) || !backoff.wait().await {
+            if !results.iter().any(passing) || !backoff.wait().await {
                 return Ok(results);
             }
         }

@@ -17,6 +17,7 @@ pub fn run(data: &[u8]) {
         assert!(plain.len() <= MAX);
     }
     let header = Header {
+        magic: 2,
         base_offset: 100,
         size: 0,
         leader_epoch: 0,

@@ -67,6 +67,8 @@ pub enum Step {
         throttle_ms: i32,
         /// Error of the whole request.
         error: ErrorCode,
+        /// Of the fetch session; 0: there is none.
+        session: i32,
     },
 }
 
@@ -103,6 +105,7 @@ pub struct ResponseParser {
     correlation_id: i32,
     throttle_ms: i32,
     error: i16,
+    session: i32,
     topics_left: usize,
     partitions_left: usize,
     aborted: usize,
@@ -124,6 +127,7 @@ impl ResponseParser {
             correlation_id: 0,
             throttle_ms: 0,
             error: 0,
+            session: 0,
             topics_left: 0,
             partitions_left: 0,
             aborted: 0,
@@ -220,13 +224,12 @@ impl ResponseParser {
 
     fn prelude(&mut self, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let throttle_ms = reader.i32()?;
-        let mut error = 0;
+        let (mut error, mut session) = (0, 0);
         if self.version >= 7 {
-            error = reader.i16()?;
-            reader.i32()?; // session id
+            (error, session) = (reader.i16()?, reader.i32()?);
         }
         self.topics_left = reader.length(Length::of(self.flexible()))?.unwrap_or(0);
-        (self.throttle_ms, self.error) = (throttle_ms, error);
+        (self.throttle_ms, self.error, self.session) = (throttle_ms, error, session);
         self.state = State::Topic;
         Ok(())
     }
@@ -332,7 +335,7 @@ impl ResponseParser {
     }
 
     fn end(&self) -> Step {
-        Step::End { throttle_ms: self.throttle_ms, error: ErrorCode(self.error) }
+        Step::End { throttle_ms: self.throttle_ms, error: ErrorCode(self.error), session: self.session }
     }
 }
 
@@ -369,7 +372,10 @@ mod tests {
         } else {
             topic = topic.with_topic(TopicName(StrBytes::from_static_str("orders")));
         }
-        let mut response = FetchResponse::default().with_throttle_time_ms(11).with_responses(vec![topic]);
+        let mut response = FetchResponse::default()
+            .with_throttle_time_ms(11)
+            .with_session_id(if version >= 7 { 77 } else { 0 })
+            .with_responses(vec![topic]);
         if version >= 16 {
             response.unknown_tagged_fields.insert(99, Bytes::from_static(&[1; 300]));
         }
@@ -413,7 +419,8 @@ mod tests {
         for version in crate::versions::FETCH.min..=crate::versions::FETCH.max {
             let frame = sample(version, &records);
             let whole = drive(version, &frame, frame.len()).unwrap();
-            assert_eq!(whole.1, Step::End { throttle_ms: 11, error: ErrorCode(0) });
+            let session = if version >= 7 { 77 } else { 0 };
+            assert_eq!(whole.1, Step::End { throttle_ms: 11, error: ErrorCode(0), session });
             assert_eq!(whole.0.iter().map(|s| s.1.clone()).collect::<Vec<_>>(), records);
             assert_eq!(whole.0[1].0.aborted.len(), 2);
             assert_eq!(whole.0[2].0.error_code(), ErrorCode::NOT_LEADER_OR_FOLLOWER);

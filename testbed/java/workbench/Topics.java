@@ -25,6 +25,7 @@ import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 
 /** Verbs about topics. Changes are waited for: what was created or deleted is so for every later request. */
@@ -46,9 +47,42 @@ final class Topics {
         int partitions = args.get("partitions").asInt();
         Optional<Short> replicas = Optional.of(args.get("rf")).filter(n -> !n.isNull()).map(n -> (short) n.asInt());
         NewTopic topic = new NewTopic(name, Optional.of(partitions), replicas).configs(configs);
-        admin.createTopics(List.of(topic)).all().get();
-        Waits.until("topic " + name + " has leaders", () -> leaders(name) == partitions);
+        Waits.until("the name " + name + " is free", () -> created(topic));
+        untilLed(name, partitions);
         return Main.JSON.createObjectNode();
+    }
+
+    /** With ZooKeeper a topic that is being deleted leaves the metadata before its name is free. */
+    private boolean created(NewTopic topic) throws Exception {
+        try {
+            Waits.get(admin.createTopics(List.of(topic)).all());
+            return true;
+        } catch (TopicExistsException exists) {
+            if (admin.listTopics().names().get().contains(topic.name())) {
+                throw exists;
+            }
+            return false;
+        }
+    }
+
+    /**
+     * A broker is told to be a leader before it has made the log. A producer that comes in between may have its first batch refused
+     * and its second one stored.
+     */
+    private void untilLed(String name, int partitions) throws Exception {
+        Waits.until("topic " + name + " has " + partitions + " leaders", () -> leaders(name) == partitions);
+        Waits.until("topic " + name + " has logs", () -> hasLogs(name));
+    }
+
+    /** Another broker than that which told of the leaders may be asked, and not know the topic yet. */
+    private boolean hasLogs(String name) throws Exception {
+        try {
+            TopicDescription topic = Waits.get(admin.describeTopics(List.of(name)).allTopicNames()).get(name);
+            listOffsets(topic, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED);
+            return true;
+        } catch (UnknownTopicOrPartitionException notYet) {
+            return false;
+        }
     }
 
     private int leaders(String name) throws Exception {
@@ -113,7 +147,7 @@ final class Topics {
         Map<TopicPartition, OffsetSpec> ask = new HashMap<>();
         topic.partitions().forEach(p -> ask.put(new TopicPartition(topic.name(), p.partition()), spec));
         Map<TopicPartition, Long> out = new HashMap<>();
-        admin.listOffsets(ask, new ListOffsetsOptions(level)).all().get().forEach((tp, r) -> out.put(tp, r.offset()));
+        Waits.get(admin.listOffsets(ask, new ListOffsetsOptions(level)).all()).forEach((tp, r) -> out.put(tp, r.offset()));
         return out;
     }
 
@@ -141,7 +175,7 @@ final class Topics {
         String name = args.get("name").asText();
         int total = args.get("total").asInt();
         admin.createPartitions(Map.of(name, NewPartitions.increaseTo(total))).all().get();
-        Waits.until("topic " + name + " has " + total + " partitions", () -> leaders(name) == total);
+        untilLed(name, total);
         return Main.JSON.createObjectNode();
     }
 

@@ -151,12 +151,14 @@ fn produce(call: &Call<'_>, world: &mut World) -> Result<Bytes> {
 
 fn stored(call: &Call<'_>, world: &mut World, topic: &str, partition: i32, batch: Bytes) -> Result<i64, i16> {
     let set = RecordBatchDecoder::decode(&mut batch.clone()).map_err(|_| CORRUPT_MESSAGE)?;
+    let log = led(call, world, topic, partition)?;
+    // A leader knows a newer epoch from what is in its log, and from nothing else.
     if let Some(first) = set.records.first()
-        && world.epochs.get(&first.producer_id).is_some_and(|newest| *newest > first.producer_epoch)
+        && log.fenced.get(&first.producer_id).is_some_and(|newest| *newest > first.producer_epoch)
     {
         return Err(FENCED_PRODUCER);
     }
-    led(call, world, topic, partition)?.produce(batch)
+    log.produce(batch)
 }
 
 fn list_offsets(call: &Call<'_>, world: &mut World) -> Result<Bytes> {

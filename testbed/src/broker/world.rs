@@ -71,6 +71,8 @@ pub struct Log {
     pub end: i64,
     /// In order.
     pub batches: Vec<Stored>,
+    /// Newest epoch by producer id, as markers tell it.
+    pub(super) fenced: BTreeMap<i64, i16>,
     /// Producer id, epoch, sequence and offset of the newest batches.
     recent: VecDeque<(i64, i16, i32, i64)>,
 }
@@ -165,6 +167,7 @@ impl Log {
         let mut marker = record(0, Some(&[0, 0, 0, 0]), Some(&[0; 6]));
         (marker.transactional, marker.control) = (true, true);
         (marker.producer_id, marker.producer_epoch, marker.sequence) = (producer_id, epoch, -1);
+        self.fenced.insert(producer_id, epoch);
         self.append(encode(&[marker])?).map(|_| ())
     }
 

@@ -104,6 +104,8 @@ pub enum Quota {
     Fetch,
     /// Bytes that a client produces.
     Produce,
+    /// Percent of a thread's time that a client's requests take.
+    Requests,
 }
 
 impl Workbench {
@@ -205,11 +207,12 @@ impl Workbench {
         self.order("delete_group", &json!({ "group": group }))
     }
 
-    /// Limits every client id to so many bytes a second on each broker; none lifts the limit.
+    /// Limits every client id to so many bytes a second (or percent) on each broker; none lifts the limit.
     pub fn set_quota(&self, quota: Quota, bytes_per_second: Option<u64>) -> Result<()> {
         let name = match quota {
             Quota::Fetch => "consumer_byte_rate",
             Quota::Produce => "producer_byte_rate",
+            Quota::Requests => "request_percentage",
         };
         self.order("set_quota", &json!({ "quota": name, "bytes_per_second": bytes_per_second }))
     }

@@ -173,6 +173,15 @@ impl Oddity {
         }
     }
 
+    /// The oldest Kafka whose topics can be so, as major and minor version.
+    pub fn needs(self) -> (u32, u32) {
+        match self {
+            // Its setting is from KIP-937.
+            Self::FutureTimes => (3, 6),
+            _ => (2, 4),
+        }
+    }
+
     /// Whether the topic is compacted.
     pub fn is_compacted(self) -> bool {
         self.compaction().is_some()
@@ -219,7 +228,12 @@ pub struct TopicSpec {
 /// Creates and fills one topic for each oddity, their names starting with `prefix`, and waits until the cleaner has
 /// compacted those that are to be.
 pub fn write_odd_topics(bench: &Workbench, prefix: &str) -> Result<Vec<TopicSpec>> {
-    let specs: Vec<TopicSpec> = Oddity::ALL.iter().map(|&oddity| spec(oddity, prefix)).collect();
+    write_topics(bench, prefix, &Oddity::ALL)
+}
+
+/// The same for some of the oddities: see [`Oddity::needs`].
+pub fn write_topics(bench: &Workbench, prefix: &str, of: &[Oddity]) -> Result<Vec<TopicSpec>> {
+    let specs: Vec<TopicSpec> = of.iter().map(|&oddity| spec(oddity, prefix)).collect();
     for spec in &specs {
         bench.create_topic(&spec.name, spec.partitions, &spec.oddity.configs())?;
     }
@@ -230,7 +244,12 @@ pub fn write_odd_topics(bench: &Workbench, prefix: &str) -> Result<Vec<TopicSpec
 /// Appends to each of the topics that [`write_odd_topics`] made, with the same workbench: its transactional producers
 /// live on. `round` counts the calls from 1.
 pub fn advance_odd_topics(bench: &Workbench, prefix: &str, round: u32) -> Result<()> {
-    let specs: Vec<TopicSpec> = Oddity::ALL.iter().map(|&oddity| spec(oddity, prefix)).collect();
+    advance_topics(bench, prefix, &Oddity::ALL, round)
+}
+
+/// The same for those that [`write_topics`] made.
+pub fn advance_topics(bench: &Workbench, prefix: &str, of: &[Oddity], round: u32) -> Result<()> {
+    let specs: Vec<TopicSpec> = of.iter().map(|&oddity| spec(oddity, prefix)).collect();
     fill_all(bench, &specs, round)
 }
 

@@ -16,7 +16,7 @@ use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 use super::coordinators::{ByCoordinator, ByGroup, Round};
 use super::{
     Committed, GroupOffsets, LAST_COMMIT_WITH_NAMES, LAST_WITH_NAMES, MANY_GROUPS, NewOffset, STABLE_TRIES,
-    check_committed, commit_request, fitting, of_group, of_groups, read_group, read_groups,
+    WITH_STABLE, check_committed, commit_request, fitting, of_group, of_groups, read_group, read_groups,
 };
 use crate::kafka::cluster::{Cluster, To, TopicPartition};
 use crate::kafka::error::KafkaError;
@@ -92,8 +92,9 @@ impl Cluster {
             let many = version >= MANY_GROUPS;
             for some in groups.chunks(if many { per_request.load(Ordering::Relaxed) } else { 1 }) {
                 let names: Vec<&str> = some.iter().map(String::as_str).collect();
-                let one = || names.first().map(|group| of_group(group)).unwrap_or_default();
-                let request = if many { of_groups(&names, require_stable) } else { one() };
+                let stable = require_stable && version >= WITH_STABLE;
+                let one = || names.first().map(|group| of_group(group, stable)).unwrap_or_default();
+                let request = if many { of_groups(&names, stable) } else { one() };
                 requests.push((broker, request));
                 asked.push((some.to_vec(), many));
             }

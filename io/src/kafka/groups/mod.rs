@@ -22,6 +22,8 @@ use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 use super::cluster::{Cluster, To, TopicPartition};
 use super::error::KafkaError;
 
+/// First OffsetFetch version that can insist on no transactional commit being pending.
+const WITH_STABLE: i16 = 7;
 /// First OffsetFetch version that takes several groups.
 const MANY_GROUPS: i16 = 8;
 /// Last OffsetFetch version that names topics; the next one takes ids.
@@ -146,9 +148,10 @@ impl Cluster {
         require_stable: bool,
     ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
         let broker = To::Broker(coordinator);
-        if self.version::<OffsetFetchRequest>(broker, LAST_WITH_NAMES).await? < MANY_GROUPS {
-            let response = self.call_once(broker, MANY_GROUPS - 1, &of_group(group)).await?;
-            return read_group(&response, group);
+        let version = self.version::<OffsetFetchRequest>(broker, LAST_WITH_NAMES).await?;
+        if version < MANY_GROUPS {
+            let request = of_group(group, require_stable && version >= WITH_STABLE);
+            return read_group(&self.call_once(broker, version, &request).await?, group);
         }
         let request = of_groups(&[group], require_stable);
         let mut read =
@@ -234,9 +237,10 @@ fn of_groups(groups: &[&str], require_stable: bool) -> OffsetFetchRequest {
 }
 
 /// The same of one group, in an older version. Fields that a version lacks must be at their defaults.
-fn of_group(group: &str) -> OffsetFetchRequest {
+fn of_group(group: &str, require_stable: bool) -> OffsetFetchRequest {
     let id = GroupId(StrBytes::from_string(group.to_owned()));
-    OffsetFetchRequest::default().with_group_id(id).with_topics(None)
+    let request = OffsetFetchRequest::default().with_group_id(id).with_topics(None);
+    request.with_require_stable(require_stable)
 }
 
 type Read = Result<BTreeMap<TopicPartition, Committed>, KafkaError>;

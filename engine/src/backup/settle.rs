@@ -1,0 +1,230 @@
+//! What a worker makes of an answer: who went on, who is at its end, who can't be read here, and who has waited for too long.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bodley_io::kafka::KafkaError;
+use bodley_protocol::{ErrorCode, RetryClass};
+
+use super::hunt;
+use super::intake::Outcome;
+use super::task::Task;
+use super::worker::{Event, Trouble, Worker};
+use crate::error::EngineError;
+use crate::vault::rows::{Kind, Range};
+use crate::vault::state::PartKey;
+
+/// How often the broker must say that it has no batch up to the end, as after compaction.
+const EMPTY_TRIES: u32 = 3;
+/// In a run that goes on there is no hurry: an answer without data can also mean that a remote store was slow.
+const EMPTY_FOR: Duration = Duration::from_secs(60);
+/// How far a follower that counts as in sync may be behind its leader (replica.lag.time.max.ms).
+const FOLLOWERS_LAG_MS: i64 = 30_000;
+/// A replica in our rack that lags behind its leader is waited for so long.
+const NEAR_PATIENCE: Duration = Duration::from_secs(5);
+/// After so long the leader is asked again which replica is the nearest, as consumers do (metadata.max.age.ms).
+const NEAR_FOR: Duration = Duration::from_secs(300);
+
+impl Worker {
+    /// Acts on what the answer said of each partition. `conclusive`: an empty partition really has nothing there.
+    pub(super) async fn settle(
+        &mut self,
+        outcomes: Vec<(PartKey, Outcome)>,
+        conclusive: bool,
+    ) -> Result<(), EngineError> {
+        let mut back = Vec::new();
+        for (key, outcome) in outcomes {
+            if outcome.is_progress() {
+                self.queue.retain(|other| *other != key);
+                self.queue.push_back(key);
+            }
+            let Some(task) = self.intake.tasks.get_mut(&key) else { continue };
+            if outcome.is_well() && std::mem::take(&mut task.waits) {
+                self.shared.cluster.health().goes_on(&task.tp);
+            }
+            match judge(task, outcome, conclusive, &mut self.rolled.ranges) {
+                Some(trouble) => back.push((key, trouble)),
+                None if task.is_done() => self.finish(key),
+                // In a session its broker would not say again that there is nothing.
+                None if task.is_open() && task.empty_tries > 0 => self.book.forget(),
+                None => {}
+            }
+        }
+        self.give_back(back).await
+    }
+
+    /// The first batch of an answer is always a whole one. When nobody went on, who is not at its end now is stuck, unless it turns out
+    /// to be empty; that a quota leaves nobody any room is no better. While others go on, who waits for a turn is not stuck.
+    pub(super) fn note_the_stuck(&mut self, asked: &[PartKey], outcomes: &[(PartKey, Outcome)]) {
+        let progress = outcomes.iter().any(|(_, outcome)| outcome.is_progress());
+        if progress {
+            let asked: HashSet<&PartKey> = asked.iter().collect();
+            let waiting = self.intake.tasks.iter_mut().filter(|(key, _)| !asked.contains(key));
+            waiting.for_each(|(_, task)| task.stuck = None);
+        }
+        let refused = |key: &PartKey| outcomes.iter().any(|(k, o)| k == key && matches!(o, Outcome::Code(_)));
+        for key in asked {
+            let refused = progress && refused(key);
+            let Some(task) = self.intake.tasks.get_mut(key) else { continue };
+            match progress {
+                true if !refused => task.stuck = None,
+                true => {}
+                false => _ = task.stuck.get_or_insert_with(Instant::now),
+            }
+        }
+    }
+
+    /// In a run that goes on: who has been read up to what was stable when the broker was asked, `asked_at`. `silent_is_well`: the answer names
+    /// all that have anything to say.
+    pub(super) fn note_the_complete(
+        &mut self,
+        asked: &[PartKey],
+        outcomes: &[(PartKey, Outcome)],
+        (asked_at, silent_is_well): (i64, bool),
+    ) {
+        let told: HashMap<PartKey, bool> =
+            outcomes.iter().map(|(key, outcome)| (*key, outcome.is_well())).collect();
+        let mut is_owed = false;
+        for key in asked {
+            let Some(task) = self.intake.tasks.get_mut(key) else { continue };
+            let is_told = told.get(key).copied();
+            if is_told == Some(true) {
+                task.stuck = None;
+                self.rolled.well.extend(task.waits.then_some(*key));
+            }
+            if is_told.unwrap_or(silent_is_well) && task.lag() == 0 {
+                // What a follower tells may be as old as the lag that keeps it in sync.
+                let is_leader = task.near.is_none() && task.elsewhere.is_none();
+                let asked_at = if is_leader { asked_at } else { asked_at - FOLLOWERS_LAG_MS };
+                task.complete = asked_at.max(task.complete);
+            }
+            // Its broker has said all that there is to say in this session, and that was too little.
+            is_owed |= is_told.is_none() && silent_is_well && (task.lag() > 0 || task.hunt.is_some());
+        }
+        if is_owed {
+            self.book.forget();
+        }
+    }
+
+    /// Who was asked goes behind those that were not, when not all could be.
+    pub(super) fn make_way(&mut self, asked: Vec<PartKey>) {
+        let asked: HashSet<PartKey> = asked.into_iter().collect();
+        let (had, not): (VecDeque<PartKey>, VecDeque<PartKey>) =
+            self.queue.iter().copied().partition(|key| asked.contains(key));
+        self.queue = not;
+        self.queue.extend(had);
+    }
+
+    /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them; and those that are read from a
+    /// replica nearby go back to their leader from time to time.
+    pub(super) async fn give_up_on_the_stuck(&mut self) -> Result<(), EngineError> {
+        let patience = self.shared.cluster.options().give_up_after;
+        let stuck = |task: &Task| {
+            let patience = if task.near.is_some() { NEAR_PATIENCE.min(patience) } else { patience };
+            task.stuck.is_some_and(|since| since.elapsed() > patience)
+        };
+        let mut back = Vec::new();
+        for task in self.intake.tasks.values() {
+            if !task.is_open() && stuck(task) {
+                let what = format!("broker {} has no data below the end that it told before", self.broker());
+                back.push((task.key, Trouble::Route(KafkaError::NoRoute(what))));
+            } else if task.is_open() && task.near.is_some_and(|(_, since)| since.elapsed() > NEAR_FOR) {
+                back.push((task.key, Trouble::Leader));
+            }
+        }
+        self.give_back(back).await
+    }
+
+    fn finish(&mut self, key: PartKey) {
+        if let Some(mut task) = self.drop_task(key) {
+            self.rolled.aborted.extend(task.aborted.take_rows(key, task.rewind));
+        }
+        let _ = self.events.send(Event::Done);
+    }
+
+    /// Hands tasks back, and before them all that was read of them: what the next worker reads must not be committed without it.
+    pub(super) async fn give_back(&mut self, troubled: Vec<(PartKey, Trouble)>) -> Result<(), EngineError> {
+        if troubled.is_empty() {
+            return Ok(());
+        }
+        let mut back = Vec::new();
+        for (key, trouble) in troubled {
+            if let Some(mut task) = self.drop_task(key) {
+                self.rolled.aborted.extend(task.aborted.take_rows(key, task.rewind));
+                back.push((task, trouble));
+            }
+        }
+        self.roll_if_any().await?;
+        for (task, trouble) in back {
+            let _ = self.events.send(Event::Back(Box::new(task), trouble));
+        }
+        Ok(())
+    }
+
+    fn drop_task(&mut self, key: PartKey) -> Option<Task> {
+        self.queue.retain(|other| *other != key);
+        self.intake.tasks.remove(&key)
+    }
+
+    pub(super) async fn give_all_back(&mut self, error: &KafkaError) -> Result<(), EngineError> {
+        let broker = self.broker();
+        tracing::info!("broker {broker}: {error}");
+        let again = || KafkaError::NoRoute(format!("broker {broker}: {error}"));
+        let trouble = || match error.retry_class() {
+            RetryClass::Never => Trouble::Hopeless(again()),
+            _ => Trouble::Route(again()),
+        };
+        let all = self.queue.iter().map(|key| (*key, trouble())).collect();
+        self.give_back(all).await
+    }
+}
+
+/// Whether a partition can go on being read here.
+fn judge(task: &mut Task, outcome: Outcome, conclusive: bool, ranges: &mut Vec<Range>) -> Option<Trouble> {
+    match outcome {
+        Outcome::Progress if task.elsewhere.is_some() && !task.is_done() => Some(Trouble::Leader),
+        Outcome::Progress => None,
+        // What a follower does not have, the leader may have.
+        Outcome::Cut | Outcome::Empty(_) | Outcome::Ended if task.elsewhere.is_some() => {
+            Some(Trouble::OtherReplica)
+        }
+        Outcome::Cut => None,
+        Outcome::Empty(lso) => {
+            // The least that was told in these tries: one that is too large would skip what is there.
+            task.empty_end = if task.empty_tries == 0 { lso } else { lso.min(task.empty_end) };
+            let end = if task.is_open() { task.empty_end } else { task.end };
+            task.empty_tries += u32::from(conclusive && lso >= end && end > task.next);
+            let since = *task.empty_since.get_or_insert_with(Instant::now);
+            if task.empty_tries == 0 {
+                task.empty_since = None;
+            } else if task.empty_tries >= EMPTY_TRIES && (!task.is_open() || since.elapsed() >= EMPTY_FOR) {
+                skip_to(task, end, ranges);
+            }
+            None
+        }
+        Outcome::Nearer(replica) => Some(Trouble::Nearer(replica)),
+        Outcome::Hunted(good) => hunt::go_on(task, good, ranges),
+        Outcome::Ended if task.is_open() => None,
+        Outcome::Ended => {
+            skip_to(task, task.end, ranges);
+            None
+        }
+        Outcome::Code(ErrorCode::OFFSET_OUT_OF_RANGE) => Some(Trouble::OutOfRange),
+        Outcome::Code(code) => {
+            let (api, subject) = ("Fetch", task.tp.to_string());
+            let error = KafkaError::Refused { api, subject, code, message: None };
+            Some(match code.retry_class() {
+                RetryClass::Never if code != ErrorCode(-1) => Trouble::Hopeless(error),
+                _ => Trouble::Route(error),
+            })
+        }
+        Outcome::Diverged => Some(Trouble::Diverged),
+        Outcome::Bad(bad, behind) => hunt::bad_batch(task, &bad, behind, ranges),
+    }
+}
+
+/// The broker has no batch from `next` to `end`.
+fn skip_to(task: &mut Task, end: i64, ranges: &mut Vec<Range>) {
+    ranges.push(task.row(Kind::Empty, end));
+    (task.next, task.last_epoch, task.empty_tries, task.empty_since) = (end, -1, 0, None);
+}

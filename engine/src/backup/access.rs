@@ -34,14 +34,14 @@ pub async fn check_names(
     }
 }
 
-/// Topics that may not be read are emptied of their partitions; the names of those whose settings may not be read are given back.
+/// Topics that may not be read are emptied of their partitions; the names of those whose settings may not be read are in the plan.
 pub async fn check(
     cluster: &Cluster,
     state: &State,
     selection: &Selection,
     chosen: &mut Vec<Topic>,
     plan: &mut Plan,
-) -> Result<BTreeSet<String>, EngineError> {
+) -> Result<(), EngineError> {
     let names: Vec<Arc<str>> = chosen.iter().map(|topic| Arc::clone(&topic.name)).collect();
     let missing = rights::for_backup(cluster, &names).await?;
     let unreadable = missing.topics(Operation::Read);
@@ -60,8 +60,8 @@ pub async fn check(
         let (id, error) = (NO_TOPIC_ID, ErrorCode::TOPIC_AUTHORIZATION_FAILED);
         chosen.push(Topic { name, id, internal: false, partitions: Vec::new(), error });
     }
-    plan.closed = closed.clone();
-    Ok(closed)
+    plan.closed = closed;
+    Ok(())
 }
 
 /// A right is missing.

@@ -52,8 +52,6 @@ pub struct Rolls {
     head_time: i64,
     /// What our newest commit says of how far it is complete.
     head_complete: Option<i64>,
-    /// The checkpoint beside the run: what it began at.
-    checkpoint: u64,
 }
 
 impl Rolls {
@@ -67,7 +65,6 @@ impl Rolls {
             committed_bytes: 0,
             head_time: vault.head_time(),
             head_complete: None,
-            checkpoint: 0,
         }
     }
 
@@ -213,29 +210,34 @@ impl Run {
                 event = self.inbox.recv() => event,
                 () = &mut patience => {
                     tracing::info!("{} connections hand over later what they have", waiting.len());
-                    waiting.clear();
-                    self.inbox.try_recv().ok()
+                    break;
                 }
             };
-            match event {
-                Some(Event::Rolled(rolled)) => {
-                    let done = (rolled.worker, rolled.number);
-                    self.take(rolled, report);
-                    waiting.retain(|key| (*key, number) != done);
-                }
-                Some(Event::Fatal(error)) => return Err(error),
-                Some(other) => later.push(other),
-                None => break,
+            let Some(event) = event else { break };
+            if let Event::Rolled(rolled) = &event {
+                waiting.retain(|key| (*key, number) != (rolled.worker, rolled.number));
             }
+            self.set_aside(event, &mut later, report)?;
         }
         while let Ok(event) = self.inbox.try_recv() {
-            match event {
-                Event::Rolled(rolled) => self.take(rolled, report),
-                Event::Fatal(error) => return Err(error),
-                other => later.push(other),
-            }
+            self.set_aside(event, &mut later, report)?;
         }
         Ok(later)
+    }
+
+    /// Takes what goes into the commit; all else is for later.
+    fn set_aside(
+        &mut self,
+        event: Event,
+        later: &mut Vec<Event>,
+        report: &mut Report,
+    ) -> Result<(), EngineError> {
+        match event {
+            Event::Rolled(rolled) => self.take(rolled, report),
+            Event::Fatal(error) => return Err(error),
+            other => later.push(other),
+        }
+        Ok(())
     }
 
     /// Up to when this commit has all that was stable; `None`: that can't be said.
@@ -259,11 +261,9 @@ impl Run {
 
     /// Makes a checkpoint beside the run when one is due: what is backed up is in already, so whatever goes wrong here is said and no more.
     pub(super) fn checkpoint_beside(&mut self) {
-        let seq = self.vault.receipt().seq;
-        if self.following.is_none() || !self.vault.checkpoint_is_due() || seq == self.rolls.checkpoint {
+        if self.following.is_none() || !self.vault.checkpoint_is_due() {
             return;
         }
-        self.rolls.checkpoint = seq;
         self.vault.checkpoint_elsewhere();
         let (store, alone) = (Arc::clone(self.vault.store()), self.options.single_writer);
         tokio::spawn(async move {

@@ -102,7 +102,7 @@ pub async fn backup(
             return Ok(Report { interrupted: options.follow.is_none(), ..Report::default() });
         }
     };
-    let Prepared { vault, state, mut plan, snapshot, open } = prepared;
+    let Prepared { vault, state, mut plan, snapshot, open, watches } = prepared;
     let store = Arc::clone(vault.store());
     let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
     report.notes = std::mem::take(&mut plan.notes);
@@ -118,7 +118,6 @@ pub async fn backup(
     report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
     let rows = std::mem::take(&mut plan.rows);
     let pool = BufferPool::new(vault.store().part_len(), options.budget);
-    let watches = troubles::watches(&cluster).await?;
     if options.follow.is_some() {
         cluster.health().never_gives_up();
     }
@@ -146,6 +145,7 @@ struct Prepared {
     plan: plan::Plan,
     snapshot: groups::Snapshot,
     open: transactions::Found,
+    watches: troubles::Watches,
 }
 
 /// Everything that comes before the first Fetch.
@@ -166,13 +166,13 @@ async fn prepare(
     vault.check_writing()?;
     let warnings = vault.take_warnings();
     let mut rights = plan::Plan::default();
-    let closed = access::check(cluster, &state, &options.selection, &mut chosen, &mut rights).await?;
+    access::check(cluster, &state, &options.selection, &mut chosen, &mut rights).await?;
     let mut reborn = BTreeMap::new();
     let (mut plan, snapshot) = loop {
         let mut plan = rights.rights();
         let basis = plan::Basis { state: &state, vault_id: &vault.identity().vault_id, reborn: &reborn };
         plan.catalog(&basis, &options.selection, &chosen);
-        plan.settings(cluster, &state, &closed).await?;
+        plan.settings(cluster, &state, &rights.closed).await?;
         // Before the ends are fixed: a position taken now lies within what will be read.
         let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
         let goes_on = options.follow.is_some();
@@ -188,7 +188,8 @@ async fn prepare(
     };
     plan.notes.splice(..0, warnings);
     let open = transactions::look(cluster, &plan.suspects).await;
-    Ok(Prepared { vault, state, plan, snapshot, open })
+    let watches = troubles::watches(cluster).await?;
+    Ok(Prepared { vault, state, plan, snapshot, open, watches })
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {

@@ -80,11 +80,20 @@ impl Backoff {
     }
 }
 
+/// How long one of many things rests that has been stuck for so long, before it is tried again: a quarter of that, within bounds. What was stuck together
+/// does not come back in step.
+pub fn rest(stuck: Duration) -> Duration {
+    let (least, most) = REST;
+    jittered((stuck / 4).clamp(least, most))
+}
+
 /// Shortens a pause by up to a half.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
+/// The shortest rest and the longest, before chance shortens them.
+const REST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// After so long without a try the next one does not wait.
 const QUIET: Duration = Duration::from_secs(10);
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bodley_io::backoff::rest;
 use bodley_io::kafka::cluster::To;
 use bodley_io::kafka::{Cluster, KafkaError};
 use bodley_protocol::messages::FetchRequest;
 use bodley_protocol::{NO_TOPIC_ID, RetryClass, TopicId};
+use futures_util::future::join_all;
 
 use super::run::Run;
 use super::task::Task;
@@ -17,8 +19,6 @@ use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue, Report};
 use crate::vault::rows::{Kind, Reason};
 
-/// How long a task rests before it is tried again: a quarter of the time that it has been stuck, within these bounds.
-const REST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// Between looks at partitions.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Metadata can be late: what it does not show is believed gone after so long.
@@ -79,26 +79,27 @@ impl Run {
 
     /// Lets a task rest before its next try, unless it has been stuck for too long.
     pub(super) fn park(&mut self, mut task: Task, error: &KafkaError, report: &mut Report) {
-        let since = *task.stuck.get_or_insert_with(Instant::now);
+        let stuck = task.stuck.get_or_insert_with(Instant::now).elapsed();
         let patience = self.cluster.options().give_up_after;
         let leader = self.cluster.layout().partition(&task.tp).and_then(|partition| partition.leader);
         self.cluster.health().waits(&task.tp, leader, error);
         task.waits = true;
-        if since.elapsed() < patience {
-            self.parked.push((Instant::now() + rest(since), task));
-            return;
-        }
-        let seconds = patience.as_secs();
         let tp = &task.tp;
-        if let Some(following) = &mut self.following {
-            let message = format!("{tp}: no progress for {} s: {error}", since.elapsed().as_secs());
-            let issue = Issue::new("partition_unavailable", Severity::Failed, message);
-            following.suffers(&task, issue.at(&tp.topic, task.key.1, Some(task.next)));
-            self.parked.push((Instant::now() + rest(since), task));
-            return;
+        match &mut self.following {
+            None if stuck >= patience => {
+                let seconds = patience.as_secs();
+                let message = format!("{tp}: gave up after {seconds} s without progress: {error}");
+                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
+                return self.give_up(&task, issue, report);
+            }
+            Some(following) if stuck >= patience => {
+                let message = format!("{tp}: no progress for {} s: {error}", stuck.as_secs());
+                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
+                following.suffers(&task, issue.at(&tp.topic, task.key.1, Some(task.next)));
+            }
+            _ => {}
         }
-        let message = format!("{tp}: gave up after {seconds} s without progress: {error}");
-        self.give_up(&task, Issue::new("partition_unavailable", Severity::Failed, message), report);
+        self.parked.push((Instant::now() + rest(stuck), task));
     }
 
     /// In a run that goes on, the partition is looked at again with the next census.
@@ -327,12 +328,6 @@ fn is_same(id: TopicId, other: TopicId) -> bool {
     id == other || id == NO_TOPIC_ID || other == NO_TOPIC_ID
 }
 
-/// Not all at the same time.
-fn rest(stuck: Instant) -> Duration {
-    let (least, most) = REST;
-    (stuck.elapsed() / 4).clamp(least, most).mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
 /// What the brokers' Fetch looks at by itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Watches {
@@ -345,9 +340,13 @@ pub struct Watches {
 /// As the oldest broker has it, of those that answer.
 pub async fn watches(cluster: &Cluster) -> Result<Watches, EngineError> {
     let mut version = cluster.version::<FetchRequest>(To::Any, i16::MAX).await?;
-    for broker in cluster.layout().brokers.keys() {
+    let layout = cluster.layout();
+    let ask = |broker: &i32| {
         let asked = cluster.version::<FetchRequest>(To::Broker(*broker), i16::MAX);
-        if let Ok(Ok(theirs)) = tokio::time::timeout(VERSION_WITHIN, asked).await {
+        tokio::time::timeout(VERSION_WITHIN, asked)
+    };
+    for asked in join_all(layout.brokers.keys().map(ask)).await {
+        if let Ok(Ok(theirs)) = asked {
             version = version.min(theirs);
         }
     }

@@ -316,7 +316,7 @@ impl Worker {
             Ok(answer) => answer,
             Err(EngineError::Kafka(KafkaError::Stopped)) => return self.settle(outcomes, false).await,
             Err(EngineError::Kafka(error)) => {
-                self.is_down(&error);
+                self.shared.cluster.has_failed(self.broker(), &error);
                 self.settle(outcomes, false).await?;
                 return self.give_all_back(&error).await;
             }
@@ -377,23 +377,13 @@ impl Worker {
         };
         let (said, forgotten) = request.partitions();
         let asked = request.asked(&said, &forgotten);
-        let cluster = Arc::clone(&self.shared.cluster);
-        let address = cluster.layout().brokers.get(&self.broker()).cloned();
-        let asking = address.map(|address| cluster.health().asking(self.broker(), &address));
+        let asking = self.shared.cluster.asking(self.broker());
         let coming = self.attend(connection.ask(limits, &asked)).await?;
         drop(asking);
         match coming {
             Some(Ok(coming)) => Ok(Some(connection.take(coming, &mut self.intake).await)),
             Some(Err(error)) => Ok(Some(Err(error.into()))),
             None => Ok(None),
-        }
-    }
-
-    /// The broker has failed us in the midst of an answer.
-    fn is_down(&self, error: &KafkaError) {
-        let layout = self.shared.cluster.layout();
-        if let Some(address) = layout.brokers.get(&self.broker()) {
-            self.shared.cluster.health().down(self.broker(), address, error);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bodley_io::backoff::rest;
 use bodley_io::kafka::offsets::End;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
 use bodley_protocol::batch::{self, HEADER_LEN};
@@ -25,8 +26,6 @@ use crate::error::EngineError;
 use crate::progress::Progress;
 use crate::report::Merged;
 
-/// How long a partition rests before its leader is asked: at first, and at most, when it has been stuck for long.
-const REST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// Who is stuck for so long does not keep buffers that others could use.
 const KEEPS: Duration = Duration::from_secs(2);
 
@@ -397,10 +396,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// The rest of a partition that has been stuck for so long: partitions that were stuck together do not come back in step.
-fn rest(stuck: Duration) -> Duration {
-    let (first, longest) = REST;
-    (stuck / 4).clamp(first, longest).mul_f64(0.5 + fastrand::f64() / 2.0)
 }

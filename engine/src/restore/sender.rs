@@ -348,10 +348,7 @@ impl Sender {
     async fn receive(&mut self) -> Result<(), EngineError> {
         let held = self.held();
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        let health = self.shared.cluster.health();
-        let layout = self.shared.cluster.layout();
-        let address = layout.brokers.get(&self.broker).filter(|_| held.is_zero());
-        let asking = address.map(|address| health.asking(self.broker, address));
+        let asking = if held.is_zero() { self.shared.cluster.asking(self.broker) } else { None };
         let Acks { acks, took, throttle } = connection.receive_produce_held(self.version, held).await?;
         drop(asking);
         self.held_until = (!throttle.is_zero()).then(|| Instant::now() + throttle);
@@ -444,10 +441,8 @@ impl Sender {
     fn give_all_back(&mut self, error: &KafkaError) {
         tracing::info!("broker {}: {error}", self.broker);
         // That no connection came about was noted by who tried.
-        if self.connection.take().is_some()
-            && let Some(address) = self.shared.cluster.layout().brokers.get(&self.broker)
-        {
-            self.shared.cluster.health().down(self.broker, address, error);
+        if self.connection.take().is_some() {
+            self.shared.cluster.has_failed(self.broker, error);
         }
         for mut job in self.active.drain(..).chain(self.waiting.drain(..)) {
             job.unclear |= job.outstanding > 0;

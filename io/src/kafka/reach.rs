@@ -13,6 +13,7 @@ use super::address::Address;
 use super::cluster::{Cluster, To, lock};
 use super::connection::Connection;
 use super::error::KafkaError;
+use super::health::Asking;
 use crate::backoff::{Gate, Pauses};
 
 /// A broker that is asked whether it answers.
@@ -104,6 +105,18 @@ impl Cluster {
                 Err(error)
             }
             (opened, None) => opened,
+        }
+    }
+
+    /// A broker is asked on a connection of the caller's own: [`Health::asking`](super::health::Health::asking).
+    pub fn asking(&self, broker: i32) -> Option<Asking> {
+        self.layout().brokers.get(&broker).map(|address| self.health().asking(broker, address))
+    }
+
+    /// A broker has failed on a connection of the caller's own.
+    pub fn has_failed(&self, broker: i32, error: &KafkaError) {
+        if let Some(address) = self.layout().brokers.get(&broker) {
+            self.health().down(broker, address, error);
         }
     }
 

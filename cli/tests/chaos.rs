@@ -176,7 +176,7 @@ fn play(stage: &Stage, seed: u64, known: &Vault, dumps: &[Dump], failures: &Fail
 
 fn seeds(from: u64) -> impl Iterator<Item = u64> {
     let chosen = std::env::var("BODLEY_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let most = if soak() { 500 } else { 60 };
+    let most = if soak() { 500 } else { 30 };
     (from..most).step_by(2).filter(move |seed| chosen.is_none_or(|chosen| chosen == *seed))
 }
 

@@ -40,21 +40,6 @@ fn end(mut run: Running) -> Ran {
     run.wait()
 }
 
-/// Waits until the vault's listing is as wanted.
-#[track_caller]
-fn until(mut run: Running, vault: &Vault, what: &str, is_so: impl Fn(&Value) -> bool) -> Running {
-    let deadline = Instant::now() + seconds(60.0);
-    loop {
-        if vault.objects().keys().any(|path| path.starts_with("log/")) && is_so(&vault.listed()) {
-            return run;
-        }
-        let runs = run.leave_alone(seconds(0.2)).is_running();
-        if !runs || Instant::now() > deadline {
-            panic!("it never came to this: {what}: {:#}\n{}", vault.listed(), run.kill());
-        }
-    }
-}
-
 /// Waits until the vault has everything that there is to be had.
 #[track_caller]
 fn complete(mut run: Running, vault: &Vault) -> Running {
@@ -81,7 +66,7 @@ fn what_comes_is_taken_up() {
     stage.topic("comes", 2);
     stage.write("comes", 0, "before", 100);
     let mut run = follow(&stage, &vault, &["--topic", "comes*"]);
-    run = until(run, &vault, "the first records", |listed| records(listed, "comes") == 100);
+    run = vault.until(run, "the first records", |listed| records(listed, "comes") == 100);
 
     // More of it, a partition more, a topic more, another that is none of ours.
     stage.write("comes", 1, "while", 50);
@@ -94,14 +79,14 @@ fn what_comes_is_taken_up() {
     stage.bench.alter_config("comes", &[("retention.ms", "777000000")], &[]).unwrap();
     let positions = [GroupOffset::new("comes", 0, 40), GroupOffset::new("comes", 2, 25)];
     stage.bench.commit_offsets("comes-group", &positions).unwrap();
-    run = until(run, &vault, "all of it", |listed| {
+    run = vault.until(run, "all of it", |listed| {
         records(listed, "comes") == 175 && records(listed, "comes-new") == 30 && listed["groups"] == 1
     });
     assert!(topics(&vault.listed(), "elsewhere").is_empty());
 
     // A transaction that is open holds back its partition and nothing else.
     stage.write("comes-new", 0, "more", 10);
-    run = until(run, &vault, "more", |listed| records(listed, "comes-new") == 40);
+    run = vault.until(run, "more", |listed| records(listed, "comes-new") == 40);
 
     let ran = end(run).exits(0);
     let report = ran.json();
@@ -136,23 +121,64 @@ fn settings_that_change_and_topics_that_go() {
         stage.write(topic, 0, "first life", 20);
     }
     let mut run = follow(&stage, &vault, &["--topic", "goes-*"]);
-    run = until(run, &vault, "the first lives", |listed| {
-        records(listed, "goes-a") + records(listed, "goes-b") == 40
-    });
+    run = vault
+        .until(run, "the first lives", |listed| records(listed, "goes-a") + records(listed, "goes-b") == 40);
     stage.bench.delete_topic("goes-a").unwrap();
     stage.bench.delete_topic("goes-b").unwrap();
     stage.topic("goes-b", 2);
     stage.write("goes-b", 1, "second life", 33);
-    run = until(run, &vault, "the second life", |listed| {
+    run = vault.until(run, "the second life", |listed| {
         let lives = topics(listed, "goes-b");
         let gone = topics(listed, "goes-a");
         lives.len() == 2 && records(listed, "goes-b") == 53 && gone[0]["present"] == false
     });
-    let report = end(run).exits(0).json();
+    // Who is gone is not waited for.
+    run.leave_alone(seconds(6.0));
+    let report = end(complete(run, &vault)).exits(0).json();
     assert_eq!(report["gaps"], json!([]), "{report:#}");
+    let notes = list(&report, "notes");
+    assert!((2..=4).contains(&notes.len()), "{report:#}");
+    assert!(topics(&vault.listed(), "goes-a")[0]["present"] == false);
     vault.verified();
     stage.restore_as(&vault, "goes-b", "back-goes-b").exits(0);
     same(&stage.dump("goes-b"), &stage.dump("back-goes-b"));
+}
+
+/// A service may be there before its topics.
+#[test]
+fn topics_that_are_not_there_yet() {
+    let stage = one();
+    let vault = Vault::new();
+    let run = follow(&stage, &vault, &["--topic", "later-*", "--topic", "latest"]);
+    let mut run = vault.until(run, "a vault", |listed| list(listed, "topics").is_empty());
+    run = complete(run, &vault);
+    for topic in ["later-a", "latest"] {
+        stage.topic(topic, 1);
+        stage.write(topic, 0, "at last", 30);
+        run = vault.until(run, topic, |listed| records(listed, topic) == 30);
+    }
+    end(run).exits(0).says("no topic matches `later-*` in the cluster");
+}
+
+#[test]
+fn a_vault_that_is_taken_away_ends_it() {
+    let stage = one();
+    let vault = Vault::new();
+    stage.topic("homeless", 1);
+    stage.write("homeless", 0, "kept", 50);
+    let run = follow(&stage, &vault, &["--topic", "homeless"]);
+    let mut run = vault.until(run, "the first records", |listed| records(listed, "homeless") == 50);
+    while std::fs::remove_dir_all(vault.root()).is_err() {
+        assert!(run.leave_alone(seconds(0.1)).is_running(), "it can't be taken away");
+    }
+    std::fs::create_dir_all(vault.root()).unwrap();
+    stage.write("homeless", 0, "lost", 50);
+    run.leave_alone(seconds(20.0));
+    assert!(!run.is_running(), "{}", run.kill());
+    let ran = run.wait();
+    assert!(ran.code == Some(1) || ran.code == Some(3), "{ran}");
+    // A commit may have been under way.
+    assert!(vault.objects_in("log").len() <= 1, "{ran}");
 }
 
 #[test]
@@ -162,7 +188,7 @@ fn retention_that_overtakes_it_is_a_gap() {
     stage.topic("overtaken", 1);
     stage.write("overtaken", 0, "kept", 50);
     let mut run = follow(&stage, &vault, &["--topic", "overtaken"]);
-    run = until(run, &vault, "the first records", |listed| records(listed, "overtaken") == 50);
+    run = vault.until(run, "the first records", |listed| records(listed, "overtaken") == 50);
     let pid = run.pid().to_string();
     let signal = |name: &str| {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -174,7 +200,7 @@ fn retention_that_overtakes_it_is_a_gap() {
     stage.bench.delete_records("overtaken", 0, 80).unwrap();
     stage.write("overtaken", 0, "kept", 7);
     signal("-CONT");
-    run = until(run, &vault, "what is behind the gap", |listed| {
+    run = vault.until(run, "what is behind the gap", |listed| {
         list(listed, "gaps").len() == 1 && records(listed, "overtaken") == 77
     });
     let report = end(run).exits(3).says("gap: overtaken-0 offsets 50..80 (retention) are lost").json();
@@ -198,7 +224,7 @@ fn transactions() {
     }
     stage.bench.drop_producer("transactor").unwrap();
     stage.wait_for_stable_end("transacted", 12);
-    run = until(run, &vault, "three", |listed| records(listed, "transacted") == 3);
+    run = vault.until(run, "three", |listed| records(listed, "transacted") == 3);
     end(run).exits(0);
     stage.restore_as(&vault, "transacted", "back-transacted").exits(0);
     let committed = stage.bench.dump("transacted", Isolation::Committed).unwrap();
@@ -222,7 +248,7 @@ fn brokers_die_while_it_follows() {
             stage.write("dying", partition, "meanwhile", 20);
         }
         written += 240;
-        run = until(run, &vault, "all, though one is dead", |listed| records(listed, "dying") == written);
+        run = vault.until(run, "all, though one is dead", |listed| records(listed, "dying") == written);
         node.start().unwrap();
         stage.cluster.wait_until_up().unwrap();
     }
@@ -265,7 +291,7 @@ fn rolling_kills_while_a_producer_writes() {
         }
         acked
     });
-    run = until(run, &vault, "all that was acknowledged", |listed| records(listed, "rolled") >= acked);
+    run = vault.until(run, "all that was acknowledged", |listed| records(listed, "rolled") >= acked);
     let report = end(run).exits(0).json();
     assert_eq!((&report["errors"], &report["gaps"]), (&json!([]), &json!([])), "{report:#}");
     assert!(list(&report, "brokers").iter().any(|broker| broker["errors"].as_i64() > Some(0)), "{report:#}");
@@ -284,7 +310,7 @@ fn all_brokers_are_down_for_a_while() {
     stage.bench.create_replicated("dark", 3, 3, &[]).unwrap();
     stage.write("dark", 0, "before", 10);
     let mut run = follow(&stage, &vault, &["--topic", "dark", "--give-up-after", "5s"]);
-    run = until(run, &vault, "the beginning", |listed| records(listed, "dark") == 10);
+    run = vault.until(run, "the beginning", |listed| records(listed, "dark") == 10);
     for node in stage.cluster.nodes() {
         node.kill().unwrap();
     }
@@ -300,7 +326,7 @@ fn all_brokers_are_down_for_a_while() {
     }
     stage.cluster.wait_until_up().unwrap();
     stage.write("dark", 1, "after", 10);
-    run = until(run, &vault, "what came after", |listed| records(listed, "dark") == 20);
+    run = vault.until(run, "what came after", |listed| records(listed, "dark") == 20);
     run = complete(run, &vault);
     end(run).exits(0).says("waiting for broker").says("is back after");
     vault.verified();
@@ -321,7 +347,7 @@ fn many_partitions_few_objects() {
     let vault = Vault::new();
     stage.topic("many", 300);
     let run = follow(&stage, &vault, &["--topic", "many"]);
-    let mut run = until(run, &vault, "its partitions", |listed| topics(listed, "many").len() == 1);
+    let mut run = vault.until(run, "its partitions", |listed| topics(listed, "many").len() == 1);
     let (mut written, end_at) = (0, Instant::now() + seconds(if soak() { 120.0 } else { 15.0 }));
     while Instant::now() < end_at {
         let records: Vec<Record> = (0..300).map(|n| Record::new(n).value(vec![7; 1000])).collect();
@@ -330,7 +356,7 @@ fn many_partitions_few_objects() {
     }
     assert!(run.is_running());
     vault.bodley("status", &["--max-lag", "10s"]).exits(0);
-    run = until(run, &vault, "all", |listed| records(listed, "many") == written);
+    run = vault.until(run, "all", |listed| records(listed, "many") == written);
     let ran = end(run).exits(0);
     assert!(ran.peak < 256 << 20, "{} MiB", ran.peak >> 20);
     let (commits, tables) = (vault.objects_in("log/").len(), vault.objects_in("index/").len());
@@ -353,7 +379,7 @@ fn a_silent_broker_holds_up_nobody() {
         stage.write("silent", partition, "before", 10);
     }
     let mut run = follow(&stage, &vault, &["--topic", "silent"]);
-    run = until(run, &vault, "the beginning", |listed| records(listed, "silent") == 30);
+    run = vault.until(run, "the beginning", |listed| records(listed, "silent") == 30);
     stage.cluster.proxy(2).unwrap().stall(true);
     thread::sleep(seconds(1.0));
     for n in 1..4 {
@@ -361,7 +387,7 @@ fn a_silent_broker_holds_up_nobody() {
             stage.write("silent", partition, "meanwhile", 10);
         }
         let since = Instant::now();
-        run = until(run, &vault, "the others' records", |listed| records(listed, "silent") == 30 + 20 * n);
+        run = vault.until(run, "the others' records", |listed| records(listed, "silent") == 30 + 20 * n);
         assert!(since.elapsed() < seconds(20.0), "held up for {:?}", since.elapsed());
     }
     // It is not complete, and says so.
@@ -370,7 +396,7 @@ fn a_silent_broker_holds_up_nobody() {
     vault.bodley("status", &["--max-age", "15s"]).exits(0);
     stage.write("silent", 2, "late", 10);
     stage.cluster.proxy(2).unwrap().stall(false);
-    run = until(run, &vault, "all", |listed| records(listed, "silent") == 100);
+    run = vault.until(run, "all", |listed| records(listed, "silent") == 100);
     run = complete(run, &vault);
     end(run).exits(0);
     vault.verified();

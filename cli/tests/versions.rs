@@ -116,6 +116,9 @@ fn whole(place: usize) {
     a_restore_that_is_killed_goes_on(&site);
     late_requests_are_refused(&site);
     a_topic_created_again_is_another_topic(&site);
+    if !site.fetches_by_id() {
+        a_topic_created_again_under_a_run(&site);
+    }
 }
 
 /// A run that found nothing wrong, with these notes.
@@ -334,6 +337,45 @@ fn a_topic_created_again_is_another_topic(site: &Version) {
     vault.verified();
     site.restore_as(&vault, "again", "again-back").exits(0);
     same(&site.dump("again"), &site.dump("again-back"));
+}
+
+/// Where Fetch knows names only, a run can have read either: none of the second life gets into the first, and all others are backed up to their ends.
+fn a_topic_created_again_under_a_run(site: &Version) {
+    let (first, second) = (8_000, 10);
+    let records = |life: &Value| life["records"].as_u64().unwrap();
+    site.topic("beside", 1);
+    site.write("beside", 0, "beside", 100);
+    for follow in [false, true] {
+        let name = if follow { "under-follow" } else { "under" };
+        generate(site, name, first, None);
+        let vault = Vault::new();
+        let mut args =
+            vec!["--topic", name, "--topic", "beside", "--limit-read", "2M", "--commit-interval", "1s"];
+        args.extend(follow.then_some("--follow"));
+        let mut run = site.start("backup", &vault, &args);
+        run =
+            vault.until(run, "a commit", |listed| topics(listed, name).iter().any(|life| records(life) > 0));
+        site.bench.delete_topic(name).unwrap();
+        site.topic(name, 4);
+        site.write(name, 0, "second life", second as usize);
+        if follow {
+            let is_there = |life: &&Value| records(life) == second;
+            run = vault.until(run, "the second life", |listed| topics(listed, name).iter().any(is_there));
+            run.signal("TERM");
+        }
+        let ran = run.wait();
+        assert!(ran.out.contains("deleted and created again") || !site.has_ids(), "{ran}");
+        vault.verified();
+        site.backup(&vault, &args[..4]);
+        let listed = vault.listed();
+        let lives = topics(&listed, name);
+        assert_eq!((lives.len(), records(lives[0])), (2, second), "{ran}\n{listed:#}");
+        assert!((1..first).contains(&records(lives[1])), "{ran}\n{listed:#}");
+        let old = bodley(&["cat", "--vault", vault.url(), "--topic", name, "--incarnation", "0"]);
+        assert!(old.code == Some(0) && !old.out.contains("second life"), "{old}");
+        vault.verified();
+        assert_eq!(records(topics(&listed, "beside")[0]), 100);
+    }
 }
 
 /// Before 2.8 nobody but a transaction's coordinator can put a fence: where that way is closed, sequences decide.

@@ -15,6 +15,9 @@ use crate::verify::Locks;
 /// The result of a command.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
+    /// How much of it stands whatever becomes of the run.
+    #[serde(skip)]
+    pub standing: Standing,
     /// `seq:sha256` of the vault's newest commit.
     pub receipt: Option<String>,
     /// Topic by topic, sorted by name.
@@ -298,8 +301,7 @@ impl From<&EngineError> for Issue {
                 issue = issue.hint("add --single-writer, and never run two backups into it at a time");
             }
             EngineError::Replaced { topic } => {
-                issue =
-                    issue.topic(topic).hint("run again: what is there now is backed up as a new incarnation");
+                issue = issue.topic(topic).hint("run again when topics are not made anew all the time");
             }
             EngineError::Damaged { object, topic, partition, offsets, .. } => {
                 issue = issue.at(topic, *partition, Some(offsets.start)).object(object.clone()).hint(hint);
@@ -310,7 +312,39 @@ impl From<&EngineError> for Issue {
     }
 }
 
+/// How much of a report stands whatever becomes of the run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    topics: usize,
+    gaps: usize,
+    errors: usize,
+    notes: usize,
+    objects: u64,
+}
+
 impl Report {
+    /// All that it says is in the vault, or true in any case.
+    pub(crate) fn stands(&mut self) {
+        let Self { topics, gaps, errors, notes, objects, .. } = self;
+        self.standing = Standing {
+            topics: topics.len(),
+            gaps: gaps.len(),
+            errors: errors.len(),
+            notes: notes.len(),
+            objects: *objects,
+        };
+    }
+
+    /// Takes back what was said since [`Report::stands`], as what it was about has been given up. (Bytes and records are counted when they are committed.)
+    pub(crate) fn take_back(&mut self) {
+        let Standing { topics, gaps, errors, notes, objects } = self.standing;
+        self.topics.truncate(topics);
+        self.gaps.truncate(gaps);
+        self.errors.truncate(errors);
+        self.notes.truncate(notes);
+        self.objects = objects;
+    }
+
     /// Adds how the cluster's brokers fared.
     pub fn note_brokers(&mut self, cluster: &Cluster) {
         self.brokers = cluster.health().snapshot().into_iter().map(BrokerReport::from).collect();

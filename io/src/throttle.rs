@@ -24,8 +24,12 @@ impl Throttle {
 
     /// Accounts for `bytes` and waits until earlier ones and these are paid for.
     pub async fn take(&self, bytes: u64) {
-        let due = self.account(bytes, Instant::now());
-        tokio::time::sleep_until(due.into()).await;
+        tokio::time::sleep_until(self.charge(bytes).into()).await;
+    }
+
+    /// Accounts for `bytes`; the time to wait for is when earlier ones and these are paid for.
+    pub fn charge(&self, bytes: u64) -> Instant {
+        self.account(bytes, Instant::now())
     }
 
     fn account(&self, bytes: u64, now: Instant) -> Instant {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Ran, bodley};
+use super::{Ran, Running, bodley, seconds};
 
 /// A folder for a vault, below the build's target folder: temporary folders of the system may have no direct I/O. It goes on drop.
 pub struct Vault {
@@ -121,5 +122,20 @@ impl Vault {
     pub fn commits(&self) -> usize {
         let shown = self.bodley("show", &["--commits"]).exits(0).json();
         super::list(&shown, "commits").len()
+    }
+
+    /// Lets a run go on until the vault's listing is as wanted.
+    #[track_caller]
+    pub fn until(&self, mut run: Running, what: &str, is_so: impl Fn(&Value) -> bool) -> Running {
+        let deadline = Instant::now() + seconds(60.0);
+        loop {
+            if self.objects().keys().any(|path| path.starts_with("log/")) && is_so(&self.listed()) {
+                return run;
+            }
+            let runs = run.leave_alone(seconds(0.2)).is_running();
+            if !runs || Instant::now() > deadline {
+                panic!("it never came to this: {what}: {:#}\n{}", self.listed(), run.kill());
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use bodley_testbed::workbench::Quota;
 
 use crate::common::stage::Stage;
 use crate::common::vault::Vault;
-use crate::common::{list, seconds, soak};
+use crate::common::{bodley, list, seconds, soak};
 use crate::scene::{ALONE, STEADY, three, waits};
 
 /// The partitions of a node that has them alone are nobody's while it is dead.
@@ -63,6 +63,8 @@ fn patience_has_an_end() {
         };
         assert!(list(&errors, "errors").iter().any(named), "{ran}");
     }
+    let doctor = bodley(&["doctor", "-b", &stage.cluster.bootstrap()]);
+    doctor.exits(1).says("no leader").says("start broker 2 again");
     node.start().unwrap();
     stage.in_sync();
     stage.backup_at(&vault, ALONE, "1G", &patience).wait().exits(0);

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// When nothing is new, a commit says so, but not more often than this; in a run that goes on, whose age is watched more closely, more often.
 const STILL_THERE: Duration = Duration::from_secs(300);
 const STILL_FOLLOWING: Duration = Duration::from_secs(60);
+/// So long after the last news a run that goes on says with every commit interval how far it is complete: whoever has just stopped writing may look.
+const STILL_FRESH: Duration = Duration::from_secs(600);
 
 /// What is known of a worker.
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ pub struct Rolls {
     /// When the last commit was made or tried.
     pub committed_at: Instant,
     committed_bytes: u64,
+    /// When the last commit was made that had anything new.
+    new_at: Instant,
     /// When the newest commit was made, ms of its writer's clock.
     head_time: i64,
     /// What our newest commit says of how far it is complete.
@@ -55,16 +59,17 @@ pub struct Rolls {
 }
 
 impl Rolls {
-    /// At a vault's head.
-    pub fn new(vault: &Vault) -> Self {
+    /// At a vault's head, when so many bytes have been read.
+    pub fn new(vault: &Vault, committed_bytes: u64) -> Self {
         Self {
             number: 0,
             told: HashMap::new(),
             patience: PATIENCE,
             committed_at: Instant::now(),
-            committed_bytes: 0,
+            committed_bytes,
+            new_at: Instant::now(),
             head_time: vault.head_time(),
-            head_complete: None,
+            head_complete: vault.head_complete(),
         }
     }
 
@@ -133,17 +138,18 @@ impl Run {
         self.rolls.committed_bytes = self.means.progress.snapshot().bytes;
         // Tasks that come back meanwhile are looked after when the commit stands.
         let later = self.roll_all(report).await?;
-        match self.check_identities().await {
+        match self.check_identities_for(is_last).await {
             // What is durable waits for the next commit.
-            Err(EngineError::Kafka(error)) if error.retry_class() != RetryClass::Never => {
+            Err(EngineError::Kafka(error)) if !is_last && error.retry_class() != RetryClass::Never => {
                 let note = format!("whether topics are still the same could not be looked at: {error}");
                 tracing::info!("{note}");
-                if is_last || report.interrupted {
+                if report.interrupted {
                     report
                         .notes
                         .push(format!("{note}; what was read since the last commit is left to the next run"));
                 }
                 self.rolls.committed_at = Instant::now();
+                self.look_later();
                 return later.into_iter().try_for_each(|event| self.handle(event, report));
             }
             checked => checked?,
@@ -169,12 +175,16 @@ impl Run {
             count(report, &known);
             Arc::make_mut(&mut self.state).add_rows(receipt.seq, known);
             (self.rolls.head_time, self.rolls.head_complete) = (self.vault.head_time(), complete);
+            if is_new {
+                self.rolls.new_at = Instant::now();
+            }
             self.means.progress.committed(now_ms());
             tracing::info!("commit {}", receipt.seq);
         }
         if let Some(complete) = complete {
             self.means.progress.complete_to(complete);
         }
+        report.stands();
         self.rolls.committed_at = Instant::now();
         for event in later {
             self.handle(event, report)?;
@@ -182,15 +192,41 @@ impl Run {
         Ok(())
     }
 
+    /// There is no commit after the last one that could make up for it.
+    async fn check_identities_for(&self, is_last: bool) -> Result<(), EngineError> {
+        let mut backoff = self.cluster.backoff();
+        let mut stop = self.means.stop.clone();
+        loop {
+            match self.check_identities().await {
+                Err(EngineError::Kafka(error)) if is_last && error.retry_class() != RetryClass::Never => {
+                    let waited = tokio::select! {
+                        waited = backoff.wait() => waited,
+                        _ = stop.wait_for(|stop| *stop) => false,
+                    };
+                    if !waited {
+                        return Err(error.into());
+                    }
+                }
+                checked => return checked,
+            }
+        }
+    }
+
     /// Nothing is new: whether that is to be committed all the same, for those who watch the vault's age. In a run that goes on also when it has caught up.
     fn is_worth_a_sign(&self, complete: i64) -> bool {
         let follows = self.following.is_some();
-        let often = if follows { STILL_FOLLOWING } else { STILL_THERE };
+        let often = match follows {
+            true if self.rolls.new_at.elapsed() < STILL_FRESH => self.options.commit_interval,
+            true => STILL_FOLLOWING,
+            false => STILL_THERE,
+        };
         let silent = now_ms().saturating_sub(self.rolls.head_time);
         let some = (self.options.commit_interval * 2).as_millis() as i64;
         let was_behind = self.rolls.head_complete.is_none_or(|then| self.rolls.head_time - then > some);
         let has_caught_up = follows && was_behind && now_ms() - complete <= some;
-        silent >= often.as_millis() as i64 || has_caught_up
+        // What the next look at the vault's lag goes by is what commits say.
+        let is_old = self.rolls.head_complete.is_none_or(|then| complete - then >= often.as_millis() as i64);
+        silent >= often.as_millis() as i64 || is_old || has_caught_up
     }
 
     async fn roll_all(&mut self, report: &mut Report) -> Result<Vec<Event>, EngineError> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use bodley_io::kafka::offsets::{End, Found};
 use bodley_io::kafka::{Cluster, TopicPartition};
 use bodley_io::store::SharedStore;
+use bodley_protocol::TopicId;
 
 use super::plan::{Plan, Rebirth};
 use super::rewind::Parting;
 use super::task::{OPEN, Task};
 use super::transactions::Suspect;
+use super::troubles::is_same;
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::vault::aborted::Aborted;
@@ -76,10 +78,27 @@ impl Plan {
             let Some((key, _)) = parts.get(&tp) else { continue };
             self.unavailable(sight, *key, &tp, error.to_string());
         }
-        let layout = cluster.layout();
+        // What was told of a log that is not as it was left is only of use if it is still the same topic's.
+        let left = |(tp, (key, doubted)): (&TopicPartition, &(PartKey, bool))| {
+            let next = sight.state.partitions.get(key)?.cursor?.next;
+            let told = starts.found.get(tp)?.offset..=ends.found.get(tp)?.offset;
+            Some(*doubted || !told.contains(&next))
+        };
+        let layout = match parts.iter().filter_map(left).any(|is_strange| is_strange) {
+            true => cluster.fresh_layout_patiently().await?,
+            false => cluster.layout(),
+        };
         let mut doubts = Vec::new();
         for (tp, (key, doubted)) in parts {
             let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
+            if self.has_id(key.0) && !is_same(key.0, layout.topic_id(&tp.topic)) {
+                if !sight.goes_on {
+                    return Err(EngineError::Replaced { topic: tp.topic.to_string() });
+                }
+                let what = "its topic was deleted and created again while it was looked at";
+                self.unavailable(sight, key, &tp, what.into());
+                continue;
+            }
             if start.offset > end.offset {
                 let (start, end) = (start.offset, end.offset);
                 let what = format!("its leader says that it begins at offset {start} and ends at {end}");
@@ -94,7 +113,7 @@ impl Plan {
             let cursor = sight.state.partitions.get(&key).and_then(|partition| partition.cursor);
             let next = cursor.map_or(start.offset, |cursor| cursor.next);
             let task = Task {
-                fetch_id: layout.topic_id(&tp.topic),
+                fetch_id: if self.has_id(key.0) { key.0 } else { layout.topic_id(&tp.topic) },
                 from: cursor.map_or(-1, |cursor| cursor.next),
                 told: end.offset,
                 rewind: cursor.map_or(0, |cursor| cursor.rewind),
@@ -111,6 +130,11 @@ impl Plan {
             }
         }
         self.settle_doubts(sight, doubts).await
+    }
+
+    /// Whether a topic is known by an id of the brokers.
+    fn has_id(&self, topic: TopicId) -> bool {
+        self.topics.get(&topic).is_some_and(|row| !row.synthetic)
     }
 
     fn unavailable(&mut self, sight: &Sight<'_>, key: PartKey, tp: &TopicPartition, what: String) {

@@ -159,11 +159,9 @@ impl Following {
         }
     }
 
-    /// When there is something to do next. `surveying`: a census is under way.
-    pub fn wake(&self, surveying: bool) -> Instant {
-        let later = Instant::now() + PATIENCE;
-        let census = if surveying { later } else { self.census_at };
-        if self.asking_groups { census } else { census.min(self.groups_at) }
+    /// When the next census is due, and when groups are to be read, unless that is under way.
+    pub fn wake(&self) -> (Instant, Option<Instant>) {
+        (self.census_at, (!self.asking_groups).then_some(self.groups_at))
     }
 
     /// Whether the cluster is to be looked at.
@@ -214,6 +212,11 @@ impl Following {
     /// It can't be read; the next census looks at it again.
     pub fn fails(&mut self, task: &Task, issue: Issue) {
         self.ends(task);
+        self.suffers(task, issue);
+    }
+
+    /// It has rested for long, and is tried all the time.
+    pub fn suffers(&mut self, task: &Task, issue: Issue) {
         if !matches!(self.failing.get(&task.key), Some((_, Some(_)))) {
             self.said += 1;
             match self.said {
@@ -224,16 +227,11 @@ impl Following {
         self.failing.insert(task.key, (task.complete, Some(issue)));
     }
 
-    /// It has rested for long, and is tried all the time. (Whom it waits for is said by [`bodley_io::kafka::health`].)
-    pub fn suffers(&mut self, task: &Task, issue: Issue) {
-        self.failing.insert(task.key, (task.complete, Some(issue)));
-    }
-
     /// These could be read.
     pub fn are_well(&mut self, keys: &[PartKey]) {
         for key in keys {
             if let Some((_, Some(issue))) = self.failing.remove(key) {
-                tracing::info!("it goes on again: {}", issue.message);
+                tracing::warn!("it goes on again: {}", issue.message);
             }
         }
     }
@@ -377,27 +375,16 @@ impl Run {
 
     /// Lives of topics that are read and that the census does not find any more, or has found to be over.
     fn superseded(&self, plan: &Plan) -> BTreeSet<TopicId> {
-        let over = plan.rows.topics.iter().filter(|row| !row.present).map(|row| row.topic);
-        over.filter(|topic| !plan.topics.contains_key(topic)).collect()
+        let told = plan.rows.topics.iter().filter(|row| !row.present).map(|row| row.topic);
+        // What is told of once is committed then, but a task may have been on its way from one worker to another.
+        let read = self.following.iter().flat_map(|following| following.open.iter().map(|(topic, _)| *topic));
+        let is_over = |topic: &TopicId| self.state.topics.get(topic).is_some_and(|row| !row.present);
+        told.chain(read.filter(is_over)).filter(|topic| !plan.topics.contains_key(topic)).collect()
     }
 
     /// New topics are in the report and known to workers; those that are gone and not read any more are not.
     fn add_topics(&mut self, plan: &Plan, report: &mut Report) {
-        for topic in plan.topics.values() {
-            let told = super::topic_report(topic);
-            match report.topics.iter_mut().find(|known| known.topic_id == told.topic_id) {
-                Some(known) => (known.partitions, known.present) = (told.partitions, true),
-                None => report.topics.push(told),
-            }
-        }
-        for gone in plan.rows.topics.iter().filter(|row| !row.present) {
-            let id = crate::vault::hex(&gone.topic);
-            report
-                .topics
-                .iter_mut()
-                .filter(|known| known.topic_id == id)
-                .for_each(|known| known.present = false);
-        }
+        super::add_topics(report, plan);
         let Some(following) = &self.following else { return };
         let mut topics = (*self.shared.topics()).clone();
         topics.retain(|id, _| following.open.range((*id, 0)..=(*id, u32::MAX)).next().is_some());

@@ -62,8 +62,11 @@ pub async fn snapshot(
     state: &State,
     topics: &BTreeMap<TopicId, TopicRow>,
 ) -> Result<Snapshot, EngineError> {
+    // Of a topic that was made anew, the newest.
+    let mut lives: Vec<&TopicRow> = topics.values().collect();
+    lives.sort_by_key(|topic| topic.incarnation);
     let by_name: HashMap<&str, TopicId> =
-        topics.values().map(|topic| (topic.name.as_str(), topic.topic)).collect();
+        lives.iter().map(|topic| (topic.name.as_str(), topic.topic)).collect();
     let mut snapshot = Snapshot::default();
     let mut seen: BTreeSet<Pair> = BTreeSet::new();
     let (listed, errors) = cluster.list_groups().await;

@@ -86,7 +86,12 @@ pub fn bad_batch(
     ranges: &mut Vec<Range>,
 ) -> Option<Trouble> {
     task.bad_tries += 1;
-    tracing::warn!("{} at offset {}: {bad} (try {})", task.tp, task.next, task.bad_tries);
+    let (tp, next, tries) = (&task.tp, task.next, task.bad_tries);
+    match bad {
+        // A broker may look at its last stable offset, and then read beyond it as it has risen: the next answer has both.
+        Bad::Order { .. } if tries == 1 => tracing::info!("{tp} at offset {next}: {bad} (try {tries})"),
+        _ => tracing::warn!("{tp} at offset {next}: {bad} (try {tries})"),
+    }
     if task.elsewhere.is_none() && task.bad_tries < BAD_TRIES {
         return None;
     }

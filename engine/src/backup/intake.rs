@@ -43,6 +43,13 @@ pub enum Outcome {
     Bad(Bad, Behind),
     /// While the end of a bad batch was looked for: the base offset of a good one.
     Hunted(Option<i64>),
+    /// Where there may be nothing up to the end: whether its last offset brings anything.
+    Probed {
+        /// It does.
+        found: bool,
+        /// The last stable offset that came with it.
+        lso: i64,
+    },
     /// The leader would rather have us read from this replica.
     Nearer(i32),
 }
@@ -149,6 +156,9 @@ impl Intake {
         let (Some(task), Some(segment)) = (self.tasks.get_mut(&key), self.segment.as_mut()) else {
             return Outcome::Empty(-1);
         };
+        if task.probes {
+            return Outcome::Probed { found: true, lso: head.last_stable_offset };
+        }
         if let Some(hunt) = &task.hunt {
             return Outcome::Hunted(hunt.look(segment.pending(head.records_len)));
         }
@@ -221,12 +231,11 @@ impl FetchSink for Intake {
             _ if head.records_len == 0 && head.preferred_replica >= 0 => {
                 Outcome::Nearer(head.preferred_replica)
             }
-            _ if head.records_len == 0 => {
-                match self.tasks.get(&key).is_some_and(|task| task.hunt.is_some()) {
-                    true => Outcome::Hunted(None),
-                    false => Outcome::Empty(head.last_stable_offset),
-                }
-            }
+            _ if head.records_len == 0 => match self.tasks.get(&key) {
+                Some(task) if task.hunt.is_some() => Outcome::Hunted(None),
+                Some(task) if task.probes => Outcome::Probed { found: false, lso: head.last_stable_offset },
+                _ => Outcome::Empty(head.last_stable_offset),
+            },
             _ => self.take_records(key, head),
         };
         self.outcomes.push((key, outcome));

@@ -35,6 +35,7 @@ use bodley_io::BufferPool;
 use bodley_io::kafka::Cluster;
 use bodley_io::store::SharedStore;
 use bodley_io::throttle::Throttle;
+use bodley_protocol::RetryClass;
 use tokio::sync::watch;
 
 use crate::error::{EngineError, Severity};
@@ -42,12 +43,20 @@ use crate::progress::Progress;
 use crate::report::{Issue, Report, TopicReport, known_time};
 use crate::select::Selection;
 use crate::strays;
+use crate::vault::commit::Receipt;
 use crate::vault::log::Vault;
 use crate::vault::rows::Rows;
 use crate::vault::state::State;
 use crate::vault::{VaultError, hex};
 
 pub use follow::Follow;
+
+/// Of issues.
+const REPLACED: &str = "topic_replaced";
+/// A run that ends begins again so often when topics are replaced under it.
+const MOST_REPLACED: u32 = 5;
+/// And not before so long.
+const BEFORE_ANOTHER: Duration = Duration::from_secs(1);
 
 /// What a backup is to do and with what means.
 #[derive(Debug, Clone)]
@@ -94,41 +103,43 @@ pub async fn backup(
     progress: Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<Report, EngineError> {
-    let mut asked_to_stop = stop.clone();
-    let prepared = tokio::select! {
-        prepared = prepare(&cluster, store, &options) => prepared?,
-        // Nothing has been read: there is nothing to keep.
-        _ = asked_to_stop.wait_for(|stop| *stop) => {
-            return Ok(Report { interrupted: options.follow.is_none(), ..Report::default() });
+    let pool = BufferPool::new(store.part_len(), options.budget);
+    let means =
+        || run::Means { pool: Arc::clone(&pool), progress: Arc::clone(&progress), stop: stop.clone() };
+    let mut report = Report { records: Some(0), ..Report::default() };
+    let mut replaced = 0;
+    let finished = loop {
+        match attempt(&cluster, &store, &options, means(), &mut report).await {
+            // What was read since the last commit is left behind, and read again.
+            Err(EngineError::Replaced { topic }) if options.follow.is_some() || replaced < MOST_REPLACED => {
+                replaced += 1;
+                report.take_back();
+                note_replaced(&topic, &mut report);
+            }
+            // What cannot be planned anew now can be later.
+            Err(EngineError::Kafka(error))
+                if options.follow.is_some() && replaced > 0 && error.retry_class() != RetryClass::Never =>
+            {
+                tracing::warn!("the run can't go on, which is tried again: {error}");
+                report.take_back();
+            }
+            // It is told beside what is committed.
+            Err(error) if replaced > 0 => {
+                report.take_back();
+                report.errors.push(Issue::from(&error));
+                break None;
+            }
+            attempted => break attempted?,
         }
+        cluster.health().forget_waiting();
+        let mut asked_to_stop = stop.clone();
+        let _ = tokio::time::timeout(BEFORE_ANOTHER, asked_to_stop.wait_for(|stop| *stop)).await;
     };
-    let Prepared { vault, state, mut plan, snapshot, open, watches } = prepared;
-    let store = Arc::clone(vault.store());
-    let mut report = Report { groups: snapshot.groups, records: Some(0), ..Report::default() };
-    report.notes = std::mem::take(&mut plan.notes);
-    report.gaps = std::mem::take(&mut plan.gaps);
-    plan.issues.extend(snapshot.issues);
-    plan.issues.extend(open.issues);
-    // In a run that goes on, what can't be read now may be read later.
-    let lasts = |issue: &mut Issue| options.follow.is_none() || issue.severity == Severity::Missing;
-    report.errors = plan.issues.extract_if(.., lasts).collect();
-    report.notes.extend(open.notes);
-    report.transactions = open.transactions;
-    report.topics = plan.topics.values().map(topic_report).collect();
-    report.topics.sort_by(|a, b| a.topic.cmp(&b.topic));
-    let rows = std::mem::take(&mut plan.rows);
-    let pool = BufferPool::new(vault.store().part_len(), options.budget);
-    if options.follow.is_some() {
-        cluster.health().never_gives_up();
-    }
-    let (goes_on, means) = (options.follow.is_some(), run::Means { pool, progress, stop: stop.clone() });
-    let run = run::Run::new((cluster, watches), (vault, state), plan, options, means);
-    let finished = run.finish(rows, snapshot.rows, &mut report).await?;
-    if goes_on {
-        // That is how such a run ends.
-        report.interrupted = false;
-        report.topics.sort_by(|a, b| (&a.topic, a.incarnation).cmp(&(&b.topic, b.incarnation)));
-    } else if !report.interrupted {
+    // A signal is how a run that goes on ends.
+    report.interrupted &= options.follow.is_none();
+    report.topics.sort_by(|a, b| (&a.topic, a.incarnation).cmp(&(&b.topic, b.incarnation)));
+    let Some(finished) = finished else { return Ok(report) };
+    if options.follow.is_none() && !report.interrupted {
         strays::tidy(&store, stop, &mut report.notes).await;
     }
     report.receipt = Some(finished.to_string());
@@ -137,6 +148,77 @@ pub async fn backup(
         report.errors.push(gap_issue(&report));
     }
     Ok(report)
+}
+
+/// Backs up from the vault's last commit on, until all is read or the run is told to end. `None`: there was no time to begin.
+async fn attempt(
+    cluster: &Arc<Cluster>,
+    store: &SharedStore,
+    options: &BackupOptions,
+    means: run::Means,
+    report: &mut Report,
+) -> Result<Option<Receipt>, EngineError> {
+    let mut asked_to_stop = means.stop.clone();
+    let prepared = tokio::select! {
+        prepared = prepare(cluster, Arc::clone(store), options) => prepared?,
+        // Nothing has been read: there is nothing to keep.
+        _ = asked_to_stop.wait_for(|stop| *stop) => {
+            report.interrupted = true;
+            return Ok(None);
+        }
+    };
+    let Prepared { vault, state, mut plan, snapshot, open, watches } = prepared;
+    report.groups = snapshot.groups;
+    report.notes.append(&mut plan.notes);
+    report.gaps.append(&mut plan.gaps);
+    plan.issues.extend(snapshot.issues);
+    plan.issues.extend(open.issues);
+    // In a run that goes on, what can't be read now may be read later.
+    let lasts = |issue: &mut Issue| options.follow.is_none() || issue.severity == Severity::Missing;
+    report.errors.extend(plan.issues.extract_if(.., lasts));
+    report.notes.extend(open.notes);
+    report.transactions = open.transactions;
+    add_topics(report, &plan);
+    let rows = std::mem::take(&mut plan.rows);
+    if options.follow.is_some() {
+        cluster.health().never_gives_up();
+    }
+    let run = run::Run::new((Arc::clone(cluster), watches), (vault, state), plan, options.clone(), means);
+    run.finish(rows, snapshot.rows, report).await.map(Some)
+}
+
+/// Says it, once for each topic.
+fn note_replaced(topic: &str, report: &mut Report) {
+    tracing::warn!("topic {topic} was deleted and created again: the run goes on from its last commit");
+    let is_said =
+        |issue: &Issue| issue.code == REPLACED && issue.topic.as_deref().is_some_and(|said| said == topic);
+    if report.errors.iter().any(is_said) {
+        return;
+    }
+    let message = format!(
+        "topic {topic} was deleted and created again during the run, and these brokers do not tell which of the two they were reading: nothing is kept of the earlier one that was not committed"
+    );
+    let issue = Issue::new(REPLACED, Severity::Missing, message).topic(topic);
+    let hint =
+        "what was committed before is in the vault; what is there now is backed up as a new incarnation";
+    report.errors.push(issue.hint(hint));
+    report.stands();
+}
+
+/// Adds a plan's topics to the report, and what became of those that it has.
+fn add_topics(report: &mut Report, plan: &plan::Plan) {
+    for topic in plan.topics.values() {
+        let told = topic_report(topic);
+        match report.topics.iter_mut().find(|known| known.topic_id == told.topic_id) {
+            Some(known) => (known.partitions, known.present) = (told.partitions, true),
+            None => report.topics.push(told),
+        }
+    }
+    for gone in plan.rows.topics.iter().filter(|row| !row.present) {
+        let id = hex(&gone.topic);
+        let known = report.topics.iter_mut().filter(|known| known.topic_id == id);
+        known.for_each(|known| known.present = false);
+    }
 }
 
 struct Prepared {
@@ -156,7 +238,7 @@ async fn prepare(
 ) -> Result<Prepared, EngineError> {
     let layout = cluster.layout();
     access::check_names(cluster, &layout, &options.selection).await?;
-    let mut chosen = plan::choose(&layout, &options.selection)?;
+    let mut chosen = plan::choose(&layout, &options.selection, options.follow.is_some())?;
     let cluster_id = layout.cluster_id.clone().unwrap_or_default();
     let mut vault = open_or_create(store, &cluster_id).await?;
     if options.single_writer {

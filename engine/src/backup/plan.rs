@@ -72,11 +72,19 @@ pub struct Basis<'a> {
     pub reborn: &'a BTreeMap<String, Rebirth>,
 }
 
-/// Chooses the topics of the run from the cluster's.
-pub fn choose(layout: &Layout, selection: &Selection) -> Result<Vec<Topic>, EngineError> {
+/// Chooses the topics of the run from the cluster's. `goes_on`: there may be none yet.
+pub fn choose(layout: &Layout, selection: &Selection, goes_on: bool) -> Result<Vec<Topic>, EngineError> {
     let there = layout.topics.values().filter(|topic| topic.error != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-    let names = selection.choose(there.map(|topic| (&*topic.name, topic.internal)), "in the cluster")?;
-    if names.is_empty() && !selection.exclude.is_empty() && !layout.topics.is_empty() {
+    let there = there.map(|topic| (&*topic.name, topic.internal));
+    let names = match selection.choose(there.clone(), "in the cluster") {
+        Err(error) if goes_on => {
+            tracing::warn!("{error}: what matches is backed up as soon as it is there");
+            let covered = there.filter(|(name, internal)| selection.covers(name, *internal));
+            covered.map(|(name, _)| name.to_owned()).collect()
+        }
+        names => names?,
+    };
+    if !goes_on && names.is_empty() && !selection.exclude.is_empty() && !layout.topics.is_empty() {
         return Err(EngineError::Refused("nothing is left to back up: every topic is excluded".into()));
     }
     Ok(names.iter().filter_map(|name| layout.topics.get(name.as_str())).cloned().collect())

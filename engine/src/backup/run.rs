@@ -117,7 +117,7 @@ impl Run {
         let tasks = plan.tasks.len() as u64;
         let offsets = plan.tasks.iter().map(|task| task.known_end().saturating_sub(task.next).max(0) as u64);
         means.progress.plan(tasks, offsets.fold(0, u64::saturating_add));
-        let rolls = Rolls::new(&vault);
+        let rolls = Rolls::new(&vault, means.progress.snapshot().bytes);
         Self {
             cluster,
             vault,
@@ -218,9 +218,9 @@ impl Run {
                 }
             }
         } else {
-            self.pay_debts().await;
             self.rolls.patience = Duration::MAX;
             self.commit(Some(groups), report).await?;
+            self.pay_debts().await;
             super::checkpoint(&mut self.vault, self.means.stop.clone(), report).await;
         }
         if let Some(following) = &mut self.following {
@@ -248,12 +248,14 @@ impl Run {
         if !self.refreshing {
             wake = self.parked.iter().map(|(until, _)| *until).fold(wake, Instant::min);
         }
+        let soonest = self.surveyed_at.map_or(now, |at| at + LOOK_EVERY);
         if self.surveyed.is_none() {
-            let soonest = self.surveyed_at.map_or(now, |at| at + LOOK_EVERY);
             wake = self.again.values().map(|again| again.at.max(soonest)).fold(wake, Instant::min);
         }
         if let Some(following) = &self.following {
-            wake = wake.min(following.wake(self.surveyed.is_some()));
+            let (census, groups) = following.wake();
+            let census = if self.surveyed.is_some() { wake } else { census.max(soonest) };
+            wake = wake.min(census).min(groups.unwrap_or(wake));
         }
         wake.max(now + Duration::from_millis(5))
     }
@@ -325,6 +327,11 @@ impl Run {
         })
     }
 
+    /// What partitions would be looked at by is not committed and can't be for now.
+    pub(super) fn look_later(&mut self) {
+        self.surveyed_at = Some(Instant::now());
+    }
+
     /// Whether partitions are to be looked at now. What was read of them is committed before.
     fn survey_is_due(&self) -> bool {
         let census = self.following.as_ref().is_some_and(Following::census_is_due);
@@ -343,7 +350,8 @@ impl Run {
 
     /// Starts to look at partitions, unless that is under way.
     fn survey(&mut self) {
-        if !self.survey_is_due() {
+        // The commit before may have been put off.
+        if !self.survey_is_due() || self.survey_needs_a_commit() {
             return;
         }
         let again = std::mem::take(&mut self.again);
@@ -374,10 +382,6 @@ impl Run {
             Err(error) => return self.survey_failed(again, error),
         };
         report.gaps.extend(std::mem::take(&mut plan.gaps).into_iter().map(|gap| self.told(gap)));
-        self.pending.rows.ranges.append(&mut plan.rows.ranges);
-        self.pending.rows.aborted.append(&mut plan.rows.aborted);
-        self.pending.rows.topics.append(&mut plan.rows.topics);
-        self.pending.rows.configs.append(&mut plan.rows.configs);
         if let Some(counted) = census {
             self.learn_census(&mut plan, (counted, missed), &again, report);
         } else {
@@ -387,6 +391,11 @@ impl Run {
             let done = again.len().saturating_sub(read);
             (0..done).for_each(|_| self.means.progress.partition_done());
         }
+        let Rows { ranges, aborted, topics, configs, .. } = &mut self.pending.rows;
+        ranges.append(&mut plan.rows.ranges);
+        aborted.append(&mut plan.rows.aborted);
+        topics.append(&mut plan.rows.topics);
+        configs.append(&mut plan.rows.configs);
         for task in &mut plan.tasks {
             task.stuck = again.get(&task.key).map(|again| again.since);
         }

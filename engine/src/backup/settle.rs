@@ -16,14 +16,15 @@ use crate::vault::state::PartKey;
 
 /// How often the broker must say that it has no batch up to the end, as after compaction.
 const EMPTY_TRIES: u32 = 3;
-/// In a run that goes on there is no hurry: an answer without data can also mean that a remote store was slow.
-const EMPTY_FOR: Duration = Duration::from_secs(60);
+/// And for how long: an answer without data can also mean that a remote store was slow. In a run that goes on there is no hurry.
+const EMPTY_FOR: Duration = Duration::from_secs(5);
+const EMPTY_FOR_OPEN: Duration = Duration::from_secs(60);
 /// How far a follower that counts as in sync may be behind its leader (replica.lag.time.max.ms).
 const FOLLOWERS_LAG_MS: i64 = 30_000;
 /// A replica in our rack that lags behind its leader is waited for so long.
 const NEAR_PATIENCE: Duration = Duration::from_secs(5);
-/// After so long the leader is asked again which replica is the nearest, as consumers do (metadata.max.age.ms).
-const NEAR_FOR: Duration = Duration::from_secs(300);
+/// After so long the leader is asked again which replica is the nearest: nobody else knows how far it is in sync.
+const NEAR_FOR: Duration = Duration::from_secs(60);
 
 impl Worker {
     /// Acts on what the answer said of each partition. `conclusive`: an empty partition really has nothing there.
@@ -33,6 +34,7 @@ impl Worker {
         conclusive: bool,
     ) -> Result<(), EngineError> {
         let mut back = Vec::new();
+        let patience = EMPTY_FOR.min(self.shared.cluster.options().give_up_after / 2);
         for (key, outcome) in outcomes {
             if outcome.is_progress() {
                 self.queue.retain(|other| *other != key);
@@ -42,7 +44,7 @@ impl Worker {
             if outcome.is_well() && std::mem::take(&mut task.waits) {
                 self.shared.cluster.health().goes_on(&task.tp);
             }
-            match judge(task, outcome, conclusive, &mut self.rolled.ranges) {
+            match judge(task, outcome, (conclusive, patience), &mut self.rolled.ranges) {
                 Some(trouble) => back.push((key, trouble)),
                 None if task.is_done() => self.finish(key),
                 // In a session its broker would not say again that there is nothing.
@@ -92,14 +94,16 @@ impl Worker {
                 task.stuck = None;
                 self.rolled.well.extend(task.waits.then_some(*key));
             }
-            if is_told.unwrap_or(silent_is_well) && task.lag() == 0 {
-                // What a follower tells may be as old as the lag that keeps it in sync.
+            if is_told.unwrap_or(silent_is_well) && task.told >= 0 && task.lag() == 0 {
+                // What a follower has may be as old as the lag that kept it in sync when its leader named it.
+                let since = task.near.map_or(0, |(_, since)| since.elapsed().as_millis() as i64);
                 let is_leader = task.near.is_none() && task.elsewhere.is_none();
-                let asked_at = if is_leader { asked_at } else { asked_at - FOLLOWERS_LAG_MS };
+                let asked_at = if is_leader { asked_at } else { asked_at - since - FOLLOWERS_LAG_MS };
                 task.complete = asked_at.max(task.complete);
             }
             // Its broker has said all that there is to say in this session, and that was too little.
-            is_owed |= is_told.is_none() && silent_is_well && (task.lag() > 0 || task.hunt.is_some());
+            is_owed |=
+                is_told.is_none() && silent_is_well && (task.lag() > 0 || task.hunt.is_some() || task.probes);
         }
         if is_owed {
             self.book.forget();
@@ -150,12 +154,15 @@ impl Worker {
         let mut back = Vec::new();
         for (key, trouble) in troubled {
             if let Some(mut task) = self.drop_task(key) {
+                // Somebody else is to find out for himself.
+                task.is_not_empty();
                 self.rolled.aborted.extend(task.aborted.take_rows(key, task.rewind));
                 back.push((task, trouble));
             }
         }
         self.roll_if_any().await?;
         for (task, trouble) in back {
+            self.rolled.well.retain(|key| *key != task.key);
             let _ = self.events.send(Event::Back(Box::new(task), trouble));
         }
         Ok(())
@@ -179,27 +186,50 @@ impl Worker {
     }
 }
 
-/// Whether a partition can go on being read here.
-fn judge(task: &mut Task, outcome: Outcome, conclusive: bool, ranges: &mut Vec<Range>) -> Option<Trouble> {
+/// Whether a partition can go on being read here. `conclusive`: an empty partition really has nothing there, if that is said for so long.
+fn judge(
+    task: &mut Task,
+    outcome: Outcome,
+    (conclusive, patience): (bool, Duration),
+    ranges: &mut Vec<Range>,
+) -> Option<Trouble> {
     match outcome {
         Outcome::Progress if task.elsewhere.is_some() && !task.is_done() => Some(Trouble::Leader),
         Outcome::Progress => None,
         // What a follower does not have, the leader may have.
-        Outcome::Cut | Outcome::Empty(_) | Outcome::Ended if task.elsewhere.is_some() => {
+        Outcome::Cut | Outcome::Empty(_) | Outcome::Probed { .. } | Outcome::Ended
+            if task.elsewhere.is_some() =>
+        {
             Some(Trouble::OtherReplica)
         }
         Outcome::Cut => None,
         Outcome::Empty(lso) => {
             // The least that was told in these tries: one that is too large would skip what is there.
             task.empty_end = if task.empty_tries == 0 { lso } else { lso.min(task.empty_end) };
-            let end = if task.is_open() { task.empty_end } else { task.end };
+            let end = task.end_of_nothing();
             task.empty_tries += u32::from(conclusive && lso >= end && end > task.next);
             let since = *task.empty_since.get_or_insert_with(Instant::now);
+            let patience = if task.is_open() { EMPTY_FOR_OPEN } else { patience };
             if task.empty_tries == 0 {
                 task.empty_since = None;
-            } else if task.empty_tries >= EMPTY_TRIES && (!task.is_open() || since.elapsed() >= EMPTY_FOR) {
-                skip_to(task, end, ranges);
+            } else if task.empty_tries >= EMPTY_TRIES && since.elapsed() >= patience {
+                // A log's end is where its broker has it, even if the rest is in a remote store.
+                task.probes = true;
             }
+            None
+        }
+        Outcome::Probed { found: true, .. } => {
+            tracing::warn!(
+                "{}: its broker sends nothing from offset {} on, but what is behind it",
+                task.tp,
+                task.next
+            );
+            task.is_not_empty();
+            None
+        }
+        Outcome::Probed { lso, .. } if !conclusive || lso < task.end_of_nothing() => None,
+        Outcome::Probed { .. } => {
+            skip_to(task, task.end_of_nothing(), ranges);
             None
         }
         Outcome::Nearer(replica) => Some(Trouble::Nearer(replica)),
@@ -226,5 +256,6 @@ fn judge(task: &mut Task, outcome: Outcome, conclusive: bool, ranges: &mut Vec<R
 /// The broker has no batch from `next` to `end`.
 fn skip_to(task: &mut Task, end: i64, ranges: &mut Vec<Range>) {
     ranges.push(task.row(Kind::Empty, end));
-    (task.next, task.last_epoch, task.empty_tries, task.empty_since) = (end, -1, 0, None);
+    (task.next, task.last_epoch) = (end, -1);
+    task.is_not_empty();
 }

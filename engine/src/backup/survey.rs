@@ -18,6 +18,7 @@ use crate::error::EngineError;
 use crate::report::Issue;
 use crate::select::Selection;
 use crate::vault::now_ms;
+use crate::vault::rows::TopicRow;
 use crate::vault::state::{PartKey, State};
 
 /// How long a survey of a run that goes on waits for leaders: the next one comes soon.
@@ -168,7 +169,10 @@ impl Survey {
 
     /// The run's topics that the cluster does not name. A broker that has just started may not know of them yet.
     fn missing(&self, census: &Census, layout: &Layout) -> BTreeSet<String> {
-        let names = self.topics.values().map(|row| &row.name);
+        // Of those that are known to be gone somebody may still be at work.
+        let is_current =
+            |row: &&TopicRow| self.state.topics.get(&row.topic).is_none_or(|known| known.present);
+        let names = self.topics.values().filter(is_current).map(|row| &row.name);
         let gone = names.filter(|name| {
             let topic = layout.topics.get(name.as_str());
             topic.is_none_or(|topic| topic.error == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
@@ -182,7 +186,10 @@ impl Survey {
         let there = layout.topics.values().filter(is_there);
         let covered = there.filter(|topic| census.selection.covers(&topic.name, topic.internal));
         let mut chosen: Vec<Topic> = covered.map(|topic| self.not_older(topic)).collect();
-        let known = self.topics.values().filter(|row| missed.contains(&row.name));
+        let is_current = |row: &&TopicRow| {
+            self.state.lives(&row.name).first().is_none_or(|newest| newest.topic == row.topic)
+        };
+        let known = self.topics.values().filter(|row| missed.contains(&row.name)).filter(is_current);
         chosen.extend(known.map(|row| self.as_it_was(row)));
         chosen
     }
@@ -201,7 +208,7 @@ impl Survey {
         }
     }
 
-    fn as_it_was(&self, row: &crate::vault::rows::TopicRow) -> Topic {
+    fn as_it_was(&self, row: &TopicRow) -> Topic {
         let partition = |index| bodley_io::kafka::Partition {
             index: index as i32,
             leader: None,

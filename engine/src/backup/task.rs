@@ -46,6 +46,8 @@ pub struct Task {
     pub empty_since: Option<Instant>,
     /// The least last stable offset that came with that.
     pub empty_end: i64,
+    /// Its last offset is asked for: whether there is nothing from `next` on, or something that does not come.
+    pub probes: bool,
     /// A batch at `next` was bad so often.
     pub bad_tries: u32,
     /// Why, the last time.
@@ -87,6 +89,7 @@ impl Task {
             empty_tries: 0,
             empty_since: None,
             empty_end: -1,
+            probes: false,
             bad_tries: 0,
             bad: None,
             asked: Vec::new(),
@@ -137,13 +140,27 @@ impl Task {
     /// Forgets a bad batch.
     fn all_is_well(&mut self) {
         (self.bad_tries, self.bad, self.hunt, self.replicas_asked) = (0, None, None, false);
-        (self.empty_tries, self.empty_since) = (0, None);
+        self.is_not_empty();
         self.asked.clear();
+    }
+
+    /// There is something from `next` on, as far as is known.
+    pub fn is_not_empty(&mut self) {
+        (self.empty_tries, self.empty_since, self.probes) = (0, None, false);
+    }
+
+    /// Up to where there may be nothing, exclusive.
+    pub fn end_of_nothing(&self) -> i64 {
+        if self.is_open() { self.empty_end } else { self.end }
     }
 
     /// The offset to fetch at, and the epoch of the batch before, if it is known.
     pub fn wanted(&self) -> (i64, i32) {
-        self.hunt.as_ref().map_or((self.next, self.last_epoch), |hunt| (hunt.at(), -1))
+        match &self.hunt {
+            Some(hunt) => (hunt.at(), -1),
+            None if self.probes => ((self.end_of_nothing().max(self.told) - 1).max(self.next), -1),
+            None => (self.next, self.last_epoch),
+        }
     }
 
     /// A row for offsets from `next` on; the caller moves `next`.

@@ -17,7 +17,7 @@ use super::task::Task;
 use super::worker::{Event, Order, Trouble};
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue, Report};
-use crate::vault::rows::{Kind, Reason};
+use crate::vault::rows::{Kind, Reason, TopicRow};
 
 /// Between looks at partitions.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// How long a broker is waited for that is asked for its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(2);
 /// How long metadata are waited for before a commit, where topics are read by name.
-const IDENTITIES_WITHIN: Duration = Duration::from_secs(5);
+const IDENTITIES_WITHIN: Duration = Duration::from_secs(15);
 /// What became of a topic that a census does not find any more.
 const GONE: &str = "was deleted, or deleted and created again,";
 
@@ -104,7 +104,7 @@ impl Run {
 
     /// In a run that goes on, the partition is looked at again with the next census.
     fn give_up(&mut self, task: &Task, issue: Issue, report: &mut Report) {
-        self.cluster.health().goes_on(&task.tp);
+        self.cluster.health().gives_up(&task.tp);
         let offset = issue.offset.or(Some(task.next));
         let issue = issue.at(&task.tp.topic, task.key.1, offset);
         let hint = issue.hint.clone().unwrap_or_else(|| "run again: it goes on from the last commit".into());
@@ -182,7 +182,7 @@ impl Run {
 
     /// What had not been read of a topic that is gone is lost.
     fn lose(&mut self, task: &Task, what: &str, report: &mut Report) {
-        self.cluster.health().goes_on(&task.tp);
+        self.cluster.health().gives_up(&task.tp);
         let end = task.known_end();
         if let Some(following) = &mut self.following {
             following.ends(task);
@@ -226,25 +226,24 @@ impl Run {
         }
         let topics = self.shared.topics();
         let read: BTreeSet<_> = self.pending.rows.ranges.iter().map(|range| range.topic).collect();
-        let read = read.iter().filter_map(|id| topics.get(id)).filter(|topic| !topic.synthetic);
-        let read: Vec<_> = read.collect();
+        let known = |id| topics.get(id).or_else(|| self.state.topics.get(id));
+        let read: Vec<_> = read.iter().filter_map(known).filter(|topic| !topic.synthetic).collect();
         if read.is_empty() {
             return Ok(());
         }
-        let seen = self.cluster.layout();
-        let asked = tokio::time::timeout(IDENTITIES_WITHIN, self.cluster.refresh(&seen)).await;
-        let layout = match asked {
+        let layout = match tokio::time::timeout(IDENTITIES_WITHIN, self.cluster.fresh_layout()).await {
             Ok(layout) => layout?,
             Err(_) => return Err(KafkaError::NoRoute("the cluster's metadata do not come".into()).into()),
         };
-        let other = read.iter().find(|topic| {
-            let now = layout.topic_id(&topic.name);
-            now != topic.topic && now != bodley_protocol::NO_TOPIC_ID
-        });
-        match other {
-            None => Ok(()),
-            Some(topic) => Err(EngineError::Replaced { topic: topic.name.clone() }),
+        let is_other = |topic: &&&TopicRow| !is_same(layout.topic_id(&topic.name), topic.topic);
+        let Some(other) = read.iter().find(is_other) else { return Ok(()) };
+        let (name, now) = (&other.name, layout.topic_id(&other.name));
+        let lives = self.state.lives(name);
+        if lives.iter().any(|life| life.topic == now && life.incarnation < other.incarnation) {
+            let what = format!("a broker that lags tells of topic {name} as it was before it was made anew");
+            return Err(KafkaError::NoRoute(what).into());
         }
+        Err(EngineError::Replaced { topic: name.clone() })
     }
 
     /// The next replica may have a good batch where the others' is bad; after the last one it is the leader's again.
@@ -324,7 +323,7 @@ impl Run {
 }
 
 /// Whether a topic of one id can be that of another: zeros are of brokers that know no ids, or not yet.
-fn is_same(id: TopicId, other: TopicId) -> bool {
+pub fn is_same(id: TopicId, other: TopicId) -> bool {
     id == other || id == NO_TOPIC_ID || other == NO_TOPIC_ID
 }
 

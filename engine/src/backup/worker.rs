@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_io::kafka::fetch::Answer;
 use bodley_io::kafka::{Cluster, Connection, KafkaError};
@@ -34,6 +34,8 @@ pub const PARTITION_BYTES: i32 = 4 << 20;
 pub const RESPONSE_BYTES: i32 = 16 << 20;
 /// A segment is closed at this size even without a commit.
 const SEGMENT_BYTES: u64 = 1 << 30;
+/// Not every server waits until it has something to say.
+const AFTER_NOTHING: Duration = Duration::from_millis(50);
 /// A quota's pause that is longer is not believed. Until it is over the broker does not read from the connection.
 const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
 
@@ -148,6 +150,12 @@ impl Shared {
     /// The run's topics as they are known now.
     pub fn topics(&self) -> Arc<Topics> {
         Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The most that is asked for at once: of a bound on bytes per second, no more than a part of a second's.
+    fn response_bytes(&self) -> i32 {
+        let part = self.limit.as_ref().map_or(u64::MAX, |limit| limit.rate() / 2);
+        part.clamp(64 << 10, RESPONSE_BYTES as u64) as i32
     }
 
     /// Others take their place.
@@ -312,6 +320,9 @@ impl Worker {
         let Some(answer) = self.fetch(&mut connection, &request).await? else { return Ok(()) };
         let received = std::mem::take(&mut self.intake.received);
         let outcomes = std::mem::take(&mut self.intake.outcomes);
+        // Before anybody is told of it: the run's end waits for what is not paid for.
+        let bytes = answer.as_ref().map_or(received, |answer| answer.bytes) as u64;
+        let paid = self.shared.limit.as_ref().map(|limit| limit.charge(bytes));
         let answer = match answer {
             Ok(answer) => answer,
             Err(EngineError::Kafka(KafkaError::Stopped)) => return self.settle(outcomes, false).await,
@@ -329,8 +340,7 @@ impl Worker {
         self.refusals = if answer.error.is_of_session() { self.refusals + 1 } else { 0 };
         if request.is_of_session() && (1..=SESSION_TRIES).contains(&self.refusals) {
             self.book.forget();
-            let shared = Arc::clone(&self.shared);
-            return self.attend(pause(&shared, &answer)).await.map(|_| ());
+            return self.pause(&answer, (received, paid)).await;
         }
         if answer.error != ErrorCode::NONE {
             let (code, subject) = (answer.error, format!("broker {}", self.broker()));
@@ -341,7 +351,7 @@ impl Worker {
         // Empty can mean that a quota or the other partitions left no room; only an answer without any bytes says more.
         let conclusive = received == 0 && answer.throttle_ms == 0;
         if self.shared.pace.goes_on {
-            let has_room = answer.throttle_ms == 0 && received < RESPONSE_BYTES as usize / 2;
+            let has_room = answer.throttle_ms == 0 && received < self.shared.response_bytes() as usize / 2;
             let silent_is_well = has_room && request.is_of_session();
             self.note_the_complete(&request.keys, &outcomes, (asked_at, silent_is_well));
         } else {
@@ -357,8 +367,33 @@ impl Worker {
         if self.intake.segment.as_ref().is_some_and(|segment| segment.len() >= SEGMENT_BYTES) {
             self.close_segment().await?;
         }
-        let shared = Arc::clone(&self.shared);
-        self.attend(pause(&shared, &answer)).await.map(|_| ())
+        self.pause(&answer, (received, paid)).await
+    }
+
+    /// Waits as the user's limit and the broker's quota demand, unless the run is to end. `received`: bytes of records; `paid`: when what was read
+    /// so far is within the limit.
+    async fn pause(
+        &mut self,
+        answer: &Answer,
+        (received, paid): (usize, Option<Instant>),
+    ) -> Result<(), EngineError> {
+        let throttle = Duration::from_millis(answer.throttle_ms.max(0) as u64);
+        let longest = LONGEST_THROTTLE.min(self.shared.cluster.options().give_up_after);
+        let least = if received == 0 { AFTER_NOTHING } else { Duration::ZERO };
+        let mut stop = self.shared.stop.clone();
+        let pause = async {
+            if let Some(paid) = paid {
+                tokio::time::sleep_until(paid.into()).await;
+            }
+            tokio::time::sleep(throttle.min(longest).max(least)).await;
+        };
+        let pause = async {
+            tokio::select! {
+                () = pause => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        };
+        self.attend(pause).await.map(|_| ())
     }
 
     /// Asks and takes the answer. `None`: the run is over.
@@ -373,7 +408,7 @@ impl Worker {
             isolation: Isolation::Committed,
             max_wait_ms: wait_ms,
             min_bytes,
-            max_bytes: RESPONSE_BYTES,
+            max_bytes: self.shared.response_bytes(),
         };
         let (said, forgotten) = request.partitions();
         let asked = request.asked(&said, &forgotten);
@@ -417,22 +452,5 @@ impl Worker {
         self.rolled.segments.push(segment);
         self.rolled.ranges.extend(ranges);
         Ok(())
-    }
-}
-
-/// Waits as the user's limit and the broker's quota demand, unless the run is to end.
-async fn pause(shared: &Shared, answer: &Answer) {
-    let mut stop = shared.stop.clone();
-    let pause = async {
-        if let Some(limit) = &shared.limit {
-            limit.take(answer.bytes as u64).await;
-        }
-        let throttle = Duration::from_millis(answer.throttle_ms.max(0) as u64);
-        let longest = LONGEST_THROTTLE.min(shared.cluster.options().give_up_after);
-        tokio::time::sleep(throttle.min(longest)).await;
-    };
-    tokio::select! {
-        () = pause => {}
-        _ = stop.wait_for(|stop| *stop) => {}
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bodley_io::kafka::security::TlsFacts;
 use bodley_io::kafka::stream::resolve;
-use bodley_io::kafka::{Address, ClientOptions, Cluster, Connection, KafkaError};
+use bodley_io::kafka::{Address, ClientOptions, Cluster, Connection, KafkaError, Layout};
 
 use super::Check;
 
@@ -14,6 +14,8 @@ use super::Check;
 const SOON: Duration = Duration::from_secs(30 * 86_400);
 /// An answer that takes so long makes small requests slow.
 const FAR: Duration = Duration::from_millis(200);
+/// Brokers that are named.
+const NAMED: usize = 5;
 /// Brokers that are looked at one by one.
 const BROKERS: usize = 200;
 
@@ -142,4 +144,32 @@ pub async fn brokers(
         format!("cluster {name}"),
         format!("{} broker(s){others}", layout.brokers.len()),
     ));
+    checks.extend(leaderless(&layout));
+}
+
+/// Partitions that nobody can read or write now, and the brokers that are missed.
+fn leaderless(layout: &Layout) -> Option<Check> {
+    let all = layout.topics.values().flat_map(|topic| topic.partitions.iter().map(move |part| (topic, part)));
+    let mut without = all.filter(|(_, partition)| partition.leader.is_none()).peekable();
+    let (topic, first) = without.peek()?;
+    let example = format!("{}-{}", topic.name, first.index);
+    let (mut count, mut missed) = (0, BTreeSet::<i32>::new());
+    for (_, partition) in without {
+        count += 1;
+        missed.extend(partition.replicas.iter().filter(|id| !layout.brokers.contains_key(id)));
+    }
+    let what = format!("{} no leader (e.g. {example})", counted(count, "partition has", "partitions have"));
+    let missed: Vec<String> = missed.iter().take(NAMED).map(ToString::to_string).collect();
+    let hint = match missed.is_empty() {
+        true => "they can't be backed up or restored until they have one: see the brokers' logs".to_owned(),
+        false => format!(
+            "they can't be backed up or restored until they have one: start broker {} again",
+            missed.join(", ")
+        ),
+    };
+    Some(Check::wrong("kafka", "partitions", what).hint(hint))
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }

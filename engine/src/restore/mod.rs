@@ -256,6 +256,9 @@ async fn carry_out(
         return Ok(());
     }
     let refused = cluster.alter_configs(&plan.changes(Settings::end), false).await;
+    if refused.is_empty() {
+        topics::settle_back(cluster, plan).await;
+    }
     report.errors.extend(refused.into_iter().map(|error| {
         let message =
             format!("all records are restored, but a topic keeps temporary settings (no retention): {error}");

@@ -351,6 +351,8 @@ impl Sender {
         let asking = if held.is_zero() { self.shared.cluster.asking(self.broker) } else { None };
         let Acks { acks, took, throttle } = connection.receive_produce_held(self.version, held).await?;
         drop(asking);
+        // A pause that is longer is not believed.
+        let throttle = throttle.min(self.shared.cluster.options().give_up_after);
         self.held_until = (!throttle.is_zero()).then(|| Instant::now() + throttle);
         self.shared.progress.latencies().record(Kind::Produce, took);
         let mut stored = 0;

@@ -20,6 +20,8 @@ use crate::vault::rows::Range;
 
 /// Settings that don't show are set again so often.
 const SET_AGAIN: Duration = Duration::from_secs(3);
+/// Brokers that show the real settings so long after the restore are late.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// The first error, if there is one.
 pub fn check(errors: Vec<KafkaError>) -> Result<(), KafkaError> {
@@ -177,12 +179,33 @@ async fn check_names(
     Ok(())
 }
 
+/// Waits a moment for brokers to show the real settings again, so that who looks after the restore sees them. They have been accepted: who is late
+/// will still take them over.
+pub async fn settle_back(cluster: &Arc<Cluster>, plan: &Plan) {
+    let Some(last) = last_marked(plan) else { return };
+    let show = async {
+        for broker in cluster.layout().brokers.keys() {
+            while let Ok(configs) = cluster.describe_topic_at(*broker, &last.target).await
+                && Mark::of(&configs) == Mark::Temporary
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    if tokio::time::timeout(SHOWN_WITHIN, show).await.is_err() {
+        tracing::info!("not all brokers show the settings of topic {} yet", last.target);
+    }
+}
+
+/// The topic whose settings are the last to change. A target that does not know the setting that we look for can't be asked.
+fn last_marked(plan: &Plan) -> Option<&TopicPlan> {
+    plan.topics.iter().rfind(|topic| topic.status != Status::Done && topic.settings.has_mark())
+}
+
 /// Waits until every broker shows the temporary settings: a leader that still has the real ones would refuse or change records. They are
 /// set again where they don't show: a request of an earlier run that came late may have taken them back.
 pub async fn settle(cluster: &Arc<Cluster>, plan: &Plan) -> Result<(), EngineError> {
-    let open = |topic: &&TopicPlan| topic.status != Status::Done && topic.settings.has_mark();
-    // A target that does not know the setting that we look for can't be asked.
-    let Some(last) = plan.topics.iter().rfind(open) else { return Ok(()) };
+    let Some(last) = last_marked(plan) else { return Ok(()) };
     let (start, patience) = (Instant::now(), cluster.options().give_up_after);
     let mut set = start;
     for broker in cluster.layout().brokers.keys() {

@@ -55,6 +55,7 @@ pub struct Vault {
 pub(super) struct Head {
     pub(super) receipt: Receipt,
     pub(super) time: i64,
+    pub(super) complete: Option<i64>,
 }
 
 impl Vault {
@@ -91,7 +92,7 @@ impl Vault {
     /// Reads who it is; the head is not known yet.
     async fn identify(store: SharedStore) -> Result<Self, VaultError> {
         let (identity, identity_sha256) = identity::find(&store).await?;
-        let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0 };
+        let head = Head { receipt: Receipt { seq: 0, digest: String::new() }, time: 0, complete: None };
         let alone = !store.decides_races();
         Ok(Self {
             store,
@@ -209,6 +210,11 @@ impl Vault {
         self.head.time
     }
 
+    /// Up to when the vault has everything as the newest commit says it, ms: [`Commit::complete`].
+    pub fn head_complete(&self) -> Option<i64> {
+        self.head.complete
+    }
+
     /// The newest commit. What lies before the newest checkpoint is not looked at.
     async fn find_head(&mut self) -> Result<u64, VaultError> {
         self.checkpoints.list(&self.store).await;
@@ -225,7 +231,7 @@ impl Vault {
 
     async fn move_head(&mut self, seq: u64) -> Result<(), VaultError> {
         let (commit, digest) = self.read_commit(seq).await?;
-        self.head = Head { receipt: Receipt { seq, digest }, time: commit.time };
+        self.head = Head { receipt: Receipt { seq, digest }, time: commit.time, complete: commit.complete };
         Ok(())
     }
 
@@ -246,6 +252,18 @@ impl Vault {
         let (bytes, _) = commit.encode()?;
         self.store.put_if_absent(&commit_path(1), bytes.into()).await?;
         self.move_head(1).await
+    }
+
+    /// A commit on top of one that is gone would be believed to be durable.
+    async fn check_head_is_there(&self) -> Result<(), VaultError> {
+        let path = commit_path(self.head.receipt.seq);
+        match self.store.stat(&path).await? {
+            Some(_) => Ok(()),
+            None => {
+                let what = "it is gone, and was there when this run began or made it: has the vault been deleted, or its disk been taken away?";
+                Err(VaultError::damaged(&path, what.into()))
+            }
+        }
     }
 
     fn blank(&self, op: Op) -> Result<Commit, VaultError> {
@@ -286,6 +304,7 @@ impl Vault {
         let parts = moved(&addition.rows)?;
         self.check_foreign(&parts)?;
         self.check_from(&parts)?;
+        self.check_head_is_there().await?;
         let mut commit = self.blank(Op::Append)?;
         commit.segments = std::mem::take(&mut addition.segments);
         commit.complete = complete;
@@ -308,7 +327,8 @@ impl Vault {
                     continue;
                 }
             }
-            self.head = Head { receipt: Receipt { seq: commit.seq, digest }, time: commit.time };
+            let receipt = Receipt { seq: commit.seq, digest };
+            self.head = Head { receipt, time: commit.time, complete };
             self.cursors.extend(parts.into_iter().map(|(key, moved)| (key, moved.next)));
             return Ok(self.head.receipt.clone());
         }

@@ -75,7 +75,7 @@ pub enum VaultError {
     },
     /// Another writer moved the same partitions.
     #[error(
-        "writer {writer} committed {count} of the same partitions meanwhile (e.g. {example}): run again, nothing is lost"
+        "writer {writer} committed {count} of the same partitions meanwhile (e.g. {example}): another backup writes to this vault; let one of the two go, or run again when it has ended (nothing is lost)"
     )]
     LostRace {
         /// The other writer's id.

@@ -329,6 +329,18 @@ impl Cluster {
         }
     }
 
+    /// The layout as it is told after this was called. One try.
+    pub async fn fresh_layout(&self) -> Result<Arc<Layout>, KafkaError> {
+        // The first may be the answer to a question that somebody asked before.
+        let layout = self.refresh(&self.layout()).await?;
+        self.refresh(&layout).await
+    }
+
+    /// The same, with as many tries as there is time for.
+    pub async fn fresh_layout_patiently(&self) -> Result<Arc<Layout>, KafkaError> {
+        self.retrying(|| self.fresh_layout()).await
+    }
+
     /// Repeats `operation` after passing errors, until it works or the time is up.
     pub(super) async fn retrying<T, F>(&self, operation: impl Fn() -> F) -> Result<T, KafkaError>
     where

@@ -124,11 +124,15 @@ impl Connection {
         let (id, head) = self.next_head(version);
         let request = fetch::encode(head.as_head(), limits, self.rack(), asked);
         let sent = Instant::now();
-        self.send(id, &[&request]).await?;
         let patience = self.options().request_timeout + Duration::from_millis(limits.max_wait_ms as u64);
-        self.begin()?;
         let mut stop = self.stop.take();
-        let length = patient(&mut stop, patience, self.read_length()).await;
+        // A broker that is frozen takes no more than its buffers hold.
+        let length = async {
+            self.send(id, &[&request]).await?;
+            self.begin()?;
+            self.read_length().await
+        };
+        let length = patient(&mut stop, patience, length).await;
         self.stop = stop;
         let length = match length {
             Waited::Done(length) => length?,

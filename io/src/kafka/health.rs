@@ -81,6 +81,8 @@ struct Broker {
     asked: BTreeMap<u64, Instant>,
     /// When it was said last that it is waited for, and since when it is.
     told: Option<(Instant, Instant)>,
+    /// It has done something for us since.
+    works: bool,
 }
 
 #[derive(Debug)]
@@ -149,7 +151,7 @@ impl Health {
     /// A broker works.
     pub fn up(&self, broker: i32) {
         if let Some(broker) = self.state().brokers.get_mut(&broker) {
-            (broker.down_since, broker.failed) = (None, None);
+            broker.works();
         }
     }
 
@@ -160,7 +162,7 @@ impl Health {
         broker.requests += 1;
         broker.bytes = broker.bytes.saturating_add(bytes);
         broker.throttled_ms = broker.throttled_ms.saturating_add(u64::try_from(throttle_ms).unwrap_or(0));
-        (broker.down_since, broker.failed) = (None, None);
+        broker.works();
     }
 
     /// A broker is asked something whose answer should not take long: silence is told of. Hold it until the answer is there.
@@ -172,15 +174,33 @@ impl Health {
         Asking { health: Arc::clone(self), broker, number }
     }
 
-    /// A partition can't go on: for its leader's sake, if it has one. Said again and again while that is so.
-    pub fn waits(&self, partition: &TopicPartition, leader: Option<i32>, why: &KafkaError) {
+    /// A partition can't go on: for its leader's sake, if it has one. Said again and again while that is so. Whether this is news.
+    pub fn waits(&self, partition: &TopicPartition, leader: Option<i32>, why: &KafkaError) -> bool {
         let mut state = self.state();
-        let since = state.waiting.get(partition).map_or_else(Instant::now, |waiting| waiting.since);
-        let waiting = Waiting { broker: leader, since, why: why.to_string() };
+        let since = state.waiting.get(partition).map(|waiting| waiting.since);
+        let waiting =
+            Waiting { broker: leader, since: since.unwrap_or_else(Instant::now), why: why.to_string() };
         state.waiting.insert(partition.clone(), waiting);
+        since.is_none()
     }
 
-    /// It goes on, or is not wanted any more.
+    /// Nobody waits for any partition: whoever did begins anew.
+    pub fn forget_waiting(&self) {
+        let mut state = self.state();
+        state.waiting.clear();
+        state.told = None;
+    }
+
+    /// It is not waited for any more, but does not go on.
+    pub fn gives_up(&self, partition: &TopicPartition) {
+        let mut state = self.state();
+        state.waiting.remove(partition);
+        if state.waiting.is_empty() {
+            state.told = None;
+        }
+    }
+
+    /// It goes on.
     pub fn goes_on(&self, partition: &TopicPartition) {
         let mut state = self.state();
         if !state.waiting.is_empty() {
@@ -297,6 +317,10 @@ impl State {
 }
 
 impl Broker {
+    fn works(&mut self) {
+        (self.down_since, self.failed, self.works) = (None, None, true);
+    }
+
     /// Since when it is waited for.
     fn waited_since(&self, partitions: usize, now: Instant) -> Option<Instant> {
         let wanted = partitions > 0
@@ -312,9 +336,7 @@ impl Broker {
         let since = match self.waited_since(waiting, now) {
             Some(since) => since,
             // It is not wanted any more, or it has not failed for good: nothing is known of its return.
-            None if self.down_since.is_some() || !self.asked.is_empty() && self.told.is_some() => {
-                return None;
-            }
+            None if self.down_since.is_some() || !(self.works || self.asked.is_empty()) => return None,
             None => {
                 let (_, since) = self.told.take()?;
                 let waited = now.saturating_duration_since(since).as_secs();
@@ -325,7 +347,7 @@ impl Broker {
             return None;
         }
         let begun = self.told.map_or(since, |(_, begun)| begun.min(since));
-        self.told = Some((now, begun));
+        (self.told, self.works) = (Some((now, begun)), false);
         let at = if self.address.is_empty() { String::new() } else { format!(" at {}", self.address) };
         let whom = if waiting > 0 { format!(" ({})", partitions(waiting)) } else { String::new() };
         let failure = self.last_error.as_deref().filter(|_| self.down_since.is_some());
@@ -402,8 +424,10 @@ mod tests {
             "{said:?}"
         );
         drop(asking);
+        // The next question is under way when it is looked again.
+        let _asking = health.asking(1, &address());
         health.requests(1, 100, 7);
-        assert!(health.lines(in_seconds(8))[0].starts_with("broker 1 is back"));
+        assert!(health.lines(in_seconds(3))[0].starts_with("broker 1 is back"));
         let snapshot = health.snapshot();
         assert_eq!((snapshot[0].requests, snapshot[0].bytes, snapshot[0].throttled_ms), (1, 100, 7));
     }
@@ -414,12 +438,18 @@ mod tests {
         let topic: Arc<str> = Arc::from("orders");
         let all: Vec<_> = (0..7).map(|n| TopicPartition::new(&topic, n)).collect();
         let error = KafkaError::NoRoute("orders-0 has no leader".into());
-        all.iter().for_each(|tp| health.waits(tp, None, &error));
+        assert!(all.iter().all(|tp| health.waits(tp, None, &error)));
+        assert!(!health.waits(&all[0], None, &error), "it is no news");
         let said = health.lines(in_seconds(6));
         let expected = "waiting for 7 partitions (orders-0, orders-1, orders-2, …): orders-0 has no leader (";
         assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
         all.iter().for_each(|tp| health.goes_on(tp));
         assert!(health.lines(in_seconds(9))[0].starts_with("all partitions go on after"));
+        // Who is given up does not go on.
+        assert!(health.waits(&all[0], None, &error));
+        assert_eq!(health.lines(in_seconds(16)).len(), 1);
+        health.gives_up(&all[0]);
+        assert_eq!(health.lines(in_seconds(17)), [""; 0]);
     }
 
     #[test]

@@ -220,7 +220,12 @@ impl Cluster {
     ) -> Result<Answers, KafkaError> {
         let mut waited = BTreeSet::new();
         let answers = self.ask_patiently(questions, patience, &mut waited).await;
-        waited.iter().for_each(|tp| self.health().goes_on(tp));
+        for tp in &waited {
+            match answers.as_ref().is_ok_and(|answers| answers.found.contains_key(tp)) {
+                true => self.health().goes_on(tp),
+                false => self.health().gives_up(tp),
+            }
+        }
         answers
     }
 
@@ -243,8 +248,10 @@ impl Cluster {
             let last = errors.remove(0);
             for tp in open.keys() {
                 let leader = layout.partition(tp).and_then(|partition| partition.leader);
-                self.health().waits(tp, leader, &last);
-                waited.insert(tp.clone());
+                // Whom somebody else waits for is theirs.
+                if self.health().waits(tp, leader, &last) {
+                    waited.insert(tp.clone());
+                }
             }
             if self.pause_and_refresh(&mut backoff, last, &layout).await.is_err() {
                 for (tp, _) in open {

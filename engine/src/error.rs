@@ -61,7 +61,7 @@ pub enum EngineError {
     Diverged(String),
     /// What was read may be another topic's.
     #[error(
-        "topic {topic} was deleted and created again during the run, and these brokers do not tell which of the two they were reading: nothing that was read since the last commit is kept"
+        "topic {topic} was deleted and created again during the run: nothing is kept of the earlier one that was not committed"
     )]
     Replaced {
         /// Its name.

@@ -51,8 +51,6 @@ use crate::vault::{VaultError, hex};
 
 pub use follow::Follow;
 
-/// Of issues.
-const REPLACED: &str = "topic_replaced";
 /// A run that ends begins again so often when topics are replaced under it.
 const MOST_REPLACED: u32 = 5;
 /// And not before so long.
@@ -111,10 +109,12 @@ pub async fn backup(
     let finished = loop {
         match attempt(&cluster, &store, &options, means(), &mut report).await {
             // What was read since the last commit is left behind, and read again.
-            Err(EngineError::Replaced { topic }) if options.follow.is_some() || replaced < MOST_REPLACED => {
+            Err(error @ EngineError::Replaced { .. })
+                if options.follow.is_some() || replaced < MOST_REPLACED =>
+            {
                 replaced += 1;
                 report.take_back();
-                note_replaced(&topic, &mut report);
+                note_replaced(&error, &mut report);
             }
             // What cannot be planned anew now can be later.
             Err(EngineError::Kafka(error))
@@ -138,11 +138,10 @@ pub async fn backup(
     // A signal is how a run that goes on ends.
     report.interrupted &= options.follow.is_none();
     report.topics.sort_by(|a, b| (&a.topic, a.incarnation).cmp(&(&b.topic, b.incarnation)));
-    let Some(finished) = finished else { return Ok(report) };
-    if options.follow.is_none() && !report.interrupted {
+    if finished.is_some() && options.follow.is_none() && !report.interrupted {
         strays::tidy(&store, stop, &mut report.notes).await;
     }
-    report.receipt = Some(finished.to_string());
+    report.receipt = finished.map(|finished| finished.to_string());
     report.gaps.sort_by(|a, b| (&a.topic, a.partition, a.first).cmp(&(&b.topic, b.partition, b.first)));
     if !report.gaps.is_empty() {
         report.errors.push(gap_issue(&report));
@@ -187,21 +186,15 @@ async fn attempt(
     run.finish(rows, snapshot.rows, report).await.map(Some)
 }
 
-/// Says it, once for each topic.
-fn note_replaced(topic: &str, report: &mut Report) {
-    tracing::warn!("topic {topic} was deleted and created again: the run goes on from its last commit");
-    let is_said =
-        |issue: &Issue| issue.code == REPLACED && issue.topic.as_deref().is_some_and(|said| said == topic);
-    if report.errors.iter().any(is_said) {
-        return;
-    }
-    let message = format!(
-        "topic {topic} was deleted and created again during the run, and these brokers do not tell which of the two they were reading: nothing is kept of the earlier one that was not committed"
-    );
-    let issue = Issue::new(REPLACED, Severity::Missing, message).topic(topic);
+/// Says that a topic was replaced, once for each: the run goes on.
+fn note_replaced(error: &EngineError, report: &mut Report) {
     let hint =
         "what was committed before is in the vault; what is there now is backed up as a new incarnation";
-    report.errors.push(issue.hint(hint));
+    let issue = Issue { severity: Severity::Missing, ..Issue::from(error) }.hint(hint);
+    tracing::warn!("{}: the run goes on from its last commit", issue.message);
+    if !report.errors.iter().any(|known| (&known.code, &known.topic) == (&issue.code, &issue.topic)) {
+        report.errors.push(issue);
+    }
     report.stands();
 }
 

@@ -167,12 +167,16 @@ impl Survey {
         Ok(transactions::look(&self.cluster, &suspects).await.issues)
     }
 
-    /// The run's topics that the cluster does not name. A broker that has just started may not know of them yet.
-    fn missing(&self, census: &Census, layout: &Layout) -> BTreeSet<String> {
-        // Of those that are known to be gone somebody may still be at work.
+    /// The run's topics, but for those that are known to be gone: somebody may still be at work on them.
+    fn current(&self) -> impl Iterator<Item = &TopicRow> {
         let is_current =
             |row: &&TopicRow| self.state.topics.get(&row.topic).is_none_or(|known| known.present);
-        let names = self.topics.values().filter(is_current).map(|row| &row.name);
+        self.topics.values().filter(is_current)
+    }
+
+    /// The run's topics that the cluster does not name. A broker that has just started may not know of them yet.
+    fn missing(&self, census: &Census, layout: &Layout) -> BTreeSet<String> {
+        let names = self.current().map(|row| &row.name);
         let gone = names.filter(|name| {
             let topic = layout.topics.get(name.as_str());
             topic.is_none_or(|topic| topic.error == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
@@ -186,10 +190,7 @@ impl Survey {
         let there = layout.topics.values().filter(is_there);
         let covered = there.filter(|topic| census.selection.covers(&topic.name, topic.internal));
         let mut chosen: Vec<Topic> = covered.map(|topic| self.not_older(topic)).collect();
-        let is_current = |row: &&TopicRow| {
-            self.state.lives(&row.name).first().is_none_or(|newest| newest.topic == row.topic)
-        };
-        let known = self.topics.values().filter(|row| missed.contains(&row.name)).filter(is_current);
+        let known = self.current().filter(|row| missed.contains(&row.name));
         chosen.extend(known.map(|row| self.as_it_was(row)));
         chosen
     }

@@ -382,14 +382,14 @@ impl Worker {
         let least = if received == 0 { AFTER_NOTHING } else { Duration::ZERO };
         let mut stop = self.shared.stop.clone();
         let pause = async {
-            if let Some(paid) = paid {
-                tokio::time::sleep_until(paid.into()).await;
-            }
-            tokio::time::sleep(throttle.min(longest).max(least)).await;
-        };
-        let pause = async {
+            let rest = async {
+                if let Some(paid) = paid {
+                    tokio::time::sleep_until(paid.into()).await;
+                }
+                tokio::time::sleep(throttle.min(longest).max(least)).await;
+            };
             tokio::select! {
-                () = pause => {}
+                () = rest => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         };

@@ -9,6 +9,7 @@ use bodley_io::kafka::stream::resolve;
 use bodley_io::kafka::{Address, ClientOptions, Cluster, Connection, KafkaError, Layout};
 
 use super::Check;
+use crate::report::counted;
 
 /// A certificate that ends so soon is worth a word.
 const SOON: Duration = Duration::from_secs(30 * 86_400);
@@ -158,7 +159,7 @@ fn leaderless(layout: &Layout) -> Option<Check> {
         count += 1;
         missed.extend(partition.replicas.iter().filter(|id| !layout.brokers.contains_key(id)));
     }
-    let what = format!("{} no leader (e.g. {example})", counted(count, "partition has", "partitions have"));
+    let what = format!("no leader for {} (e.g. {example})", counted(count, "partition"));
     let missed: Vec<String> = missed.iter().take(NAMED).map(ToString::to_string).collect();
     let hint = match missed.is_empty() {
         true => "they can't be backed up or restored until they have one: see the brokers' logs".to_owned(),
@@ -168,8 +169,4 @@ fn leaderless(layout: &Layout) -> Option<Check> {
         ),
     };
     Some(Check::wrong("kafka", "partitions", what).hint(hint))
-}
-
-fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }

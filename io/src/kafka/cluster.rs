@@ -223,9 +223,24 @@ impl Cluster {
     /// A layout newer than `seen`: asks the cluster unless another task has done so since. However many ask, and however often, the
     /// cluster hears little of it: the first one asks at once, those that follow at a growing distance.
     pub async fn refresh(&self, seen: &Arc<Layout>) -> Result<Arc<Layout>, KafkaError> {
+        self.ask_layout(Some(seen)).await
+    }
+
+    /// The layout as it is told after this was called, also when others have just asked. One try.
+    pub async fn fresh_layout(&self) -> Result<Arc<Layout>, KafkaError> {
+        self.ask_layout(None).await
+    }
+
+    /// The same, with as many tries as there is time for.
+    pub async fn fresh_layout_patiently(&self) -> Result<Arc<Layout>, KafkaError> {
+        self.retrying(|| self.fresh_layout()).await
+    }
+
+    /// Whoever has seen a layout is content with a newer one.
+    async fn ask_layout(&self, seen: Option<&Arc<Layout>>) -> Result<Arc<Layout>, KafkaError> {
         let mut pass = self.refreshing.enter(KafkaError::again).await?;
         let current = self.layout();
-        if !Arc::ptr_eq(&current, seen) {
+        if seen.is_some_and(|seen| !Arc::ptr_eq(&current, seen)) {
             return Ok(current);
         }
         pass.wait().await;
@@ -327,18 +342,6 @@ impl Cluster {
             }
             _ = &mut refreshed => paused.await,
         }
-    }
-
-    /// The layout as it is told after this was called. One try.
-    pub async fn fresh_layout(&self) -> Result<Arc<Layout>, KafkaError> {
-        // The first may be the answer to a question that somebody asked before.
-        let layout = self.refresh(&self.layout()).await?;
-        self.refresh(&layout).await
-    }
-
-    /// The same, with as many tries as there is time for.
-    pub async fn fresh_layout_patiently(&self) -> Result<Arc<Layout>, KafkaError> {
-        self.retrying(|| self.fresh_layout()).await
     }
 
     /// Repeats `operation` after passing errors, until it works or the time is up.

@@ -1,5 +1,6 @@
 //! A bar on a terminal, a line every few seconds elsewhere.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const DRAW_EVERY: Duration = Duration::from_millis(200);
+/// What a rate is the mean of.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// What a run is called that goes on.
 pub const FOLLOW: &str = "follow";
@@ -50,34 +53,58 @@ impl Drop for Display {
 }
 
 async fn draw(verb: &str, bar: ProgressBar, progress: Arc<Progress>) {
-    let start = Instant::now();
+    let mut pace = Pace::since(Instant::now());
     loop {
         let now = progress.snapshot();
         bar.set_length(now.work_total.max(1));
         bar.set_position(now.work_done.min(now.work_total));
-        bar.set_message(describe(verb, &now, start.elapsed()));
+        bar.set_message(describe(verb, &now, &mut pace, Instant::now()));
         tokio::time::sleep(DRAW_EVERY).await;
     }
 }
 
 async fn lines(verb: &str, progress: Arc<Progress>) {
-    let start = Instant::now();
+    let mut pace = Pace::since(Instant::now());
     loop {
         tokio::time::sleep(LINE_EVERY).await;
-        eprintln!("{verb}: {}", describe(verb, &progress.snapshot(), start.elapsed()));
+        eprintln!("{verb}: {}", describe(verb, &progress.snapshot(), &mut pace, Instant::now()));
+    }
+}
+
+/// How fast it has been of late.
+struct Pace {
+    start: Instant,
+    /// When how many bytes were done: from the last look before the window up to now.
+    seen: VecDeque<(Instant, u64)>,
+}
+
+impl Pace {
+    fn since(start: Instant) -> Self {
+        Self { start, seen: VecDeque::from([(start, 0)]) }
+    }
+
+    /// Bytes per second within the [`WINDOW`] that ends `now`.
+    fn rate(&mut self, now: Instant, bytes: u64) -> u64 {
+        self.seen.push_back((now, bytes));
+        while self.seen.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= WINDOW) {
+            self.seen.pop_front();
+        }
+        let (since, before) = self.seen.front().copied().unwrap_or((self.start, 0));
+        let seconds = now.duration_since(since).as_secs_f64().max(0.001);
+        (bytes.saturating_sub(before) as f64 / seconds) as u64
     }
 }
 
 /// Bytes, rate, partitions or commits, and when it will be over.
-fn describe(verb: &str, now: &Snapshot, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64().max(0.001);
-    let rate = HumanBytes((now.bytes as f64 / seconds) as u64);
+fn describe(verb: &str, now: &Snapshot, pace: &mut Pace, at: Instant) -> String {
+    let rate = HumanBytes(pace.rate(at, now.bytes));
     if verb == FOLLOW {
         return format!("{}, {rate}/s, {}", HumanBytes(now.bytes), ages(now, now_ms()));
     }
     let share = now.work_done as f64 / now.work_total.max(1) as f64;
     let eta = match share > 0.01 && now.work_total > 0 {
         true => {
+            let seconds = at.duration_since(pace.start).as_secs_f64();
             let left = (seconds * (1.0 - share) / share).clamp(0.0, 1e7);
             format!(", {} left", HumanDuration(Duration::from_secs_f64(left)))
         }
@@ -123,12 +150,26 @@ mod tests {
             partitions_total: 4,
             ..Snapshot::default()
         };
-        let line = describe("backup", &now, Duration::from_secs(10));
+        let start = Instant::now();
+        let line = describe("backup", &now, &mut Pace::since(start), start + Duration::from_secs(10));
         assert_eq!(line, "10.00 MiB, 1.00 MiB/s, 1/4 partitions, 30 seconds left");
         let following = Snapshot { committed: 95_000, complete: 90_000, ..now };
         assert_eq!(ages(&following, 100_000), "committed 5 s ago, complete to 10 s ago");
         assert_eq!(ages(&now, 100_000), "nothing committed yet, catching up");
-        let nothing = describe("copy", &Snapshot::default(), Duration::from_secs(1));
+        let nothing = describe("copy", &Snapshot::default(), &mut Pace::since(start), start);
         assert_eq!(nothing, "0 B, 0 B/s, 0/0 commits");
+    }
+
+    #[test]
+    fn a_rate_is_the_one_of_now() {
+        let start = Instant::now();
+        let mut pace = Pace::since(start);
+        let mut rate = |seconds, bytes| pace.rate(start + Duration::from_secs(seconds), bytes);
+        assert_eq!(rate(5, 5_000), 1_000);
+        assert_eq!(rate(10, 10_000), 1_000);
+        assert_eq!((rate(15, 10_000), rate(20, 10_000)), (500, 0), "nothing came any more");
+        assert_eq!((rate(3_595, 10_000), rate(3_600, 10_000)), (0, 0));
+        assert_eq!(rate(3_605, 20_000), 1_000);
+        assert_eq!(rate(3_605, 0), 0, "what is counted anew");
     }
 }

@@ -8,23 +8,37 @@ use bodley_engine::{EngineError, Issue};
 pub struct Ended {
     /// In full.
     pub issue: Issue,
+    /// The exit code of a signal that ended it.
+    pub signal: Option<u8>,
 }
 
 impl Ended {
     /// Bad usage or configuration: exit 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { issue: Issue::new("usage", Severity::Refused, message) }
+        Self::from(Issue::new("usage", Severity::Refused, message))
+    }
+
+    /// By a signal with this exit code, before there was anything to end in order.
+    pub fn by_signal(code: u8) -> Self {
+        let issue = Issue::new("interrupted", Severity::Failed, "ended by a signal before it began");
+        Self { signal: Some(code), ..Self::from(issue) }
     }
 
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
-        self.issue.severity.exit_code()
+        self.signal.unwrap_or_else(|| self.issue.severity.exit_code())
+    }
+}
+
+impl From<Issue> for Ended {
+    fn from(issue: Issue) -> Self {
+        Self { issue, signal: None }
     }
 }
 
 impl From<EngineError> for Ended {
     fn from(error: EngineError) -> Self {
-        Self { issue: Issue::from(&error) }
+        Self::from(Issue::from(&error))
     }
 }
 

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn not_started(args: &Args, message: String) -> ExitCode {
     let issue = Issue::new("system", Severity::Failed, message);
-    output::print_failure(args.common.output, args.command.name(), &ended::Ended { issue });
+    output::print_failure(args.common.output, args.command.name(), &ended::Ended::from(issue));
     ExitCode::from(Severity::Failed.exit_code())
 }
 

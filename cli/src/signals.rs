@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::ended::Ended;
+
 /// Supervisors signal a process and its group: what comes so soon is the same signal.
 const ONE_SIGNAL: Duration = Duration::from_millis(300);
 const SIGINT: u8 = 2;
@@ -51,6 +53,18 @@ impl Signals {
     /// Turns true at the first signal.
     pub fn stop(&self) -> watch::Receiver<bool> {
         self.stop.clone()
+    }
+
+    /// Does what need not be ended in order; a signal ends it.
+    pub async fn unless_asked<T>(
+        &self,
+        work: impl Future<Output = Result<T, Box<Ended>>>,
+    ) -> Result<T, Box<Ended>> {
+        let mut stop = self.stop();
+        tokio::select! {
+            done = work => done,
+            _ = stop.wait_for(|stop| *stop) => Err(Box::new(Ended::by_signal(self.exit_code()))),
+        }
     }
 
     /// The exit code of a run that was cut by a signal.

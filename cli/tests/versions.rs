@@ -399,6 +399,34 @@ fn the_oldest_without_transactional_ids() {
     stage.cluster.nodes().iter().for_each(|node| drop(node.kill()));
 }
 
+/// With ZooKeeper only the controller creates topics, whichever broker is asked first, and whichever is the controller by then.
+#[test]
+fn the_controller_creates_topics() {
+    static SLOT: [Slot; 1] = [Slot::new()];
+    let _turn = turn();
+    let options = ClusterOptions::new().version(TESTED_VERSIONS[0]).nodes(3);
+    let stage = Slot::stage(&SLOT, options, |site| generate(site, "plain", 300, None));
+    let vault = stage.vault_of(&["plain"]);
+    let bootstrap = stage.cluster.bootstrap();
+    let restored = |server: &str, target: &str| {
+        let rename = format!("plain={target}");
+        let args = ["restore", "-b", server, "--vault", vault.url(), "--rename", &rename, "--output", "json"];
+        bodley(&[&args[..], &["--dry-run"]].concat()).exits(0);
+        bodley(&args).exits(0);
+        same_digests(&stage.bench, "plain", target);
+    };
+    for (n, server) in bootstrap.split(',').enumerate() {
+        restored(server, &format!("back-{n}"));
+    }
+    // Another one becomes the controller.
+    for node in 0..2 {
+        stage.cluster.node(node).unwrap().restart().unwrap();
+        stage.cluster.wait_until_up().unwrap();
+        restored(&bootstrap, &format!("back-again-{node}"));
+    }
+    stage.cluster.nodes().iter().for_each(|node| drop(node.kill()));
+}
+
 /// What a run reads and writes goes on while brokers of two versions lead its partitions, each with requests of its own.
 #[test]
 fn brokers_are_upgraded_under_a_run() {
@@ -413,13 +441,13 @@ fn brokers_are_upgraded_under_a_run() {
     };
 
     let vault = Vault::new();
-    let mut run = stage.start("backup", &vault, &["--topic", "upgraded", "--limit-read", "1M"]);
+    let mut run = stage.start("backup", &vault, &["--topic", "upgraded", "--limit-read", "512K"]);
     upgrade(0);
     assert!(run.is_running(), "too fast for this test");
     upgrade(1);
     run.wait().exits(0);
     vault.verified();
-    let args = ["--topic", "upgraded", "--rename", "upgraded=back", "--limit-write", "1M"];
+    let args = ["--topic", "upgraded", "--rename", "upgraded=back", "--limit-write", "512K"];
     let mut run = stage.start("restore", &vault, &args);
     stage.until(&mut run, "back", 300);
     upgrade(2);

@@ -128,6 +128,7 @@ impl EngineError {
             Self::Kafka(KafkaError::Mismatch { .. }) => "not_kafka",
             Self::Kafka(KafkaError::Tls { .. }) => "tls",
             Self::Kafka(KafkaError::Auth { .. } | KafkaError::Token { .. }) => "authentication",
+            Self::Kafka(KafkaError::OtherCluster { .. }) => "other_cluster",
             Self::Kafka(_) => "kafka_unreachable",
             Self::Store(StoreError::NoPutIfAbsent(_))
             | Self::Vault(VaultError::Store(StoreError::NoPutIfAbsent(_))) => "store_overwrites",

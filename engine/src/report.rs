@@ -315,6 +315,10 @@ impl From<&EngineError> for Issue {
 /// How much of a report stands whatever becomes of the run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Standing {
+    /// Something does.
+    any: bool,
+    /// The run has come to its end by an error.
+    is_cut: bool,
     topics: usize,
     gaps: usize,
     errors: usize,
@@ -327,6 +331,8 @@ impl Report {
     pub(crate) fn stands(&mut self) {
         let Self { topics, gaps, errors, notes, objects, .. } = self;
         self.standing = Standing {
+            any: true,
+            is_cut: false,
             topics: topics.len(),
             gaps: gaps.len(),
             errors: errors.len(),
@@ -335,9 +341,24 @@ impl Report {
         };
     }
 
+    /// An error has ended the run, which is told beside what stands.
+    pub(crate) fn ends_early(&mut self) {
+        self.standing.is_cut = true;
+    }
+
+    /// Whether not all that was asked for was tried.
+    pub fn is_cut(&self) -> bool {
+        self.interrupted || self.standing.is_cut
+    }
+
+    /// Whether anything stands.
+    pub(crate) fn is_standing(&self) -> bool {
+        self.standing.any
+    }
+
     /// Takes back what was said since [`Report::stands`], as what it was about has been given up. (Bytes and records are counted when they are committed.)
     pub(crate) fn take_back(&mut self) {
-        let Standing { topics, gaps, errors, notes, objects } = self.standing;
+        let Standing { topics, gaps, errors, notes, objects, .. } = self.standing;
         self.topics.truncate(topics);
         self.gaps.truncate(gaps);
         self.errors.truncate(errors);

@@ -3,16 +3,21 @@
 use std::time::Duration;
 
 use bodley_io::store::SharedStore;
+use futures_util::StreamExt;
 use serde::Serialize;
 
 use crate::error::{EngineError, Severity};
 use crate::moment::span;
 use crate::report::{Issue, Report};
+use crate::vault::commit::Commit;
 use crate::vault::log::Vault;
 use crate::vault::now_ms;
+use crate::vault::reading::AHEAD;
 
 /// Commits that are looked at for one that says up to when the vault has everything.
 const MOST_COMMITS: u64 = 200;
+/// So far clocks may be apart.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// What is still good.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,24 +61,55 @@ pub async fn status(store: SharedStore, limits: Limits) -> Result<Report, Engine
         tool: String::new(),
         cluster_id: vault.identity().cluster_id.clone(),
     };
-    for seq in (1..=head).rev().take(MOST_COMMITS as usize) {
-        let (commit, _) = vault.read_commit(seq).await?;
-        if seq == head {
-            status.tool = commit.tool;
-        }
-        if let Some(complete) = commit.complete {
-            status.complete = Some(complete);
-            status.lag_ms = Some(now.saturating_sub(complete).max(0));
-            break;
-        }
-    }
-    let errors = complaints(&status, limits);
+    let (newest, _) = vault.read_commit(head).await?;
+    status.tool = newest.tool;
+    status.complete = match newest.complete {
+        None => last_complete(&vault, head).await?,
+        complete => complete,
+    };
+    status.lag_ms = status.complete.map(|complete| now.saturating_sub(complete).max(0));
+    let errors = complaints(&status, limits, now);
+    let notes = if errors.is_empty() { ahead(&status, now).into_iter().collect() } else { Vec::new() };
     let receipt = vault.receipt_text();
-    Ok(Report { receipt, errors, status: Some(status), ..Report::default() })
+    Ok(Report { receipt, errors, notes, status: Some(status), ..Report::default() })
 }
 
-fn complaints(status: &Status, limits: Limits) -> Vec<Issue> {
+/// What the newest commit before `head` says that says so: some are read at a time.
+async fn last_complete(vault: &Vault, head: u64) -> Result<Option<i64>, EngineError> {
+    let mut behind = head;
+    let last = head.saturating_sub(MOST_COMMITS - 1).max(1);
+    while behind > last {
+        let first = behind.saturating_sub(AHEAD as u64).max(last);
+        let read: Vec<_> = vault.read_commits(first..=behind - 1).collect().await;
+        for read in read.into_iter().rev() {
+            if let (Commit { complete: Some(complete), .. }, _) = read? {
+                return Ok(Some(complete));
+            }
+        }
+        behind = first;
+    }
+    Ok(None)
+}
+
+/// What is to be said of a commit of a time to come.
+fn ahead(status: &Status, now: i64) -> Option<String> {
+    let newest = status.complete.map_or(status.committed, |complete| complete.max(status.committed));
+    let ahead = newest.saturating_sub(now);
+    (ahead > CLOCKS_DIFFER.as_millis() as i64).then(|| {
+        format!(
+            "the last commit is dated {} from now: how old it is can't be said, and a backup that has ended would not be noticed",
+            span(ahead)
+        )
+    })
+}
+
+fn complaints(status: &Status, limits: Limits, now: i64) -> Vec<Issue> {
     let mut errors = Vec::new();
+    // A probe restarts what runs: that does not mend a clock. Who watches the lag is told.
+    if let Some(what) = ahead(status, now).filter(|_| limits.max_lag.is_some()) {
+        let hint = "compare this machine's clock with that of the machine that backs up; after a clock was put back, this ends when the time has come";
+        errors.push(Issue::new("clock", Severity::Failed, what).hint(hint));
+    }
     let over = |ms: i64, limit: Duration| u128::try_from(ms).is_ok_and(|ms| ms > limit.as_millis());
     if let Some(limit) = limits.max_age.filter(|limit| over(status.age_ms, *limit)) {
         let (age, limit) = (span(status.age_ms), span(limit.as_millis() as i64));
@@ -112,7 +148,7 @@ mod tests {
             seq: 1,
             committed: 0,
             age_ms,
-            complete: lag_ms,
+            complete: None,
             lag_ms,
             tool: String::new(),
             cluster_id: String::new(),
@@ -120,12 +156,19 @@ mod tests {
         let limits =
             Limits { max_age: Some(Duration::from_secs(60)), max_lag: Some(Duration::from_secs(10)) };
         let codes = |status: &Status, limits| -> Vec<String> {
-            complaints(status, limits).into_iter().map(|issue| issue.code).collect()
+            complaints(status, limits, 1_000).into_iter().map(|issue| issue.code).collect()
         };
         assert!(codes(&status(60_000, Some(10_000)), limits).is_empty());
         assert_eq!(codes(&status(60_001, Some(10_000)), limits), ["stale"]);
         assert_eq!(codes(&status(0, Some(10_001)), limits), ["lagging"]);
         assert_eq!(codes(&status(61_000, None), limits), ["stale", "lagging"]);
         assert!(codes(&status(i64::MAX, None), Limits::default()).is_empty());
+        let early = |committed, complete| Status { committed, complete, ..status(0, Some(0)) };
+        assert!(codes(&early(61_000, Some(61_000)), limits).is_empty());
+        assert_eq!(codes(&early(61_001, None), limits), ["clock"]);
+        assert_eq!(codes(&early(0, Some(i64::MAX)), limits), ["clock"]);
+        for limits in [Limits::default(), Limits { max_lag: None, ..limits }] {
+            assert!(codes(&early(i64::MAX, None), limits).is_empty());
+        }
     }
 }

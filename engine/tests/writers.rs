@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bodley_engine::vault::log::{Addition, Vault};
 use bodley_engine::vault::rows::Rows;
+use bodley_engine::vault::state::State;
 use bodley_engine::vault::{Receipt, VaultError};
 use bodley_io::store::SharedStore;
 use bodley_io::store::decorators::Retry;
@@ -379,4 +380,49 @@ fn a_seed_repeats() {
         };
         assert_eq!(told(), told(), "seed {seed}");
     }
+}
+
+/// Who commits seldom beside another one who commits often follows it, however much that is.
+#[tokio::test(start_paused = true)]
+async fn a_slow_writer_beside_a_quick_one() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let mut slow = open_or_create(&store).await.unwrap();
+    let mut quick = open_or_create(&store).await.unwrap();
+    slow.fold(false).await.unwrap();
+    quick.fold(false).await.unwrap();
+    sample::append(&mut slow, &[(0, 0, -1)], 1).await.unwrap();
+    for n in 0..300 {
+        let from = if n == 0 { -1 } else { n * CHUNK };
+        sample::append(&mut quick, &[(1, n * CHUNK, from)], 2).await.unwrap();
+    }
+    let receipt = sample::append(&mut slow, &[(0, CHUNK, CHUNK)], 1).await.unwrap();
+    assert_eq!(receipt.seq, 1 + 1 + 300 + 1);
+    let lost = sample::append(&mut slow, &[(1, 300 * CHUNK, 300 * CHUNK)], 1).await.unwrap_err();
+    assert!(matches!(lost, VaultError::LostRace { .. }), "{lost}");
+    let state = Vault::open(store).await.unwrap().fold(true).await.unwrap();
+    assert_eq!(state.cursors()[&(TOPIC, 0)], 2 * CHUNK);
+}
+
+/// Rows of a few partitions are kept, cursors of all.
+#[tokio::test(start_paused = true)]
+async fn some_histories_are_read() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let mut vault = open_or_create(&store).await.unwrap();
+    vault.fold(false).await.unwrap();
+    for n in 0..30 {
+        let from = if n == 0 { -1 } else { n * CHUNK };
+        let chunks = [0, 1, 2].map(|partition| (partition, n * CHUNK, from));
+        sample::append(&mut vault, &chunks, 1).await.unwrap();
+        if n == 20 {
+            vault.checkpoint().await.unwrap();
+        }
+    }
+    let of = |keys: &[u32]| State::of(keys.iter().map(|partition| (TOPIC, *partition)).collect());
+    let mut open = Vault::open(store).await.unwrap();
+    let all = open.fold(true).await.unwrap();
+    let some = open.fold_onto(of(&[1])).await.unwrap();
+    assert_eq!(some.cursors(), all.cursors());
+    assert_eq!(some.partitions[&(TOPIC, 1)], all.partitions[&(TOPIC, 1)]);
+    assert_eq!(some.partitions[&(TOPIC, 1)].ranges.len(), 30);
+    assert!(some.partitions[&(TOPIC, 0)].ranges.is_empty() && some.segments.is_empty());
 }

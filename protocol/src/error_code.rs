@@ -44,6 +44,7 @@ impl ErrorCode {
     pub const ILLEGAL_SASL_STATE: Self = Self(34);
     pub const UNSUPPORTED_VERSION: Self = Self(35);
     pub const TOPIC_ALREADY_EXISTS: Self = Self(36);
+    pub const NOT_CONTROLLER: Self = Self(41);
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: Self = Self(45);
     pub const DUPLICATE_SEQUENCE_NUMBER: Self = Self(46);
     pub const INVALID_PRODUCER_EPOCH: Self = Self(47);
@@ -100,6 +101,7 @@ impl ErrorCode {
             | Self::UNKNOWN_TOPIC_ID
             | Self::INCONSISTENT_TOPIC_ID
             | Self::NOT_COORDINATOR
+            | Self::NOT_CONTROLLER
             | Self::KAFKA_STORAGE_ERROR
             | Self::COORDINATOR_NOT_AVAILABLE => RetryClass::Route,
             Self::UNSTABLE_OFFSET_COMMIT

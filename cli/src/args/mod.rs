@@ -249,7 +249,7 @@ pub struct ClusterArg {
     /// A cluster that the file of --config describes
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Give up when brokers have not let anything go on for so long (s, m, h); a partition at a time where others go on
+    /// Give up when brokers have not let anything go on for so long (s, m, h). A backup gives up partition by partition, a restore as a whole
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     pub give_up_after: Interval,
 }

@@ -22,7 +22,7 @@ pub async fn run(flags: Backup, common: &Common) -> Outcome {
     let store = open_measured(named, None, flags.limit_write, progress.latencies())?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
+    let (cluster, notes) = signals.unless_asked(open_cluster(&flags.cluster, common)).await?;
     let usual = Interval(Duration::from_secs(if flags.follow { 10 } else { 60 }));
     let interval = flags.commit_interval.unwrap_or(usual);
     let follow = Follow { groups_interval: flags.groups_interval.unwrap_or(GROUPS_INTERVAL).0 };
@@ -59,7 +59,7 @@ fn summary(report: &Report, start: Instant) -> String {
             format!("{} new{records}", bytes(new))
         }
     };
-    let cut = if report.interrupted { "ended early: " } else { "" };
+    let cut = if report.is_cut() { "ended early: " } else { "" };
     format!(
         "{cut}backed up {} ({}), {}: {what} in {seconds:.1} s",
         plural(report.topics.len(), "topic"),

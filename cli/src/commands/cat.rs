@@ -120,7 +120,7 @@ impl Output {
 }
 
 fn system(message: String) -> Box<Ended> {
-    Box::new(Ended { issue: Issue::new("system", Severity::Failed, message) })
+    Box::new(Ended::from(Issue::new("system", Severity::Failed, message)))
 }
 
 /// A reader that went away has seen what it wanted.

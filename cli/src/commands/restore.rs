@@ -24,7 +24,7 @@ pub async fn run(flags: Restore, common: &Common) -> Outcome {
     )?;
     let signals = Signals::listen().map_err(|e| usage(format!("cannot listen for signals: {e}")))?;
     let start = Instant::now();
-    let (cluster, notes) = open_cluster(&flags.cluster, common).await?;
+    let (cluster, notes) = signals.unless_asked(open_cluster(&flags.cluster, common)).await?;
     let file = flags.report.clone();
     if file.is_some() && flags.dry_run {
         return Err(usage(

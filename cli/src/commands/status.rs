@@ -16,6 +16,7 @@ pub async fn run(flags: StatusArgs, common: &Common) -> Outcome {
         OutputFormat::Json => output::print_json("status", code, &report),
         OutputFormat::Text => {
             output::print_issues(&report.errors);
+            report.notes.iter().for_each(|note| output::print_note(note));
             if let Some(status) = &report.status {
                 output::print(&text(status));
             }

@@ -77,7 +77,8 @@ pub fn print_failure(format: OutputFormat, command: &str, ended: &Ended) {
     match format {
         OutputFormat::Text => print_issue(&ended.issue),
         OutputFormat::Json => {
-            let report = Report { errors: vec![ended.issue.clone()], ..Report::default() };
+            let interrupted = ended.signal.is_some();
+            let report = Report { errors: vec![ended.issue.clone()], interrupted, ..Report::default() };
             print_json(command, ended.exit_code(), &report);
         }
     }

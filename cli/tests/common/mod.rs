@@ -21,16 +21,22 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// A run that takes longer hangs: more than the two minutes for which bodley follows a cluster that makes no progress.
-const LIMIT: Duration = Duration::from_secs(150);
-/// The same after a signal.
-const SIGNAL_LIMIT: Duration = Duration::from_secs(25);
+const LIMIT: Duration = Duration::from_secs(600);
+/// The same after a signal: it may wait for its last requests, and for its commit.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(60);
+/// What is to be seen of a run must be seen by then.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
+const SIGTERM: u32 = 15;
+/// What a backup says with `-v` when it begins to read.
+const READS: &str = "the ends are known";
 
 /// Bodley with these arguments, not started yet.
 pub fn command<S: AsRef<str>>(args: &[S]) -> Command {
@@ -78,13 +84,37 @@ pub fn spawn<S: AsRef<str>>(mut command: Command, args: &[S]) -> Running {
     Running { child, shown, started, peak: 0, limit, out, err }
 }
 
-fn drain(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+/// What comes out of a pipe.
+struct Drain {
+    seen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Drain {
     let mut pipe = pipe.expect("a pipe");
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8(bytes).expect("output is UTF-8")
-    })
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let bytes = Arc::clone(&seen);
+    let reader = thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut chunk) {
+            bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..n]);
+        }
+    });
+    Drain { seen, reader }
+}
+
+impl Drain {
+    /// What came up to now.
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// All that came.
+    fn end(self) -> String {
+        self.reader.join().expect("the reader of a pipe");
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8(std::mem::take(&mut seen)).expect("output is UTF-8")
+    }
 }
 
 /// A run under way.
@@ -94,8 +124,8 @@ pub struct Running {
     started: Instant,
     peak: u64,
     limit: Duration,
-    out: JoinHandle<String>,
-    err: JoinHandle<String>,
+    out: Drain,
+    err: Drain,
 }
 
 impl Running {
@@ -119,18 +149,55 @@ impl Running {
         self
     }
 
+    /// Waits until this is so, while it runs.
+    #[track_caller]
+    pub fn wait_until(&mut self, what: &str, mut is_so: impl FnMut() -> bool) -> &mut Self {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}: never: {}", self.err.so_far());
+            self.leave_alone(POLL * 4);
+            assert!(self.is_running(), "it ended before this: {what}: {}", self.err.so_far());
+        }
+        self
+    }
+
+    /// Waits until a backup that was started with `-v` reads up to ends that are fixed.
+    #[track_caller]
+    pub fn reads(&mut self) -> &mut Self {
+        let seen = Arc::clone(&self.err.seen);
+        let said = move || seen.lock().unwrap().windows(READS.len()).any(|text| text == READS.as_bytes());
+        self.wait_until(READS, said)
+    }
+
+    /// Waits until it listens for SIGTERM: before, that ends it as it does any process.
+    fn listens(&mut self) {
+        let file = format!("/proc/{}/status", self.child.id());
+        let deadline = Instant::now() + PATIENCE;
+        let catches = || {
+            let status = fs::read_to_string(&file).unwrap_or_default();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
+            u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << (SIGTERM - 1)) != 0)
+        };
+        while self.is_running() && !catches() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+    }
+
     /// It may take so long.
     pub fn may_take(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Sends a signal by name, unless it has ended.
+    /// Sends a signal by name, unless it has ended; one that it listens for as soon as it does.
     pub fn signal(&mut self, name: &str) {
+        if ["TERM", "INT"].contains(&name) {
+            self.listens();
+            self.limit = SIGNAL_LIMIT;
+        }
         if self.is_running() {
             let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
             assert!(kill.expect("start sh").success(), "signal {name} could not be sent");
-            self.limit = SIGNAL_LIMIT;
         }
     }
 
@@ -150,7 +217,7 @@ impl Running {
         }
         let status = self.child.wait().expect("wait for bodley");
         let (took, peak) = (self.started.elapsed(), self.peak);
-        let (out, err) = (self.out.join().expect("stdout"), self.err.join().expect("stderr"));
+        let (out, err) = (self.out.end(), self.err.end());
         let ran = Ran { shown: self.shown, code: status.code(), out, err, took, peak };
         assert!(!hangs, "still running after {limit:?}: {ran}");
         for trace in ["panicked at", "RUST_BACKTRACE"] {

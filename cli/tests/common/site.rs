@@ -7,7 +7,7 @@ use bodley_testbed::workbench::{ProduceOptions, Record};
 use bodley_testbed::{Cluster, Dump, Isolation, Workbench};
 
 use super::vault::Vault;
-use super::{Ran, Running, start};
+use super::{PATIENCE, Ran, Running, start};
 
 /// Where a test works.
 #[derive(Clone)]
@@ -60,18 +60,32 @@ impl Site {
 
     /// Waits until a transaction's end, which the producer has been told of, is seen: the last stable offset of partition 0 is this.
     pub fn wait_for_stable_end(&self, topic: &str, offset: i64) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         while self.bench.describe(topic).unwrap().partitions[0].stable_end != offset {
             assert!(Instant::now() < deadline, "the last stable offset of {topic} does not become {offset}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Lets a run go on until the target has so many records of it.
+    /// Waits until no transaction of the topic is open: markers are written after producers are told that they ended.
+    pub fn wait_until_decided(&self, topic: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.bench.describe(topic).unwrap().partitions.iter().all(|p| p.stable_end == p.end) {
+            assert!(Instant::now() < deadline, "transactions of {topic} remain open");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets a run go on until the target has so many records of it. It stands still while that is looked at: a slow
+    /// look must not miss the moment.
     #[track_caller]
     pub fn until(&self, run: &mut Running, target: &str, records: i64) {
-        while !self.has(target) || self.ends(target).iter().sum::<i64>() < records {
+        let mut enough = false;
+        while !enough {
             assert!(run.leave_alone(Duration::from_millis(50)).is_running(), "too fast for this test");
+            run.signal("STOP");
+            enough = self.has(target) && self.ends(target).iter().sum::<i64>() >= records;
+            run.signal("CONT");
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Ran, Running, bodley, seconds};
+use super::{PATIENCE, Ran, Running, bodley, seconds};
 
 /// A folder for a vault, below the build's target folder: temporary folders of the system may have no direct I/O. It goes on drop.
 pub struct Vault {
@@ -127,7 +127,7 @@ impl Vault {
     /// Lets a run go on until the vault's listing is as wanted.
     #[track_caller]
     pub fn until(&self, mut run: Running, what: &str, is_so: impl Fn(&Value) -> bool) -> Running {
-        let deadline = Instant::now() + seconds(60.0);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if self.objects().keys().any(|path| path.starts_with("log/")) && is_so(&self.listed()) {
                 return run;

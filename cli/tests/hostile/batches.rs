@@ -79,7 +79,7 @@ fn a_damaged_batch_becomes_a_gap_of_its_offsets() {
         |(_, how)| {
             let stage = Stage::new();
             stage.brokers.world(|world| damage(world.log(ORDERS, 1).unwrap(), 2, how));
-            let ran = stage.backup().exits(3).says("corrupt");
+            let ran = stage.backup_to(3).says("corrupt");
             all_but(&stage, &ran, 1, &THIRD);
         },
     );
@@ -96,7 +96,7 @@ fn the_end_of_a_damaged_batch_is_looked_for() {
             let stage = Stage::new();
             stage.brokers.world(|world| damage(world.log(ORDERS, 1).unwrap(), 2, how));
             stage.brokers.script(always(ApiKey::Fetch, one_batch));
-            let ran = stage.backup().exits(3).says("corrupt");
+            let ran = stage.backup_to(3).says("corrupt");
             all_but(&stage, &ran, 1, &THIRD);
         },
     );
@@ -133,7 +133,7 @@ fn the_last_batch_and_several_at_once() {
         damage(log, 4, |b| b[PAYLOAD] ^= 1);
         damage(log, 5, |b| b[PAYLOAD] ^= 1);
     });
-    let ran = stage.backup().exits(3);
+    let ran = stage.backup_to(3);
     // Neighbours are one gap.
     let lost = [gap(2, &(20..30)), gap(2, &(55..60))];
     assert_eq!(list(&ran.json(), "gaps"), lost, "{ran}");
@@ -159,7 +159,7 @@ fn a_damage_that_passes_leaves_no_trace() {
                 }),
                 _ => Action::Honest,
             }));
-            stage.backup().exits(0);
+            stage.backup_to(0);
             stage.recovers();
         },
     );
@@ -183,7 +183,7 @@ fn another_replica_is_asked() {
             });
         })
     }));
-    stage.backup().exits(0);
+    stage.backup_to(0);
     stage.recovers();
 }
 
@@ -228,7 +228,7 @@ fn batches_out_of_order_are_not_believed() {
                     });
                 })
             }));
-            let ran = stage.backup();
+            let ran = stage.run("backup", &["--give-up-after", "20s"]);
             let lost: i64 = list(&ran.json(), "gaps")
                 .iter()
                 .map(|gap| gap["next"].as_i64().unwrap() - gap["first"].as_i64().unwrap())

@@ -8,7 +8,7 @@ use bodley_testbed::broker::kafka_protocol::protocol::StrBytes;
 use bodley_testbed::broker::{Action, Call};
 use bytes::Bytes;
 
-use crate::common::list;
+use crate::common::{list, start, topics};
 use crate::liar::{ORDERS, RECORDS, Stage, always, each};
 
 /// What a case tells, and what has to be said of it.
@@ -31,7 +31,7 @@ fn play(lies: &[Lie]) {
             let stage = Stage::new();
             stage.brokers.script(lie.tell);
             let (code, words) = lie.ends;
-            stage.backup().exits(code).says(words);
+            stage.backup_to(code).says(words);
             stage.recovers();
         },
     );
@@ -380,7 +380,7 @@ fn about_epochs() {
                     response.topics.iter_mut().flat_map(|topic| &mut topic.partitions).for_each(change);
                 })
             });
-            stage.backup().exits(*code).says("orders-");
+            stage.backup_to(*code).says("orders-");
             stage.recovers();
         },
     );
@@ -455,4 +455,60 @@ fn nothing_is_shown_raw() {
     }
     let shown = stage.vault.bodley("show", &["--groups"]).json();
     assert_eq!(list(&shown, "groups").len(), 1, "{shown}");
+}
+
+/// Where the cluster was there is another one, as after a disaster: none of it gets into this vault.
+#[test]
+fn another_cluster_in_its_place() {
+    let stage = Stage::new();
+    let (bootstrap, vault) = (stage.brokers.bootstrap(), stage.vault.url());
+    let args = ["backup", "-v", "-b", &bootstrap, "--vault", vault, "--output", "json"];
+    let mut run = start(&[&args[..], &["--follow", "--commit-interval", "1s"]].concat());
+    run.reads();
+    run = stage.vault.until(run, "all", |listed| {
+        topics(listed, ORDERS).iter().any(|topic| topic["records"] == 3 * RECORDS)
+    });
+    stage.brokers.world(|world| {
+        world.cluster_id = "another-cluster".into();
+        world.create(ORDERS, 3, Default::default());
+    });
+    run.wait().exits(1).says("they are cluster another-cluster now, and were cluster scripted-cluster");
+    let listed = stage.vault.listed();
+    let lives = topics(&listed, ORDERS);
+    assert_eq!((lives.len(), &lives[0]["records"]), (1, &(3 * RECORDS).into()), "{listed:#}");
+    stage.run("backup", &[]).exits(2).says("this vault holds cluster scripted-cluster");
+}
+
+/// A leader that is cut off from its controllers answers for ever that there is nothing new; whoever knows better has the last word.
+#[test]
+fn a_leader_that_does_not_know_that_it_is_none() {
+    let stage = Stage::new();
+    let (bootstrap, vault) = (stage.brokers.bootstrap(), stage.vault.url());
+    let args = ["backup", "-b", &bootstrap, "--vault", vault, "--follow", "--commit-interval", "1s"];
+    let run = start(&args);
+    let has = |listed: &serde_json::Value, records: usize| {
+        topics(listed, ORDERS).iter().any(|topic| topic["records"] == records)
+    };
+    let run = stage.vault.until(run, "all", |listed| has(listed, 3 * RECORDS));
+    let old = stage.brokers.world(|world| {
+        let log = world.log(ORDERS, 0).unwrap();
+        let old = log.leader;
+        (log.leader, log.epoch) = (1 - old, log.epoch + 1);
+        old
+    });
+    stage.brokers.script(move |call| match call.api {
+        ApiKey::Fetch if call.node == old => call.edit::<FetchRequest>(|response| {
+            let all = response.responses.iter_mut().flat_map(|topic| &mut topic.partitions);
+            for partition in all.filter(|partition| partition.partition_index == 0) {
+                (partition.error_code, partition.records) = (0, None);
+                (partition.last_stable_offset, partition.high_watermark) = (RECORDS as i64, RECORDS as i64);
+            }
+        }),
+        _ => Action::Honest,
+    });
+    stage.brokers.write(ORDERS, 0, 30).unwrap();
+    let mut run = stage.vault.until(run, "what the new leader has", |listed| has(listed, 3 * RECORDS + 30));
+    run.signal("TERM");
+    run.wait().exits(0);
+    stage.vault.verified();
 }

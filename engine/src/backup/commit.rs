@@ -54,8 +54,12 @@ pub struct Rolls {
     new_at: Instant,
     /// When the newest commit was made, ms of its writer's clock.
     head_time: i64,
+    /// When we saw or made it.
+    head_at: Instant,
     /// What our newest commit says of how far it is complete.
     head_complete: Option<i64>,
+    /// How long ago that was then, ms.
+    head_lag: Option<i64>,
 }
 
 impl Rolls {
@@ -69,7 +73,9 @@ impl Rolls {
             committed_bytes,
             new_at: Instant::now(),
             head_time: vault.head_time(),
+            head_at: Instant::now(),
             head_complete: vault.head_complete(),
+            head_lag: vault.head_complete().map(|complete| vault.head_time() - complete),
         }
     }
 
@@ -150,6 +156,9 @@ impl Run {
                 }
                 self.rolls.committed_at = Instant::now();
                 self.look_later();
+                if self.is_worth_a_sign(None) {
+                    self.put(Addition::default(), None, report).await?;
+                }
                 return later.into_iter().try_for_each(|event| self.handle(event, report));
             }
             checked => checked?,
@@ -161,7 +170,7 @@ impl Run {
             rows.groups.append(&mut following.reached(&self.state, &rows));
         }
         let is_new = !rows.is_empty() || !segments.is_empty();
-        if is_new || complete.is_some_and(|complete| self.is_worth_a_sign(complete)) {
+        if is_new || self.is_worth_a_sign(complete) {
             merge_aborted(&mut rows);
             for range in &mut rows.ranges {
                 // Tasks know the cursor that they began at; commits since have moved it.
@@ -169,17 +178,10 @@ impl Run {
                 range.from = cursor.and_then(|part| part.cursor).map_or(-1, |cursor| cursor.next);
             }
             rows.sort();
-            report.objects += 1 + u64::from(!rows.is_empty());
-            let known = rows.clone();
-            let receipt = self.vault.append_complete(Addition { segments, rows }, complete).await?;
-            count(report, &known);
-            Arc::make_mut(&mut self.state).add_rows(receipt.seq, known);
-            (self.rolls.head_time, self.rolls.head_complete) = (self.vault.head_time(), complete);
+            self.put(Addition { segments, rows }, complete, report).await?;
             if is_new {
                 self.rolls.new_at = Instant::now();
             }
-            self.means.progress.committed(now_ms());
-            tracing::info!("commit {}", receipt.seq);
         }
         if let Some(complete) = complete {
             self.means.progress.complete_to(complete);
@@ -189,6 +191,26 @@ impl Run {
         for event in later {
             self.handle(event, report)?;
         }
+        Ok(())
+    }
+
+    /// Makes a commit.
+    async fn put(
+        &mut self,
+        addition: Addition,
+        complete: Option<i64>,
+        report: &mut Report,
+    ) -> Result<(), EngineError> {
+        report.objects += 1 + u64::from(!addition.rows.is_empty());
+        let known = addition.rows.clone();
+        let receipt = self.vault.append_complete(addition, complete).await?;
+        count(report, &known);
+        Arc::make_mut(&mut self.state).add_rows(receipt.seq, known);
+        (self.rolls.head_time, self.rolls.head_complete) = (self.vault.head_time(), complete);
+        (self.rolls.head_at, self.rolls.head_lag) = (Instant::now(), complete.map(|at| now_ms() - at));
+        self.means.progress.committed(now_ms());
+        report.receipt = Some(receipt.to_string());
+        tracing::info!("commit {}", receipt.seq);
         Ok(())
     }
 
@@ -213,20 +235,31 @@ impl Run {
     }
 
     /// Nothing is new: whether that is to be committed all the same, for those who watch the vault's age. In a run that goes on also when it has caught up.
-    fn is_worth_a_sign(&self, complete: i64) -> bool {
+    fn is_worth_a_sign(&self, complete: Option<i64>) -> bool {
         let follows = self.following.is_some();
+        let Some(complete) = complete else {
+            // That it is alive is to be seen all the same.
+            return follows && self.is_silent_for(STILL_FOLLOWING);
+        };
         let often = match follows {
             true if self.rolls.new_at.elapsed() < STILL_FRESH => self.options.commit_interval,
             true => STILL_FOLLOWING,
             false => STILL_THERE,
         };
-        let silent = now_ms().saturating_sub(self.rolls.head_time);
         let some = (self.options.commit_interval * 2).as_millis() as i64;
-        let was_behind = self.rolls.head_complete.is_none_or(|then| self.rolls.head_time - then > some);
+        let was_behind = self.rolls.head_lag.is_none_or(|lag| lag > some);
         let has_caught_up = follows && was_behind && now_ms() - complete <= some;
         // What the next look at the vault's lag goes by is what commits say.
         let is_old = self.rolls.head_complete.is_none_or(|then| complete - then >= often.as_millis() as i64);
-        silent >= often.as_millis() as i64 || is_old || has_caught_up
+        self.is_silent_for(often) || is_old || has_caught_up
+    }
+
+    /// The newest commit is so old. Of one of a time to come, by a clock that was wrong then or is now, only our own clock's pace counts.
+    fn is_silent_for(&self, time: Duration) -> bool {
+        match now_ms().saturating_sub(self.rolls.head_time) {
+            silent @ 0.. => silent >= time.as_millis() as i64,
+            _ => self.rolls.head_at.elapsed() >= time,
+        }
     }
 
     async fn roll_all(&mut self, report: &mut Report) -> Result<Vec<Event>, EngineError> {
@@ -270,6 +303,7 @@ impl Run {
     ) -> Result<(), EngineError> {
         match event {
             Event::Rolled(rolled) => self.take(rolled, report),
+            Event::Reads(watches) => self.watches.lower(watches),
             Event::Fatal(error) => return Err(error),
             other => later.push(other),
         }

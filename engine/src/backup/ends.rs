@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodley_io::kafka::offsets::{End, Found};
-use bodley_io::kafka::{Cluster, TopicPartition};
+use bodley_io::kafka::{Cluster, TopicPartition, is_same_topic};
 use bodley_io::store::SharedStore;
 use bodley_protocol::TopicId;
 
@@ -13,7 +13,6 @@ use super::plan::{Plan, Rebirth};
 use super::rewind::Parting;
 use super::task::{OPEN, Task};
 use super::transactions::Suspect;
-use super::troubles::is_same;
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue};
 use crate::vault::aborted::Aborted;
@@ -91,7 +90,7 @@ impl Plan {
         let mut doubts = Vec::new();
         for (tp, (key, doubted)) in parts {
             let (Some(start), Some(end)) = (starts.found.get(&tp), ends.found.get(&tp)) else { continue };
-            if self.has_id(key.0) && !is_same(key.0, layout.topic_id(&tp.topic)) {
+            if self.has_id(key.0) && !is_same_topic(key.0, layout.topic_id(&tp.topic)) {
                 if !sight.goes_on {
                     return Err(EngineError::Replaced { topic: tp.topic.to_string() });
                 }
@@ -237,7 +236,8 @@ impl Plan {
         if parted.is_empty() {
             return Ok(());
         }
-        let histories = super::rewind::histories(sight.store).await?;
+        let keys = parted.iter().map(|(task, ..)| task.key).collect();
+        let histories = super::rewind::histories(sight.store, keys).await?;
         for (task, cursor, seen) in parted {
             if self.topics.get(&task.key.0).is_some_and(|topic| topic.synthetic) {
                 let why = format!("the log of {} is not the one that was backed up", task.tp);
@@ -291,8 +291,39 @@ fn holds(task: &Task, found: &Found) -> bool {
     found.leader_epoch == task.last_epoch && found.offset >= task.next
 }
 
-/// Aborted transactions whose markers the vault has not seen.
+/// Aborted transactions whose markers the vault has not seen. Those of an earlier history have no marker in this one, unless brokers list them again.
 fn open_transactions<'a>(state: &'a State, key: &PartKey) -> impl Iterator<Item = &'a AbortedRow> {
-    let known = state.partitions.get(key).map(|partition| partition.aborted.as_slice()).unwrap_or_default();
-    known.iter().filter(|row| row.marker == i64::MAX)
+    let partition = state.partitions.get(key);
+    let rewind = partition.and_then(|partition| partition.cursor).map_or(0, |cursor| cursor.rewind);
+    let known = partition.map(|partition| partition.aborted.as_slice()).unwrap_or_default();
+    known.iter().filter(move |row| row.marker == i64::MAX && row.rewind == rewind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_of_an_earlier_history_are_over() {
+        let key = ([1; 16], 0);
+        let range =
+            |rewind, first, next, from| Range::without_chunk(key, rewind, Kind::Empty, first..next, from);
+        let open = |rewind, first| AbortedRow {
+            topic: key.0,
+            partition: key.1,
+            rewind,
+            producer_id: 7,
+            first,
+            marker: i64::MAX,
+        };
+        let mut state = State::new(false);
+        state.add_range(2, range(0, 0, 80, -1));
+        state.add_aborted(open(0, 70));
+        assert_eq!(open_transactions(&state, &key).copied().collect::<Vec<_>>(), [open(0, 70)]);
+        // Its marker may have been in what was taken back.
+        state.add_range(3, range(1, 75, 90, 80));
+        assert_eq!(open_transactions(&state, &key).count(), 0);
+        state.add_aborted(open(1, 70));
+        assert_eq!(open_transactions(&state, &key).copied().collect::<Vec<_>>(), [open(1, 70)]);
+    }
 }

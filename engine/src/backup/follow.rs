@@ -87,6 +87,8 @@ pub struct First {
     pub unread: BTreeSet<String>,
     /// Topics whose settings may not be read.
     pub closed: BTreeSet<String>,
+    /// Groups are still to be read.
+    pub groups_are_late: bool,
 }
 
 /// Rows of one group that wait for the data.
@@ -134,11 +136,11 @@ impl Question {
 impl Following {
     /// At the start of a run.
     pub fn new(follow: Follow, commit_interval: Duration, first: First) -> Self {
-        let First { unavailable, complaints, unread, closed } = first;
+        let First { unavailable, complaints, unread, closed, groups_are_late } = first;
         let now = Instant::now();
         let census_every = (commit_interval / 2).clamp(CENSUS_EVERY.0, CENSUS_EVERY.1);
         Self {
-            groups_at: now + follow.groups_interval,
+            groups_at: if groups_are_late { now } else { now + follow.groups_interval },
             follow,
             open: BTreeSet::new(),
             failing: unavailable.into_iter().map(|key| (key, (0, None))).collect(),
@@ -361,8 +363,12 @@ impl Run {
             warn_of_new(&hanging, &following.hanging);
             following.hanging = hanging;
         }
-        for task in &plan.tasks {
-            following.failing.remove(&task.key);
+        // Those that have been said to fail are well again when they are read.
+        for task in &mut plan.tasks {
+            match following.failing.get(&task.key) {
+                Some((_, Some(_))) => task.waits = true,
+                _ => _ = following.failing.remove(&task.key),
+            }
         }
         let tasks: BTreeSet<PartKey> = plan.tasks.iter().map(|task| task.key).collect();
         let unavailable = std::mem::take(&mut plan.unavailable).into_iter().map(|key| (key, 0));

@@ -223,7 +223,7 @@ impl FetchSink for Intake {
         let key = self.asked_for(head)?;
         self.asked.remove(&key);
         if let Some(task) = self.tasks.get_mut(&key).filter(|_| head.error == 0) {
-            task.told = head.last_stable_offset;
+            task.is_told(head.last_stable_offset);
         }
         let outcome = match (head.error_code(), diverging) {
             (code, _) if code != ErrorCode::NONE => Outcome::Code(code),

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 use crate::error::{EngineError, Severity};
 use crate::progress::Progress;
-use crate::report::{Issue, Report, TopicReport, known_time};
+use crate::report::{Issue, Report, TopicReport, counted, known_time};
 use crate::select::Selection;
 use crate::strays;
 use crate::vault::commit::Receipt;
@@ -123,9 +123,14 @@ pub async fn backup(
                 tracing::warn!("the run can't go on, which is tried again: {error}");
                 report.take_back();
             }
-            // It is told beside what is committed.
-            Err(error) if replaced > 0 => {
+            // It is told beside what is committed: what a run has found to be lost no other run finds again.
+            Err(error) if report.is_standing() => {
                 report.take_back();
+                report.ends_early();
+                if options.follow.is_none() {
+                    // They go along with the last commit alone.
+                    report.groups = 0;
+                }
                 report.errors.push(Issue::from(&error));
                 break None;
             }
@@ -141,7 +146,9 @@ pub async fn backup(
     if finished.is_some() && options.follow.is_none() && !report.interrupted {
         strays::tidy(&store, stop, &mut report.notes).await;
     }
-    report.receipt = finished.map(|finished| finished.to_string());
+    if let Some(finished) = finished {
+        report.receipt = Some(finished.to_string());
+    }
     report.gaps.sort_by(|a, b| (&a.topic, a.partition, a.first).cmp(&(&b.topic, b.partition, b.first)));
     if !report.gaps.is_empty() {
         report.errors.push(gap_issue(&report));
@@ -167,6 +174,8 @@ async fn attempt(
         }
     };
     let Prepared { vault, state, mut plan, snapshot, open, watches } = prepared;
+    plan.groups_are_late = snapshot.is_none();
+    let snapshot = snapshot.unwrap_or_default();
     report.groups = snapshot.groups;
     report.notes.append(&mut plan.notes);
     report.gaps.append(&mut plan.gaps);
@@ -218,7 +227,8 @@ struct Prepared {
     vault: Vault,
     state: State,
     plan: plan::Plan,
-    snapshot: groups::Snapshot,
+    /// `None`: that takes long.
+    snapshot: Option<groups::Snapshot>,
     open: transactions::Found,
     watches: troubles::Watches,
 }
@@ -249,7 +259,7 @@ async fn prepare(
         plan.catalog(&basis, &options.selection, &chosen);
         plan.settings(cluster, &state, &rights.closed).await?;
         // Before the ends are fixed: a position taken now lies within what will be read.
-        let snapshot = groups::snapshot(cluster, &state, &plan.topics).await?;
+        let snapshot = first_groups(cluster, &state, &plan, options).await?;
         let goes_on = options.follow.is_some();
         let patience = if goes_on { survey::PATIENCE } else { cluster.options().give_up_after };
         let sight = ends::Sight { cluster, store: vault.store(), state: &state, goes_on, patience };
@@ -265,6 +275,26 @@ async fn prepare(
     let open = transactions::look(cluster, &plan.suspects).await;
     let watches = troubles::watches(cluster).await?;
     Ok(Prepared { vault, state, plan, snapshot, open, watches })
+}
+
+/// The groups before a run. One that goes on does not wait for coordinators: it asks again from time to time.
+async fn first_groups(
+    cluster: &Arc<Cluster>,
+    state: &State,
+    plan: &plan::Plan,
+    options: &BackupOptions,
+) -> Result<Option<groups::Snapshot>, EngineError> {
+    let asked = groups::snapshot(cluster, state, &plan.topics);
+    if options.follow.is_none() {
+        return asked.await.map(Some);
+    }
+    match tokio::time::timeout(survey::PATIENCE, asked).await {
+        Ok(snapshot) => snapshot.map(Some),
+        Err(_) => {
+            tracing::info!("consumer groups take long to be read: that is done beside the run");
+            Ok(None)
+        }
+    }
 }
 
 async fn open_or_create(store: SharedStore, cluster_id: &str) -> Result<Vault, EngineError> {
@@ -296,8 +326,8 @@ fn topic_report(topic: &crate::vault::rows::TopicRow) -> TopicReport {
 fn gap_issue(report: &Report) -> Issue {
     let lost: i64 = report.gaps.iter().map(|gap| gap.next - gap.first).sum();
     let message = format!(
-        "{lost} offsets in {} gaps are lost: they were gone or damaged at the source",
-        report.gaps.len()
+        "{lost} offsets in {} are lost: they were gone or damaged at the source",
+        counted(report.gaps.len(), "gap")
     );
     Issue::new("gap", Severity::Missing, message)
         .hint("the gaps are recorded in the vault; back up more often than the topics' retention")

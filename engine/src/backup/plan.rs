@@ -45,6 +45,8 @@ pub struct Plan {
     pub is_blind: bool,
     /// Topics whose settings may not be read.
     pub closed: BTreeSet<String>,
+    /// Groups are still to be read.
+    pub groups_are_late: bool,
     /// Partitions of a run that goes on which could not be looked at.
     pub unavailable: Vec<PartKey>,
     /// Topics without an id from the broker that seem to have been deleted and created again, and why: to be planned anew as

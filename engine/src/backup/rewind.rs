@@ -3,6 +3,8 @@
 //! As followers do it (KIP-101): the leader is asked where our newest leader epoch ends there. If it has that epoch, both logs are the same up to the
 //! end that comes first; if not, it names an older one that it has, and we go back to our newest batch of that epoch or an older one.
 
+use std::collections::BTreeSet;
+
 use bodley_io::kafka::KafkaError;
 use bodley_io::store::SharedStore;
 
@@ -11,7 +13,7 @@ use super::task::Task;
 use crate::error::EngineError;
 use crate::vault::log::Vault;
 use crate::vault::rows::{Kind, Range};
-use crate::vault::state::State;
+use crate::vault::state::{PartKey, State};
 
 /// Questions to one leader; each goes back by an epoch at least.
 const MOST_QUESTIONS: usize = 1000;
@@ -25,9 +27,9 @@ pub struct Parting {
     pub last_epoch: i32,
 }
 
-/// All rows of the vault: a rewind is rare, so nobody keeps them for it.
-pub async fn histories(store: &SharedStore) -> Result<State, EngineError> {
-    Ok(Vault::open(store.clone()).await?.fold(true).await?)
+/// What the vault has of these partitions: a rewind is rare, so nobody keeps their rows for it, and those of all would need much memory.
+pub async fn histories(store: &SharedStore, keys: BTreeSet<PartKey>) -> Result<State, EngineError> {
+    Ok(Vault::open(store.clone()).await?.fold_onto(State::of(keys)).await?)
 }
 
 /// Where the leader's log parts from `ranges`, which the vault has of the partition. No checksum covers these answers, so they are asked for twice.

@@ -3,8 +3,7 @@
 //! What is done about partitions that can't be read: `troubles.rs`. What becomes durable is committed: `commit.rs`. A run that goes on: `follow.rs`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use bodley_io::BufferPool;
@@ -102,7 +101,8 @@ impl Run {
             base: vault.receipt().seq,
             stop: means.stop.clone(),
             limit: options.limit_read.clone(),
-            leaders_only: AtomicBool::new(false),
+            near_failed: Mutex::default(),
+            compares_logs: watches.logs,
             pace: pace(&options),
         });
         let following = options.follow.clone().map(|follow| {
@@ -111,12 +111,15 @@ impl Run {
                 complaints: plan.issues,
                 unread: plan.unread,
                 closed: plan.closed,
+                groups_are_late: plan.groups_are_late,
             };
             Following::new(follow, options.commit_interval, first)
         });
         let tasks = plan.tasks.len() as u64;
         let offsets = plan.tasks.iter().map(|task| task.known_end().saturating_sub(task.next).max(0) as u64);
-        means.progress.plan(tasks, offsets.fold(0, u64::saturating_add));
+        let offsets = offsets.fold(0, u64::saturating_add);
+        tracing::info!("the ends are known: {offsets} offsets of {tasks} partitions are read");
+        means.progress.plan(tasks, offsets);
         let rolls = Rolls::new(&vault, means.progress.snapshot().bytes);
         Self {
             cluster,
@@ -172,22 +175,23 @@ impl Run {
                 }
             };
             // Nothing here waits for a broker: that is done beside the run, or by its workers.
-            if let Some(event) = event {
-                self.handle(event, report)?;
+            if let Some(event) = event
+                && let Err(error) = self.handle(event, report)
+            {
+                return Err(self.end_with(error, report).await);
             }
             self.unpark();
             if self.commit_is_due() || self.survey_is_due() && self.survey_needs_a_commit() {
-                let late = async {
-                    let _ = stop.wait_for(|stop| *stop).await;
-                    tokio::time::sleep(STOP_WITHIN).await;
-                };
+                let late = late(stop.clone());
                 let committed = tokio::select! {
                     committed = self.commit(None, report) => Some(committed),
                     () = late => None,
                 };
                 let Some(committed) = committed else {
                     report.interrupted = true;
+                    report.groups = if self.following.is_some() { report.groups } else { 0 };
                     report.notes.push(ABANDONED.into());
+                    self.say_what_fails(report);
                     return Ok(self.vault.receipt().clone());
                 };
                 committed?;
@@ -197,6 +201,18 @@ impl Run {
             self.checkpoint_beside();
         }
         self.end(groups.unwrap_or_default(), report).await
+    }
+
+    /// Where another cluster answers in the place of the one that was read, what is durable of that is all there ever will be.
+    async fn end_with(&mut self, error: EngineError, report: &mut Report) -> EngineError {
+        let is_ours = self.watches.topics;
+        if is_ours && matches!(error, EngineError::Kafka(KafkaError::OtherCluster { .. })) {
+            let commit = tokio::time::timeout(STOP_WITHIN, self.commit(None, report)).await;
+            if !matches!(commit, Ok(Ok(()))) {
+                tracing::warn!("what was read since the last commit could not be committed");
+            }
+        }
+        error
     }
 
     fn goes_on(&self) -> bool {
@@ -219,14 +235,30 @@ impl Run {
             }
         } else {
             self.rolls.patience = Duration::MAX;
-            self.commit(Some(groups), report).await?;
+            let late = late(self.means.stop.clone());
+            let committed = tokio::select! {
+                committed = self.commit(Some(groups), report) => Some(committed),
+                () = late => None,
+            };
+            match committed {
+                Some(committed) => committed?,
+                None => {
+                    (report.interrupted, report.groups) = (true, 0);
+                    report.notes.push(ABANDONED.into());
+                    return Ok(self.vault.receipt().clone());
+                }
+            }
             self.pay_debts().await;
             super::checkpoint(&mut self.vault, self.means.stop.clone(), report).await;
         }
+        self.say_what_fails(report);
+        Ok(self.vault.receipt().clone())
+    }
+
+    fn say_what_fails(&mut self, report: &mut Report) {
         if let Some(following) = &mut self.following {
             report.errors.append(&mut following.issues());
         }
-        Ok(self.vault.receipt().clone())
     }
 
     /// What the last answers brought counts as well for the bound on bytes per second.
@@ -270,8 +302,9 @@ impl Run {
                 self.active -= 1;
                 self.look_after(*task, trouble, report);
             }
+            Event::Reads(watches) => self.watches.lower(watches),
             Event::Rolled(rolled) => self.take(rolled, report),
-            Event::Refreshed(refreshed) => self.refreshed(refreshed, report),
+            Event::Refreshed(refreshed) => return self.refreshed(refreshed, report),
             Event::Surveyed(surveyed) => return self.learn(surveyed, report),
             Event::Groups(positions) => self.take_positions(positions, report),
             Event::Fatal(error) => return Err(error),
@@ -294,7 +327,7 @@ impl Run {
             match partition.and_then(|partition| Some((partition.leader?, partition.leader_epoch))) {
                 Some((_, epoch)) if self.is_in_doubt(&task, epoch) => self.look_again(task, true, report),
                 Some((leader, epoch)) => {
-                    task.leader_epoch = epoch;
+                    (task.leader_epoch, task.is_compared) = (epoch, self.watches.logs);
                     let near = task.near.map(|(replica, _)| replica);
                     let broker = task.elsewhere.or(near).unwrap_or(leader);
                     let turn = self.turns.entry(broker).or_insert(0);
@@ -419,6 +452,12 @@ impl Run {
             let _ = events.send(Event::Groups(question.ask().await));
         });
     }
+}
+
+/// Ends when what was under way at a signal has had its time.
+async fn late(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    tokio::time::sleep(STOP_WITHIN).await;
 }
 
 /// In a run that ends, what a topic without an id has become is left to the next one.

@@ -151,6 +151,11 @@ impl Book {
         if request.session == Session::NONE {
             return;
         }
+        if answer.session == 0 && answer.throttle_ms > 0 {
+            // Who is held back by a quota gets no session, this time.
+            self.forget();
+            return;
+        }
         if answer.session == 0 {
             // It has no place for a session, or is too old to know any.
             *self = Self::new(false);

@@ -1,6 +1,7 @@
 //! What a worker makes of an answer: who went on, who is at its end, who can't be read here, and who has waited for too long.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::KafkaError;
@@ -95,11 +96,13 @@ impl Worker {
                 self.rolled.well.extend(task.waits.then_some(*key));
             }
             if is_told.unwrap_or(silent_is_well) && task.told >= 0 && task.lag() == 0 {
-                // What a follower has may be as old as the lag that kept it in sync when its leader named it.
-                let since = task.near.map_or(0, |(_, since)| since.elapsed().as_millis() as i64);
-                let is_leader = task.near.is_none() && task.elsewhere.is_none();
-                let asked_at = if is_leader { asked_at } else { asked_at - since - FOLLOWERS_LAG_MS };
-                task.complete = asked_at.max(task.complete);
+                // What a follower has may be as old as the lag that kept it in sync when its leader named it. One that was only asked for a batch may not be
+                // in sync at all.
+                let since = task.near.map(|(_, since)| since.elapsed().as_millis() as i64 + FOLLOWERS_LAG_MS);
+                if task.elsewhere.is_none() {
+                    // A clock that was put back does not make it complete up to what was called later.
+                    task.complete = (asked_at - since.unwrap_or(0)).max(task.complete.min(asked_at));
+                }
             }
             // Its broker has said all that there is to say in this session, and that was too little.
             is_owed |=
@@ -119,8 +122,8 @@ impl Worker {
         self.queue.extend(had);
     }
 
-    /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them; and those that are read from a
-    /// replica nearby go back to their leader from time to time.
+    /// Partitions for which the broker has long had neither data nor an error go back to the run, which gives up on them; those that have another leader by
+    /// what is known now, and, from time to time, those that are read from a replica nearby, go to their leader.
     pub(super) async fn give_up_on_the_stuck(&mut self) -> Result<(), EngineError> {
         let patience = self.shared.cluster.options().give_up_after;
         let stuck = |task: &Task| {
@@ -128,14 +131,25 @@ impl Worker {
             task.stuck.is_some_and(|since| since.elapsed() > patience)
         };
         let mut back = Vec::new();
+        let layout = self.shared.cluster.layout();
+        // Who does not know yet that he leads it no more would answer for ever that there is nothing new.
+        let is_new = self.seen.as_ptr() != Arc::as_ptr(&layout);
+        let led_since = |task: &Task| {
+            let same = layout.topics.get(&task.tp.topic).is_some_and(|topic| topic.id == task.fetch_id);
+            let now = layout.partition(&task.tp).filter(|now| same && now.leader.is_some());
+            now.is_some_and(|now| task.leader_epoch >= 0 && now.leader_epoch > task.leader_epoch)
+        };
         for task in self.intake.tasks.values() {
-            if !task.is_open() && stuck(task) {
+            if is_new && task.elsewhere.is_none() && led_since(task) {
+                back.push((task.key, Trouble::Leader));
+            } else if !task.is_open() && stuck(task) {
                 let what = format!("broker {} has no data below the end that it told before", self.broker());
                 back.push((task.key, Trouble::Route(KafkaError::NoRoute(what))));
             } else if task.is_open() && task.near.is_some_and(|(_, since)| since.elapsed() > NEAR_FOR) {
                 back.push((task.key, Trouble::Leader));
             }
         }
+        self.seen = Arc::downgrade(&layout);
         self.give_back(back).await
     }
 
@@ -160,7 +174,8 @@ impl Worker {
                 back.push((task, trouble));
             }
         }
-        self.roll_if_any().await?;
+        let keys = back.iter().map(|(task, _)| task.key).collect();
+        self.roll_if_any_of(&keys).await?;
         for (task, trouble) in back {
             self.rolled.well.retain(|key| *key != task.key);
             let _ = self.events.send(Event::Back(Box::new(task), trouble));

@@ -111,7 +111,12 @@ impl Survey {
 
     async fn count(&self, census: &Census) -> Result<Surveyed, EngineError> {
         let begun = now_ms();
-        let layout = self.cluster.refresh(&self.cluster.layout()).await?;
+        let seen = self.cluster.layout();
+        // Who is cut off from the others would tell for ever what it knew last.
+        let layout = match census.thorough {
+            true => self.cluster.refresh_elsewhere(&seen).await?,
+            false => self.cluster.refresh(&seen).await?,
+        };
         let missed = self.missing(census, &layout);
         let mut chosen = self.chosen(census, &layout, &missed);
         let mut plan = Plan::default();

@@ -1,6 +1,6 @@
 //! One partition's part of a run: where it stands and where it ends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bodley_io::kafka::TopicPartition;
 use bodley_protocol::TopicId;
@@ -12,6 +12,9 @@ use crate::vault::state::PartKey;
 
 /// Where a partition ends in a run that goes on: no log gets there. Not [`crate::vault::walk::WHOLE`], which is the end of a stored chunk.
 pub const OPEN: i64 = i64::MAX - 1;
+
+/// A last stable offset that falls is not believed for so long.
+const TOLD_FOR: Duration = Duration::from_secs(30);
 
 /// A partition that is being read.
 #[derive(Debug)]
@@ -28,8 +31,10 @@ pub struct Task {
     pub next: i64,
     /// Where this run ends, exclusive; [`OPEN`].
     pub end: i64,
-    /// The last stable offset as its broker told it last; -1: not yet.
+    /// The last stable offset as its broker told it; -1: not yet. Not less than it was, for some time: a new leader can be behind with it.
     pub told: i64,
+    /// Since when less than that has been told.
+    pub less_since: Option<Instant>,
     /// What was stable at this time, in ms of our clock, has been read; 0: it has never been up to the end.
     pub complete: i64,
     /// Rewind epoch.
@@ -38,6 +43,8 @@ pub struct Task {
     pub leader_epoch: i32,
     /// Leader epoch of the last batch; -1: none.
     pub last_epoch: i32,
+    /// Brokers were thought to compare logs when it was sent to be read.
+    pub is_compared: bool,
     /// Aborted transactions met.
     pub aborted: Aborted,
     /// The broker had nothing from `next` to the end so often.
@@ -81,10 +88,12 @@ impl Task {
             next: offsets.start,
             end: offsets.end,
             told: -1,
+            less_since: None,
             complete: 0,
             rewind: 0,
             leader_epoch: -1,
             last_epoch: -1,
+            is_compared: true,
             aborted: Aborted::default(),
             empty_tries: 0,
             empty_since: None,
@@ -100,6 +109,14 @@ impl Task {
             stuck: None,
             absent: None,
             waits: false,
+        }
+    }
+
+    /// Its broker tells a last stable offset. What is less than before is believed in the end: no checksum covers such numbers.
+    pub fn is_told(&mut self, stable: i64) {
+        let is_less = stable < self.told;
+        if !is_less || self.less_since.get_or_insert_with(Instant::now).elapsed() >= TOLD_FOR {
+            (self.told, self.less_since) = (stable, None);
         }
     }
 

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodley_io::backoff::rest;
 use bodley_io::kafka::cluster::To;
-use bodley_io::kafka::{Cluster, KafkaError};
+use bodley_io::kafka::{Cluster, ELSEWHERE_AFTER, KafkaError, is_same_topic};
 use bodley_protocol::messages::FetchRequest;
 use bodley_protocol::{NO_TOPIC_ID, RetryClass, TopicId};
 use futures_util::future::join_all;
 
 use super::run::Run;
 use super::task::Task;
-use super::worker::{Event, Order, Trouble};
+use super::worker::{Event, LEADERS_FOR, Order, Trouble};
 use crate::error::{EngineError, Severity};
 use crate::report::{Gap, Issue, Report};
 use crate::vault::rows::{Kind, Reason, TopicRow};
 
 /// Between looks at partitions.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between tries in a run that goes on, once its patience is over.
+const LONG_REST: Duration = Duration::from_secs(5);
 /// Metadata can be late: what it does not show is believed gone after so long.
 const SETTLED: Duration = Duration::from_secs(5);
 /// How long a broker is waited for that is asked for its version.
@@ -85,6 +86,7 @@ impl Run {
         self.cluster.health().waits(&task.tp, leader, error);
         task.waits = true;
         let tp = &task.tp;
+        let mut pause = rest(stuck);
         match &mut self.following {
             None if stuck >= patience => {
                 let seconds = patience.as_secs();
@@ -96,10 +98,11 @@ impl Run {
                 let message = format!("{tp}: no progress for {} s: {error}", stuck.as_secs());
                 let issue = Issue::new("partition_unavailable", Severity::Failed, message);
                 following.suffers(&task, issue.at(&tp.topic, task.key.1, Some(task.next)));
+                pause = LONG_REST;
             }
             _ => {}
         }
-        self.parked.push((Instant::now() + rest(stuck), task));
+        self.parked.push((Instant::now() + pause, task));
     }
 
     /// In a run that goes on, the partition is looked at again with the next census.
@@ -126,14 +129,28 @@ impl Run {
         }
         self.refreshing = true;
         let (cluster, events) = (self.cluster.clone(), self.events());
+        // Who tells of leaders that are none may lag.
+        let stuck = |task: &Task| task.stuck.is_some_and(|since| since.elapsed() > ELSEWHERE_AFTER);
+        let elsewhere = self.parked.iter().any(|(_, task)| stuck(task));
         tokio::spawn(async move {
             let seen = cluster.layout();
-            let _ = events.send(Event::Refreshed(cluster.refresh(&seen).await.map(|_| ())));
+            let refreshed = match elsewhere {
+                true => cluster.refresh_elsewhere(&seen).await,
+                false => cluster.refresh(&seen).await,
+            };
+            let _ = events.send(Event::Refreshed(refreshed.map(|_| ())));
         });
     }
 
-    pub(super) fn refreshed(&mut self, refreshed: Result<(), KafkaError>, report: &mut Report) {
+    pub(super) fn refreshed(
+        &mut self,
+        refreshed: Result<(), KafkaError>,
+        report: &mut Report,
+    ) -> Result<(), EngineError> {
         self.refreshing = false;
+        if let Err(error @ KafkaError::OtherCluster { .. }) = refreshed {
+            return Err(error.into());
+        }
         let now = Instant::now();
         let (due, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.parked).into_iter().partition(|(at, _)| *at <= now);
@@ -149,13 +166,13 @@ impl Run {
                     _ => self.park(task, &error, report),
                 }
             }
-            return;
+            return Ok(());
         }
         let layout = self.cluster.layout();
         let mut tasks = Vec::new();
         for (_, mut task) in due {
             match layout.topics.get(&task.tp.topic).map(|topic| topic.id) {
-                Some(id) if is_same(id, task.fetch_id) => {
+                Some(id) if is_same_topic(id, task.fetch_id) => {
                     if id != NO_TOPIC_ID {
                         task.fetch_id = id;
                     }
@@ -166,6 +183,7 @@ impl Run {
             }
         }
         self.dispatch(tasks, report);
+        Ok(())
     }
 
     /// The topic is not in the metadata, or is another one now. Metadata can be late, so it is asked for some time; in a run that goes on a census
@@ -235,7 +253,7 @@ impl Run {
             Ok(layout) => layout?,
             Err(_) => return Err(KafkaError::NoRoute("the cluster's metadata do not come".into()).into()),
         };
-        let is_other = |topic: &&&TopicRow| !is_same(layout.topic_id(&topic.name), topic.topic);
+        let is_other = |topic: &&&TopicRow| !is_same_topic(layout.topic_id(&topic.name), topic.topic);
         let Some(other) = read.iter().find(is_other) else { return Ok(()) };
         let (name, now) = (&other.name, layout.topic_id(&other.name));
         let lives = self.state.lives(name);
@@ -265,29 +283,32 @@ impl Run {
             return self.leave_near(task, &Trouble::Nearer(replica), report);
         }
         let known = self.cluster.layout().brokers.contains_key(&replica);
-        if known && !self.shared.leaders_only.load(Ordering::Relaxed) {
+        if known && !self.shared.leaders_only() {
             (task.near, task.stuck) = (Some((replica, Instant::now())), None);
             self.dispatch(vec![task], report);
         } else {
-            self.shared.leaders_only.store(true, Ordering::Relaxed);
+            self.shared.read_leaders();
             let error =
                 KafkaError::NoRoute(format!("{}: its leader sends us on to broker {replica}", task.tp));
             self.park(task, &error, report);
         }
     }
 
-    /// From now on all is read from leaders.
+    /// For some time all is read from leaders.
     fn leave_near(&mut self, mut task: Task, trouble: &Trouble, report: &mut Report) {
         let why = match trouble {
             Trouble::Route(error) | Trouble::Hopeless(error) => error.to_string(),
             other => format!("{other:?}"),
         };
-        if !self.shared.leaders_only.swap(true, Ordering::Relaxed) {
-            report.notes.push(format!(
-                "{}: its replica in rack {} could not be read ({why}): the rest of the run reads from leaders",
-                task.tp,
-                self.cluster.options().rack
-            ));
+        if !self.shared.read_leaders() {
+            let (rack, minutes) = (&self.cluster.options().rack, LEADERS_FOR.as_secs() / 60);
+            let what = format!("{}: its replica in rack {rack} could not be read ({why})", task.tp);
+            match self.following {
+                Some(_) => tracing::warn!("{what}: leaders are read for {minutes} minutes"),
+                None => {
+                    report.notes.push(format!("{what}: leaders were read for {minutes} minutes from then on"))
+                }
+            }
         }
         (task.near, task.stuck) = (None, None);
         self.dispatch(vec![task], report);
@@ -311,20 +332,29 @@ impl Run {
                 report,
             );
         }
-        if let Some(following) = &mut self.following {
-            following.ends(&task);
+        let stuck = since.elapsed();
+        match &mut self.following {
+            Some(following) if stuck >= patience => {
+                let what = "its leader and its log do not agree on offset";
+                let message =
+                    format!("{}: no progress for {} s: {what} {}", task.tp, stuck.as_secs(), task.next);
+                let issue = Issue::new("partition_unavailable", Severity::Failed, message);
+                following.fails(&task, issue.at(&task.tp.topic, task.key.1, Some(task.next)));
+            }
+            Some(following) => following.ends(&task),
+            None => {}
         }
         self.cluster.health().goes_on(&task.tp);
         // The first look is taken at once.
-        let at = Instant::now() + if task.stuck.is_some() { LOOK_EVERY } else { Duration::ZERO };
+        let pause = match task.stuck {
+            Some(_) if stuck >= patience => LONG_REST,
+            Some(_) => LOOK_EVERY,
+            None => Duration::ZERO,
+        };
+        let at = Instant::now() + pause;
         let again = Again { doubted, complete: task.complete, since, at };
         self.again.insert(task.key, again);
     }
-}
-
-/// Whether a topic of one id can be that of another: zeros are of brokers that know no ids, or not yet.
-pub fn is_same(id: TopicId, other: TopicId) -> bool {
-    id == other || id == NO_TOPIC_ID || other == NO_TOPIC_ID
 }
 
 /// What the brokers' Fetch looks at by itself.
@@ -336,7 +366,19 @@ pub struct Watches {
     pub topics: bool,
 }
 
-/// As the oldest broker has it, of those that answer.
+impl Watches {
+    /// Of a broker that speaks Fetch in this version.
+    pub fn of(version: i16) -> Self {
+        Self { logs: version >= 12, topics: version >= bodley_protocol::versions::FETCH_TOPIC_ID }
+    }
+
+    /// Another broker's Fetch looks at no more than this.
+    pub fn lower(&mut self, other: Self) {
+        (self.logs, self.topics) = (self.logs && other.logs, self.topics && other.topics);
+    }
+}
+
+/// As the oldest broker has it, of those that answer: others say so when they are read.
 pub async fn watches(cluster: &Cluster) -> Result<Watches, EngineError> {
     let mut version = cluster.version::<FetchRequest>(To::Any, i16::MAX).await?;
     let layout = cluster.layout();
@@ -349,5 +391,5 @@ pub async fn watches(cluster: &Cluster) -> Result<Watches, EngineError> {
             version = version.min(theirs);
         }
     }
-    Ok(Watches { logs: version >= 12, topics: version >= bodley_protocol::versions::FETCH_TOPIC_ID })
+    Ok(Watches::of(version))
 }

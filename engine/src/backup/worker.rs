@@ -4,15 +4,15 @@
 //! While it waits for its broker it still takes orders, so that a broker that is slow or gone holds up nobody's commit.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bodley_io::kafka::fetch::Answer;
-use bodley_io::kafka::{Cluster, Connection, KafkaError};
+use bodley_io::kafka::{Cluster, Connection, KafkaError, Layout};
 use bodley_io::latency::Kind as Latency;
 use bodley_io::throttle::Throttle;
 use bodley_protocol::fetch::{Isolation, Limits};
+use bodley_protocol::messages::FetchRequest;
 use bodley_protocol::{ErrorCode, TopicId};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +21,7 @@ use super::intake::Intake;
 use super::plan::Topics;
 use super::session::{Book, Request};
 use super::task::Task;
+use super::troubles::Watches;
 use crate::error::EngineError;
 use crate::vault::commit::SegmentRef;
 use crate::vault::now_ms;
@@ -38,6 +39,9 @@ const SEGMENT_BYTES: u64 = 1 << 30;
 const AFTER_NOTHING: Duration = Duration::from_millis(50);
 /// A quota's pause that is longer is not believed. Until it is over the broker does not read from the connection.
 const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+
+/// After a replica in our rack could not be read, leaders are read for so long.
+pub const LEADERS_FOR: Duration = Duration::from_secs(300);
 
 /// A broker that refuses so many new sessions in a row has another trouble.
 const SESSION_TRIES: u32 = 3;
@@ -61,6 +65,8 @@ pub enum Order {
 pub enum Event {
     /// Everything since the last roll, durable.
     Rolled(Rolled),
+    /// A connection is there whose broker's Fetch looks at so much by itself.
+    Reads(Watches),
     /// A task has reached its end.
     Done,
     /// It can't be read here, or not now. All that was read of it has been handed over before.
@@ -119,12 +125,6 @@ pub struct Rolled {
     pub well: Vec<PartKey>,
 }
 
-impl Rolled {
-    fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.ranges.is_empty() && self.aborted.is_empty()
-    }
-}
-
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
@@ -140,8 +140,10 @@ pub struct Shared {
     pub stop: watch::Receiver<bool>,
     /// Bound on bytes read from the source.
     pub limit: Option<Arc<Throttle>>,
-    /// A replica in our rack has failed us: leaders are to send us nowhere.
-    pub leaders_only: AtomicBool,
+    /// When a replica in our rack failed us: leaders are to send us nowhere for [`LEADERS_FOR`].
+    pub near_failed: Mutex<Option<Instant>>,
+    /// All brokers that answered at the begin compare logs by themselves.
+    pub compares_logs: bool,
     /// How the broker is to wait for data.
     pub pace: Pace,
 }
@@ -150,6 +152,19 @@ impl Shared {
     /// The run's topics as they are known now.
     pub fn topics(&self) -> Arc<Topics> {
         Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether leaders are to send us nowhere.
+    pub fn leaders_only(&self) -> bool {
+        let failed = self.near_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| at.elapsed() < LEADERS_FOR)
+    }
+
+    /// From now on that is so for some time; whether it was already.
+    pub fn read_leaders(&self) -> bool {
+        let mut failed = self.near_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = failed.replace(Instant::now());
+        before.is_some_and(|at| at.elapsed() < LEADERS_FOR)
     }
 
     /// The most that is asked for at once: of a bound on bytes per second, no more than a part of a second's.
@@ -189,6 +204,10 @@ pub struct Worker {
     added: u64,
     /// Sessions refused in a row.
     refusals: u32,
+    /// The layout by which leaders were looked at last.
+    pub(super) seen: Weak<Layout>,
+    /// Its broker was found not to compare logs, against what was known at the begin.
+    doubts: bool,
     pub(super) events: mpsc::UnboundedSender<Event>,
     inbox: mpsc::UnboundedReceiver<Order>,
 }
@@ -214,6 +233,8 @@ impl Worker {
             rolled,
             added: 0,
             refusals: 0,
+            seen: Weak::new(),
+            doubts: false,
             events,
             inbox,
         };
@@ -257,7 +278,7 @@ impl Worker {
                     self.queue.push_back(task.key);
                     self.intake.add(task);
                 }
-                Ok(())
+                if self.doubts { self.doubt_all().await } else { Ok(()) }
             }
             Order::Drop(topics) => {
                 let gone = self.queue.iter().filter(|(topic, _)| topics.contains(topic));
@@ -301,6 +322,18 @@ impl Worker {
         match self.attend(connect).await?.flatten() {
             Some(Ok(mut connection)) => {
                 connection.stop_when(self.shared.stop.clone());
+                // Before anything is read over it. What it does not speak at all the first request says.
+                if let Ok(version) = connection.version::<FetchRequest>(i16::MAX) {
+                    let watches = Watches::of(version);
+                    let _ = self.events.send(Event::Reads(watches));
+                    if self.shared.compares_logs
+                        && !watches.logs
+                        && !std::mem::replace(&mut self.doubts, true)
+                    {
+                        self.connection = Some(connection);
+                        return self.doubt_all().await.map(|()| None);
+                    }
+                }
                 Ok(Some(connection))
             }
             Some(Err(error)) => {
@@ -309,6 +342,13 @@ impl Worker {
             }
             None => Ok(None),
         }
+    }
+
+    /// Nobody compared the broker's logs with what was read before: the run is to do it.
+    async fn doubt_all(&mut self) -> Result<(), EngineError> {
+        let known = self.intake.tasks.values().filter(|task| task.last_epoch >= 0 && task.is_compared);
+        let known = known.map(|task| (task.key, Trouble::Diverged)).collect();
+        self.give_back(known).await
     }
 
     /// One Fetch.
@@ -402,7 +442,7 @@ impl Worker {
         connection: &mut Connection,
         request: &Request,
     ) -> Result<Option<Result<Answer, EngineError>>, EngineError> {
-        connection.tell_rack(!self.shared.leaders_only.load(Ordering::Relaxed));
+        connection.tell_rack(!self.shared.leaders_only());
         let Pace { wait_ms, min_bytes, .. } = self.shared.pace;
         let limits = Limits {
             isolation: Isolation::Committed,
@@ -435,10 +475,13 @@ impl Worker {
         Ok(())
     }
 
-    /// The same, if there is anything.
-    pub(super) async fn roll_if_any(&mut self) -> Result<(), EngineError> {
-        let open = self.intake.segment.as_ref().is_some_and(|segment| !segment.is_empty());
-        if open || !self.rolled.is_empty() { self.roll(0).await } else { Ok(()) }
+    /// The same, if there is anything of these partitions.
+    pub(super) async fn roll_if_any_of(&mut self, keys: &BTreeSet<PartKey>) -> Result<(), EngineError> {
+        let open = self.intake.segment.iter().flat_map(|segment| segment.rows());
+        let ranges = open.chain(&self.rolled.ranges).map(|row| (row.topic, row.partition));
+        let aborted = self.rolled.aborted.iter().map(|row| (row.topic, row.partition));
+        let any = ranges.chain(aborted).any(|key| keys.contains(&key));
+        if any { self.roll(0).await } else { Ok(()) }
     }
 
     async fn close_segment(&mut self) -> Result<(), EngineError> {

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bodley_io::kafka::cluster::is_topic_name;
+use bodley_io::kafka::is_topic_name;
 use bodley_io::kafka::{Layout, TopicPartition};
 use bodley_protocol::NO_TOPIC_ID;
 use serde::{Deserialize, Serialize};

@@ -299,9 +299,13 @@ fn refused(group: &str, offsets: &[NewOffset], error: &KafkaError) -> Issue {
         return Issue::new("group_refused", Severity::Failed, message)
             .hint("run the same command again: it goes on with the groups");
     }
+    let first = match code {
+        Some(ErrorCode::GROUP_AUTHORIZATION_FAILED) => "grant Read on it",
+        _ => "stop its consumers",
+    };
     Issue::new("group_refused", Severity::Missing, message)
         .hint(format!(
-            "stop its consumers, then run `bodley groups reset --vault … --by map --report FILE --group {group}` with this restore's --report FILE (the same command with --report makes it), or set its offsets with Kafka's tools to {offsets}"
+            "{first}, then run `bodley groups reset --vault … --by map --report FILE --group {group}` with this restore's --report FILE (the same command with --report makes it), or set its offsets with Kafka's tools to {offsets}"
         ))
 }
 

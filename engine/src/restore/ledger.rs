@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bodley_io::kafka::groups::NewOffset;
 use bodley_io::kafka::produce::ProducerIdentity;
 use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
-use bodley_protocol::ErrorCode;
+use bodley_protocol::{ErrorCode, NO_TOPIC_ID};
 use serde::{Deserialize, Serialize};
 
 use super::identity::PREFIX;
@@ -103,9 +103,12 @@ impl Entry {
         Writer { identity, generation: self.meta.generation }
     }
 
-    /// Whether it is about the topic that has this id now.
+    /// Whether it is about the topic that has this id now. Zeros are of brokers that know no ids, or knew none then.
     pub fn is_of(&self, topic_id: &[u8; 16]) -> bool {
+        let is_none = |id: &str| id.bytes().all(|digit| digit == b'0');
         self.meta.topic == crate::vault::hex(topic_id)
+            || is_none(&self.meta.topic)
+            || *topic_id == NO_TOPIC_ID
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bodley_io::kafka::cluster::is_topic_name;
+use bodley_io::kafka::is_topic_name;
 
 use crate::error::EngineError;
 use crate::select::matches;

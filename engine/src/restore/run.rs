@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bodley_io::backoff::rest;
 use bodley_io::kafka::offsets::End;
-use bodley_io::kafka::{Cluster, KafkaError, TopicPartition};
+use bodley_io::kafka::{Cluster, ELSEWHERE_AFTER, KafkaError, TopicPartition, is_same_topic};
 use bodley_protocol::batch::{self, HEADER_LEN};
 use bodley_protocol::{ErrorCode, RetryClass};
 use tokio::sync::{mpsc, watch};
@@ -280,7 +280,12 @@ impl Run<'_> {
             return Ok(());
         }
         let seen = self.cluster.layout();
-        let refreshed = match self.cluster.refresh(&seen).await {
+        let stuck = |job: &Job| job.stuck.is_some_and(|since| since.elapsed() > ELSEWHERE_AFTER);
+        let asked = match due.iter().any(|(_, job)| stuck(job)) {
+            true => self.cluster.refresh_elsewhere(&seen).await,
+            false => self.cluster.refresh(&seen).await,
+        };
+        let refreshed = match asked {
             Err(error) if error.retry_class() == RetryClass::Never => return Err(error.into()),
             refreshed => refreshed,
         };
@@ -288,7 +293,8 @@ impl Run<'_> {
         let mut clear = Vec::new();
         let mut unclear = HashMap::new();
         for (_, mut job) in due {
-            let topic = layout.topics.get(&job.tp.topic).filter(|topic| topic.id == job.topic_id);
+            let topic =
+                layout.topics.get(&job.tp.topic).filter(|topic| is_same_topic(topic.id, job.topic_id));
             let leader = layout.partition(&job.tp).and_then(|partition| partition.leader);
             match (&refreshed, topic, leader) {
                 (Err(error), ..) => self.park(job, KafkaError::NoRoute(error.to_string()))?,
@@ -313,9 +319,15 @@ impl Run<'_> {
                 }
             }
         }
+        self.dispatch(clear)?;
         let unclear = self.with_leaders_that_answer(unclear).await?;
-        clear.extend(self.clear_up(unclear).await?);
-        self.dispatch(clear)
+        let begun = Instant::now();
+        let cleared = self.clear_up(unclear).await?;
+        // Nobody was tried meanwhile.
+        for (_, job) in &mut self.parked {
+            job.stuck = job.stuck.map(|since| since + begun.elapsed());
+        }
+        self.dispatch(cleared)
     }
 
     /// A fence would wait for a leader that is dead and not yet known to be, and all others with it: its partitions rest on.

@@ -198,7 +198,14 @@ impl Sender {
         } else if self.active.is_empty() {
             Ok(())
         } else {
-            next_ready(&mut self.active, &self.shared.progress).await
+            // Those that come back hold buffers, for which the ones here may be waiting.
+            tokio::select! {
+                ready = next_ready(&mut self.active, &self.shared.progress) => ready,
+                Some(jobs) = self.orders.recv() => {
+                    self.take_on(jobs);
+                    Ok(())
+                }
+            }
         }
     }
 

@@ -198,10 +198,10 @@ impl Vault {
     }
 
     /// The newest sound checkpoint that does not reach beyond the head, and its path; or the beginning.
-    pub(super) async fn start(&mut self, keep_ranges: bool) -> (Option<String>, Start) {
+    pub(super) async fn start(&mut self, blank: &State) -> (Option<String>, Start) {
         let mut bad = BadPages::default();
         for path in self.checkpoints.up_to(self.head.receipt.seq) {
-            match self.load(&path, keep_ranges, &mut bad).await {
+            match self.load(&path, blank, &mut bad).await {
                 Ok((_, start)) => {
                     self.checkpoints.newest = start.seq;
                     return (Some(path), start);
@@ -210,7 +210,7 @@ impl Vault {
             }
         }
         self.checkpoints.newest = 0;
-        (None, Start { state: State::new(keep_ranges), ..Start::default() })
+        (None, Start { state: blank.blank(), ..Start::default() })
     }
 
     /// The fold up to the commit of the checkpoint at `path`, with the checkpoint when this version knows all that is in it and its heads page.
@@ -218,7 +218,7 @@ impl Vault {
     pub(super) async fn load(
         &self,
         path: &str,
-        keep_ranges: bool,
+        blank: &State,
         bad: &mut BadPages,
     ) -> Result<(Option<Checkpoint>, Start), VaultError> {
         let (checkpoint, mut understood) = Checkpoint::read(&self.store, path).await?;
@@ -238,8 +238,8 @@ impl Vault {
         let features = Features { read, write };
         // The log says that as well, and is the one to stop a reader.
         features.check_reading()?;
-        let mut state = State::new(keep_ranges);
-        if keep_ranges {
+        let mut state = blank.blank();
+        if state.keeps_ranges() {
             let add = |page: &Table<'_>| {
                 History::decode(page)?.add_to(&mut state);
                 Ok(())

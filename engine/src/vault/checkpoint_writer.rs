@@ -73,7 +73,7 @@ impl Vault {
         path: &str,
         bad: &mut BadPages,
     ) -> Result<(Option<Checkpoint>, Start), VaultError> {
-        let (checkpoint, start) = self.load(path, false, bad).await?;
+        let (checkpoint, start) = self.load(path, &State::new(false), bad).await?;
         if let Some(checkpoint) = &checkpoint {
             self.each_page(checkpoint, bad, |_| Ok(())).await?;
         }

@@ -319,7 +319,7 @@ impl Vault {
                 let (theirs, found) = self.read_commit(commit.seq).await?;
                 let ours = theirs.writer == commit.writer && theirs.nonce == commit.nonce;
                 if !ours {
-                    self.follow(&theirs).await?;
+                    let (theirs, found) = self.follow_all(theirs, found).await?;
                     self.check_foreign(&parts)?;
                     // Disjoint: our from-cursors hold at their commit as well.
                     (commit.base, commit.seq) = (theirs.seq, theirs.seq + 1);
@@ -359,6 +359,17 @@ impl Vault {
             }
             _ => Ok(table),
         }
+    }
+
+    /// Takes note of this commit of another writer and of all that are behind it by now; the last of them. Who commits seldom is not for that reason to lose.
+    async fn follow_all(&mut self, theirs: Commit, digest: String) -> Result<(Commit, String), VaultError> {
+        let (mut last, mut digest) = (theirs, digest);
+        self.follow(&last).await?;
+        while self.store.stat(&commit_path(last.seq + 1)).await?.is_some() {
+            (last, digest) = self.read_commit(last.seq + 1).await?;
+            self.follow(&last).await?;
+        }
+        Ok((last, digest))
     }
 
     /// Takes note of what another writer committed since our plan.

@@ -213,11 +213,16 @@ impl Vault {
 
     /// Adds up all commits to the head, from the newest sound checkpoint on. Stops at the first damage.
     pub async fn fold(&mut self, keep_ranges: bool) -> Result<State, VaultError> {
-        let (checkpoint, start) = self.start(keep_ranges).await;
+        self.fold_onto(State::new(keep_ranges)).await
+    }
+
+    /// The same onto a state that says what is kept.
+    pub async fn fold_onto(&mut self, blank: State) -> Result<State, VaultError> {
+        let (checkpoint, start) = self.start(&blank).await;
         let folded = match (self.fold_from(start, false).await, checkpoint) {
             // A checkpoint is never the reason why a vault is damaged: the whole log decides.
             (Err(VaultError::Damaged { .. }), Some(path)) => {
-                let start = Start { state: State::new(keep_ranges), ..Start::default() };
+                let start = Start { state: blank.blank(), ..Start::default() };
                 let folded = self.fold_from(start, false).await?;
                 self.checkpoints
                     .warn(format!("{path} does not go with the commits behind it: the whole log was read"));

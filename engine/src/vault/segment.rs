@@ -83,6 +83,11 @@ impl SegmentWriter {
         self.id.to_bytes()
     }
 
+    /// What is kept, in order.
+    pub fn rows(&self) -> &[Range] {
+        &self.rows
+    }
+
     /// Ids of the topics whose chunks are kept, sorted.
     pub fn topics(&self) -> Vec<bodley_protocol::TopicId> {
         let ids: std::collections::BTreeSet<_> = self.rows.iter().map(|row| row.topic).collect();

@@ -1,6 +1,7 @@
 //! What the commits of a vault add up to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bodley_protocol::TopicId;
 
@@ -86,12 +87,33 @@ pub struct State {
     /// What does not add up. Empty in a healthy vault.
     pub inconsistencies: Vec<Inconsistency>,
     keep_ranges: bool,
+    /// Of these partitions alone.
+    only: Option<Arc<BTreeSet<PartKey>>>,
 }
 
 impl State {
     /// Nothing yet. `keep_ranges`: also the rows of each partition, not its cursor alone.
     pub fn new(keep_ranges: bool) -> Self {
         Self { keep_ranges, ..Self::default() }
+    }
+
+    /// Nothing yet; the rows of these partitions will be kept, and no segments.
+    pub fn of(keys: BTreeSet<PartKey>) -> Self {
+        Self { keep_ranges: true, only: Some(Arc::new(keys)), ..Self::default() }
+    }
+
+    /// The same as it was at its beginning.
+    pub(super) fn blank(&self) -> Self {
+        Self { keep_ranges: self.keep_ranges, only: self.only.clone(), ..Self::default() }
+    }
+
+    /// Whether rows are kept, of one partition at least.
+    pub(super) fn keeps_ranges(&self) -> bool {
+        self.keep_ranges
+    }
+
+    fn keeps(&self, key: &PartKey) -> bool {
+        self.keep_ranges && self.only.as_ref().is_none_or(|only| only.contains(key))
     }
 
     /// Adds a commit's segments; its rows follow by [`State::add_rows`].
@@ -101,7 +123,7 @@ impl State {
 
     /// Adds a segment.
     pub fn add_segment(&mut self, segment: SegmentRef) {
-        if self.keep_ranges {
+        if self.keep_ranges && self.only.is_none() {
             self.segments.insert(segment.id.clone(), segment);
         }
     }
@@ -168,9 +190,9 @@ impl State {
 
     /// A row replaces one of the same key.
     pub fn add_aborted(&mut self, row: AbortedRow) {
+        let keep = self.keeps(&(row.topic, row.partition)) || row.marker == i64::MAX;
         let known = &mut self.partitions.entry((row.topic, row.partition)).or_default().aborted;
         let key = |row: &AbortedRow| (row.rewind, row.first, row.producer_id);
-        let keep = self.keep_ranges || row.marker == i64::MAX;
         match (known.binary_search_by_key(&key(&row), key), keep) {
             (Ok(at), false) => drop(known.remove(at)),
             (Ok(at), true) => known.splice(at..=at, [row]).for_each(drop),
@@ -201,6 +223,7 @@ impl State {
     /// Adds a row of commit `seq`. Rows of a partition come in the order of the log.
     pub fn add_range(&mut self, seq: u64, range: Range) {
         let key = (range.topic, range.partition);
+        let keeps = self.keeps(&key);
         let partition = self.partitions.entry(key).or_default();
         let expected = partition.cursor;
         let rewinds = expected.is_some_and(|cursor| range.rewind > cursor.rewind);
@@ -254,7 +277,7 @@ impl State {
             leader_epoch: range.leader_epoch,
             rewind: range.rewind,
         });
-        if self.keep_ranges {
+        if keeps {
             partition.ranges.push(range);
         }
     }

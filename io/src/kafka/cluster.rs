@@ -1,176 +1,26 @@
-//! The cluster's layout (brokers, topics, leaders), and the one place where requests find their broker and are retried.
+//! The one place where requests find their broker and are retried, and where the cluster's layout is asked for.
 
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bodley_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponseTopic};
-use bodley_protocol::messages::{MetadataRequest, MetadataResponse};
-use bodley_protocol::{ErrorCode, NO_TOPIC_ID, RetryClass, TopicId};
+use bodley_protocol::RetryClass;
+use bodley_protocol::messages::MetadataRequest;
 use kafka_protocol::protocol::{Message, Request};
 
 use super::address::Address;
 use super::connection::ClientOptions;
-use super::error::{KafkaError, quoted};
+use super::error::KafkaError;
 use super::health::Health;
+use super::layout::Layout;
 use super::reach::Ways;
 use crate::backoff::{Backoff, Gate};
 
-/// Longest name of a topic, and of a cluster.
-const MAX_NAME: usize = 249;
-/// Longest name in DNS.
-const MAX_HOST: usize = 255;
 /// What a broker is given at first to tell the layout, before another one is asked.
 const METADATA_WITHIN: Duration = Duration::from_secs(5);
-
-/// One partition of one topic.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPartition {
-    /// Name.
-    pub topic: Arc<str>,
-    /// Index.
-    pub partition: i32,
-}
-
-impl TopicPartition {
-    /// From its parts.
-    pub fn new(topic: &Arc<str>, partition: i32) -> Self {
-        Self { topic: Arc::clone(topic), partition }
-    }
-
-    /// All that a topic can have, for looking them up in sorted maps.
-    pub fn all_of(topic: &Arc<str>) -> RangeInclusive<Self> {
-        Self::new(topic, 0)..=Self::new(topic, i32::MAX)
-    }
-}
-
-impl std::fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.topic, self.partition)
-    }
-}
-
-/// The cluster as Metadata described it at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Layout {
-    /// `None` before Kafka 0.10.1.
-    pub cluster_id: Option<String>,
-    /// Brokers by id.
-    pub brokers: BTreeMap<i32, Address>,
-    /// All topics that we may see.
-    pub topics: BTreeMap<Arc<str>, Topic>,
-}
-
-/// A topic in a [`Layout`].
-#[derive(Debug, Clone)]
-pub struct Topic {
-    /// Name.
-    pub name: Arc<str>,
-    /// Zeros before Kafka 2.8.
-    pub id: TopicId,
-    /// The broker calls it internal.
-    pub internal: bool,
-    /// Sorted by index.
-    pub partitions: Vec<Partition>,
-    /// Of the topic as a whole, e.g. TOPIC_AUTHORIZATION_FAILED.
-    pub error: ErrorCode,
-}
-
-/// A partition in a [`Layout`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    /// Index.
-    pub index: i32,
-    /// Broker id; `None` while there is no leader.
-    pub leader: Option<i32>,
-    /// -1 where the broker does not tell.
-    pub leader_epoch: i32,
-    /// Broker ids of its replicas.
-    pub replicas: Vec<i32>,
-}
-
-impl Layout {
-    /// The topic's id; zeros where it has none, or is not there.
-    pub fn topic_id(&self, name: &str) -> TopicId {
-        self.topics.get(name).map_or(NO_TOPIC_ID, |topic| topic.id)
-    }
-
-    /// The partition, if the topic has it.
-    pub fn partition(&self, of: &TopicPartition) -> Option<&Partition> {
-        let partitions = &self.topics.get(&of.topic)?.partitions;
-        let at = partitions.binary_search_by_key(&of.partition, |partition| partition.index).ok()?;
-        partitions.get(at)
-    }
-
-    fn from_response(response: MetadataResponse) -> Result<Self, KafkaError> {
-        // A broker that has just started may not know yet.
-        if response.brokers.is_empty() {
-            return Err(KafkaError::NoRoute("the cluster's metadata names no broker".into()));
-        }
-        let cluster_id = response.cluster_id.map(|id| id.to_string());
-        if let Some(id) =
-            cluster_id.as_ref().filter(|id| id.len() > MAX_NAME || id.contains(char::is_control))
-        {
-            return Err(KafkaError::NoRoute(format!(
-                "the cluster's metadata has an impossible id, {}",
-                quoted(id)
-            )));
-        }
-        let mut topics = BTreeMap::new();
-        for described in response.topics {
-            if let Some(name) = described.name.as_ref().filter(|name| !is_topic_name(name)) {
-                let what = format!("the cluster's metadata names an impossible topic, {}", quoted(name));
-                return Err(KafkaError::NoRoute(what));
-            }
-            topics.extend(topic(described).map(|topic| (Arc::clone(&topic.name), topic)));
-        }
-        let brokers = response.brokers.into_iter().map(broker).collect::<Result<_, _>>()?;
-        Ok(Self { cluster_id, brokers, topics })
-    }
-}
-
-/// Kafka's rule for topic names.
-pub fn is_topic_name(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(legal) && name != "." && name != ".."
-}
-
-fn broker(broker: MetadataResponseBroker) -> Result<(i32, Address), KafkaError> {
-    let port = u16::try_from(broker.port).ok().filter(|port| *port > 0);
-    let host = Some(broker.host.as_str()).filter(|host| {
-        !host.is_empty()
-            && host.len() <= MAX_HOST
-            && !host.contains(|c: char| c.is_control() || c.is_whitespace())
-    });
-    match (host, port) {
-        (Some(host), Some(port)) => Ok((broker.node_id.0, Address { host: host.to_owned(), port })),
-        _ => Err(KafkaError::NoRoute(format!(
-            "broker {} advertises an address that cannot be: host {}, port {}",
-            broker.node_id.0,
-            quoted(&broker.host),
-            broker.port
-        ))),
-    }
-}
-
-fn topic(topic: MetadataResponseTopic) -> Option<Topic> {
-    let partitions = topic.partitions.into_iter().map(|partition| Partition {
-        index: partition.partition_index,
-        leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
-        leader_epoch: partition.leader_epoch,
-        replicas: partition.replica_nodes.into_iter().map(|id| id.0).collect(),
-    });
-    let mut partitions: Vec<Partition> = partitions.collect();
-    partitions.sort_by_key(|partition| partition.index);
-    Some(Topic {
-        name: Arc::from(topic.name?.as_str()),
-        id: topic.topic_id.into_bytes(),
-        internal: topic.is_internal,
-        partitions,
-        error: ErrorCode(topic.error_code),
-    })
-}
+/// While partitions find no leader, the same broker is asked for the layout for so long.
+const ELSEWHERE_EVERY: Duration = Duration::from_secs(10);
+/// What has not worked for so long may be because of who tells the layout.
+pub const ELSEWHERE_AFTER: Duration = Duration::from_secs(5);
 
 /// Where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +38,8 @@ pub struct Cluster {
     pub(super) options: Arc<ClientOptions>,
     layout: Mutex<Arc<Layout>>,
     refreshing: Gate<KafkaError>,
+    /// When another broker was asked for the layout, for the sake of it.
+    asked_elsewhere: Mutex<Instant>,
     pub(super) ways: Ways,
     health: Arc<Health>,
 }
@@ -200,6 +52,7 @@ impl Cluster {
         let cluster = Self {
             bootstrap,
             layout: Mutex::default(),
+            asked_elsewhere: Mutex::new(Instant::now()),
             refreshing: Gate::new(options.retry_pauses),
             ways: Ways::new(options.retry_pauses),
             health,
@@ -249,7 +102,12 @@ impl Cluster {
             // The connection was older than the trouble.
             fetched = self.fetch_layout().await;
         }
-        match fetched {
+        if fetched.as_ref().is_ok_and(|fresh| fresh.may_be_older_than(&current)) {
+            // Who lags, or is cut off from the controllers, is not asked any more. Another one has the last word.
+            self.leave_any().await;
+            fetched = self.fetch_layout().await;
+        }
+        match fetched.and_then(|fresh| fresh.following(&current)) {
             Ok(fresh) => {
                 let fresh = Arc::new(fresh);
                 *lock(&self.layout) = Arc::clone(&fresh);
@@ -261,6 +119,22 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    /// As [`Cluster::refresh`], but after a while another broker is asked: the one before may lag.
+    pub async fn refresh_elsewhere(&self, seen: &Arc<Layout>) -> Result<Arc<Layout>, KafkaError> {
+        let is_due = {
+            let mut asked = lock(&self.asked_elsewhere);
+            let is_due = asked.elapsed() >= ELSEWHERE_EVERY;
+            if is_due {
+                *asked = Instant::now();
+            }
+            is_due
+        };
+        if is_due {
+            self.leave_any().await;
+        }
+        self.refresh(seen).await
     }
 
     /// How each broker fares, and who is waited for.
@@ -330,7 +204,13 @@ impl Cluster {
         error: KafkaError,
         seen: &Arc<Layout>,
     ) -> Result<(), KafkaError> {
-        let refreshed = self.refresh(seen);
+        let lags = backoff.elapsed() > ELSEWHERE_AFTER;
+        let refreshed = async {
+            match lags {
+                true => self.refresh_elsewhere(seen).await,
+                false => self.refresh(seen).await,
+            }
+        };
         let paused = self.pause(backoff, error);
         tokio::pin!(refreshed, paused);
         tokio::select! {

@@ -116,6 +116,16 @@ pub enum KafkaError {
     /// No leader (or coordinator, or broker of that id) is known.
     #[error("{0}")]
     NoRoute(String),
+    /// Where the cluster was there is another one now.
+    #[error(
+        "the brokers say that they are cluster {now} now, and were cluster {before} when the run began: nothing more is done with them"
+    )]
+    OtherCluster {
+        /// Id of the one that the run began with.
+        before: String,
+        /// Id of what answers now.
+        now: String,
+    },
     /// The caller asked to end.
     #[error("ended by a signal")]
     Stopped,
@@ -142,7 +152,9 @@ impl KafkaError {
             Self::Token { source, .. } if source.passing => RetryClass::Pause,
             Self::Tls { .. } | Self::Auth { .. } | Self::Token { .. } => RetryClass::Never,
             Self::Refused { code, .. } => code.retry_class(),
-            Self::Version { .. } | Self::GaveUp { .. } | Self::Stopped => RetryClass::Never,
+            Self::Version { .. } | Self::GaveUp { .. } | Self::OtherCluster { .. } | Self::Stopped => {
+                RetryClass::Never
+            }
         }
     }
 
@@ -183,6 +195,9 @@ impl KafkaError {
                 Self::Refused { api, subject, code: *code, message }
             }
             Self::GaveUp { after, last } => Self::GaveUp { after: *after, last: Box::new(last.again()) },
+            Self::OtherCluster { before, now } => {
+                Self::OtherCluster { before: before.clone(), now: now.clone() }
+            }
             Self::Stopped => Self::Stopped,
             other => Self::NoRoute(other.to_string()),
         }

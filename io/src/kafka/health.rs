@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
-use super::cluster::TopicPartition;
 use super::error::KafkaError;
+use super::layout::TopicPartition;
 
 /// Shorter waits are not worth a word.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -63,6 +63,10 @@ struct State {
     waiting: HashMap<TopicPartition, Waiting>,
     /// When it was said last that partitions wait, and since when they do.
     told: Option<(Instant, Instant)>,
+    /// What was given up: since when it had waited, and when that was. Whoever takes it up again soon goes on waiting.
+    left: HashMap<TopicPartition, (Instant, Instant)>,
+    /// What `told` was then.
+    left_told: Option<(Instant, Instant)>,
     next: u64,
 }
 
@@ -177,26 +181,30 @@ impl Health {
     /// A partition can't go on: for its leader's sake, if it has one. Said again and again while that is so. Whether this is news.
     pub fn waits(&self, partition: &TopicPartition, leader: Option<i32>, why: &KafkaError) -> bool {
         let mut state = self.state();
-        let since = state.waiting.get(partition).map(|waiting| waiting.since);
-        let waiting =
-            Waiting { broker: leader, since: since.unwrap_or_else(Instant::now), why: why.to_string() };
+        let known = state.waiting.get(partition).map(|waiting| waiting.since);
+        let since = known.or_else(|| state.resumes(partition)).unwrap_or_else(Instant::now);
+        let waiting = Waiting { broker: leader, since, why: why.to_string() };
         state.waiting.insert(partition.clone(), waiting);
-        since.is_none()
+        known.is_none()
     }
 
     /// Nobody waits for any partition: whoever did begins anew.
     pub fn forget_waiting(&self) {
         let mut state = self.state();
         state.waiting.clear();
-        state.told = None;
+        state.left.clear();
+        (state.told, state.left_told) = (None, None);
     }
 
     /// It is not waited for any more, but does not go on.
     pub fn gives_up(&self, partition: &TopicPartition) {
         let mut state = self.state();
-        state.waiting.remove(partition);
+        if let Some(Waiting { since, .. }) = state.waiting.remove(partition) {
+            state.left.insert(partition.clone(), (since, Instant::now()));
+        }
         if state.waiting.is_empty() {
-            state.told = None;
+            state.left_told = state.told.take();
+            state.left.retain(|_, (_, at)| at.elapsed() < AGAIN);
         }
     }
 
@@ -205,6 +213,9 @@ impl Health {
         let mut state = self.state();
         if !state.waiting.is_empty() {
             state.waiting.remove(partition);
+        }
+        if !state.left.is_empty() {
+            state.left.remove(partition);
         }
     }
 
@@ -282,6 +293,16 @@ impl State {
             broker.address = address;
         }
         broker
+    }
+
+    /// Since when a partition has waited that was given up a moment ago.
+    fn resumes(&mut self, partition: &TopicPartition) -> Option<Instant> {
+        let (since, at) = self.left.remove(partition)?;
+        if at.elapsed() >= AGAIN {
+            return None;
+        }
+        self.told = self.told.or(self.left_told.take());
+        Some(since)
     }
 
     /// Partitions that wait for something else than a broker that is down: a leader, or replicas of theirs.
@@ -450,6 +471,13 @@ mod tests {
         assert_eq!(health.lines(in_seconds(16)).len(), 1);
         health.gives_up(&all[0]);
         assert_eq!(health.lines(in_seconds(17)), [""; 0]);
+        // Whoever takes it up again goes on waiting, and does not say so anew.
+        assert!(health.waits(&all[0], None, &error));
+        assert_eq!(health.lines(in_seconds(20)), [""; 0]);
+        let said = health.lines(in_seconds(47));
+        assert!(said.len() == 1 && said[0].starts_with("waiting for 1 partition (orders-0)"), "{said:?}");
+        health.goes_on(&all[0]);
+        assert!(health.lines(in_seconds(48))[0].starts_with("all partitions go on after"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod error;
 pub mod fetch;
 pub mod groups;
 pub mod health;
+mod layout;
 mod many;
 pub mod offsets;
 pub mod produce;
@@ -22,7 +23,8 @@ pub mod topics;
 pub mod transactions;
 
 pub use address::Address;
-pub use cluster::{Cluster, Layout, Partition, Topic, TopicPartition};
+pub use cluster::{Cluster, ELSEWHERE_AFTER};
 pub use connection::{ClientOptions, Connection};
 pub use error::KafkaError;
 pub use health::{BrokerHealth, Health};
+pub use layout::{Layout, Partition, Topic, TopicPartition, is_same_topic, is_topic_name};

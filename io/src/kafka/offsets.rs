@@ -15,8 +15,9 @@ use bodley_protocol::messages::{
 use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 use tokio::task::JoinSet;
 
-use super::cluster::{Cluster, Layout, To, TopicPartition};
+use super::cluster::{Cluster, To};
 use super::error::KafkaError;
+use super::layout::{Layout, TopicPartition};
 use crate::backoff::Backoff;
 
 /// How often an answer that does not agree with the one before is asked for again.

@@ -13,8 +13,9 @@ use bodley_protocol::messages::{
 use bodley_protocol::{ErrorCode, StrBytes};
 use tokio::task::JoinSet;
 
-use super::cluster::{Cluster, To, TopicPartition};
+use super::cluster::{Cluster, To};
 use super::error::KafkaError;
+use super::layout::TopicPartition;
 
 const BROKER_RESOURCE: i8 = 4;
 /// A leader lists all producers that it remembers of a partition, which may be thousands.

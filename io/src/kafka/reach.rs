@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_protocol::RetryClass;
 use bodley_protocol::messages::{BrokerId, ListOffsetsRequest};
@@ -30,11 +30,13 @@ pub(super) struct Ways {
     slots: Mutex<HashMap<Option<i32>, Slot>>,
     /// Where nobody answers, few try.
     gates: Mutex<HashMap<Address, Arc<Gate<KafkaError>>>>,
+    /// Who was left for others, and when: whoever was left last is asked last.
+    left: Mutex<HashMap<String, Instant>>,
 }
 
 impl Ways {
     pub(super) fn new(pauses: Pauses) -> Self {
-        Self { pauses, slots: Mutex::default(), gates: Mutex::default() }
+        Self { pauses, slots: Mutex::default(), gates: Mutex::default(), left: Mutex::default() }
     }
 
     fn gate(&self, address: &Address) -> Arc<Gate<KafkaError>> {
@@ -183,6 +185,13 @@ impl Cluster {
         self.observed(*broker, connection, work).await
     }
 
+    /// Whichever broker answers is to be another one from now on.
+    pub(super) async fn leave_any(&self) {
+        let slot = Arc::clone(lock(&self.ways.slots).entry(None).or_default());
+        let Some((connection, _)) = slot.lock().await.take() else { return };
+        lock(&self.ways.left).insert(connection.broker().to_owned(), Instant::now());
+    }
+
     /// Does something with a connection, and notes how the broker fares.
     async fn observed<T>(
         &self,
@@ -216,13 +225,17 @@ impl Cluster {
     async fn connect_any(&self) -> Result<(Connection, Option<i32>), KafkaError> {
         let layout = self.layout();
         let mut errors: Vec<KafkaError> = Vec::new();
+        let mut refused = false;
         let backoff = self.backoff();
         let known = layout.brokers.iter().map(|(id, address)| (address, Some(*id)));
         let bootstrap =
             self.bootstrap.iter().filter(|_| self.options.rebootstrap || layout.brokers.is_empty());
         let all = known.chain(bootstrap.map(|address| (address, None)));
         let mut all: Vec<_> = all.map(|(address, id)| (address, id, self.ways.gate(address))).collect();
-        all.sort_by_key(|(_, _, gate)| gate.failures() > 0);
+        let left = lock(&self.ways.left).clone();
+        all.sort_by_cached_key(|(address, _, gate)| {
+            (gate.failures() > 0, left.get(&address.to_string()).copied())
+        });
         let mut tried: Vec<&Address> = Vec::new();
         for (address, id, gate) in &all {
             if tried.contains(address) {
@@ -231,7 +244,13 @@ impl Cluster {
             tried.push(address);
             match self.try_connect(address, *id, gate).await {
                 Ok(connection) => return Ok((connection, *id)),
-                // Others will say the same, and an account may get locked.
+                // One of them may be set up badly. Where two say so others will say the same, and an account may get locked.
+                Err(error @ KafkaError::Auth { passing: false, .. })
+                    if !refused && !layout.brokers.is_empty() =>
+                {
+                    refused = true;
+                    errors.push(error);
+                }
                 Err(error @ (KafkaError::Auth { passing: false, .. } | KafkaError::Token { .. })) => {
                     return Err(error);
                 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use bodley_protocol::fetch::{Isolation, Limits, Partition, PartitionHead};
 use bodley_protocol::{ErrorCode, RetryClass, TopicId};
 
-use super::cluster::{Cluster, Layout, To, TopicPartition};
+use super::cluster::{Cluster, To};
 use super::error::KafkaError;
 use super::fetch::FetchSink;
+use super::layout::{Layout, TopicPartition};
 
 /// Partitions in one request.
 const PARTITIONS_PER_REQUEST: usize = 200;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bodley_protocol::RetryClass;
 use bodley_protocol::messages::ListOffsetsRequest;
 
-use super::cluster::{Cluster, Layout, TopicPartition};
+use super::cluster::Cluster;
 use super::error::KafkaError;
+use super::layout::{Layout, TopicPartition};
 use super::offsets::{Ask, Found, Part, list_offsets_parts, list_offsets_request};
 
 /// What became of each time.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bodley_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use bodley_protocol::messages::create_topics_response::CreatableTopicResult;
 use bodley_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use bodley_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use bodley_protocol::messages::{
@@ -135,7 +136,7 @@ impl Cluster {
             .with_topics(vec![trial])
             .with_timeout_ms(self.options().request_timeout.as_millis() as i32)
             .with_validate_only(true);
-        let created = self.call(To::Any, &request).await?.topics.into_iter().next();
+        let created = self.create(&request).await?.into_iter().next();
         let configs = created.and_then(|created| created.configs).unwrap_or_default();
         Ok(configs
             .into_iter()
@@ -171,19 +172,38 @@ impl Cluster {
         Ok(results)
     }
 
+    /// Asks the controller, and the next one if it moves.
+    async fn create(&self, request: &CreateTopicsRequest) -> Result<Vec<CreatableTopicResult>, KafkaError> {
+        self.retrying(|| self.ask_controller(request)).await
+    }
+
+    async fn ask_controller(
+        &self,
+        request: &CreateTopicsRequest,
+    ) -> Result<Vec<CreatableTopicResult>, KafkaError> {
+        let to = self.layout().controller.map_or(To::Any, To::Broker);
+        let answers = self.call_once(to, i16::MAX, request).await?.topics;
+        let elsewhere =
+            |topic: &&CreatableTopicResult| ErrorCode(topic.error_code) == ErrorCode::NOT_CONTROLLER;
+        if let Some(topic) = answers.iter().find(elsewhere) {
+            refused("CreateTopics", &topic.name, topic.error_code, topic.error_message.clone())?;
+        }
+        Ok(answers)
+    }
+
     async fn create_batch(
         &self,
         topics: &[NewTopic],
         validate_only: bool,
     ) -> Result<Vec<Result<(), KafkaError>>, KafkaError> {
+        let request = CreateTopicsRequest::default()
+            .with_topics(topics.iter().map(creatable).collect())
+            .with_timeout_ms(self.options().request_timeout.as_millis() as i32)
+            .with_validate_only(validate_only);
         let mut backoff = self.backoff();
         loop {
-            let request = CreateTopicsRequest::default()
-                .with_topics(topics.iter().map(creatable).collect())
-                .with_timeout_ms(self.options().request_timeout.as_millis() as i32)
-                .with_validate_only(validate_only);
-            let response = self.call(To::Any, &request).await?;
-            let by_name: BTreeMap<&str, _> = response.topics.iter().map(|t| (t.name.as_str(), t)).collect();
+            let answers = self.create(&request).await?;
+            let by_name: BTreeMap<&str, _> = answers.iter().map(|t| (t.name.as_str(), t)).collect();
             let result = |topic: &NewTopic| match by_name.get(&*topic.name) {
                 // Asked for because it was missing: an earlier try whose answer was lost made it.
                 Some(t) if !validate_only && ErrorCode(t.error_code) == ErrorCode::TOPIC_ALREADY_EXISTS => {
@@ -193,7 +213,7 @@ impl Cluster {
                 None => Err(KafkaError::NoRoute(format!("no answer for topic {}", topic.name))),
             };
             let results: Vec<_> = topics.iter().map(result).collect();
-            // Refused for a quota, or a controller that moves. Those that were created are there at the next try, which is as good.
+            // Refused for a quota. Those that were created are there at the next try, which is as good.
             let passing =
                 |r: &Result<(), KafkaError>| r.as_ref().is_err_and(|e| e.retry_class() != RetryClass::Never);
             if !results.iter().any(passing) || !backoff.wait().await {

@@ -14,8 +14,9 @@ use bodley_protocol::messages::{
 };
 use bodley_protocol::{ErrorCode, StrBytes};
 
-use super::cluster::{Cluster, To, TopicPartition};
+use super::cluster::{Cluster, To};
 use super::error::KafkaError;
+use super::layout::TopicPartition;
 use super::produce::ProducerIdentity;
 
 pub(super) const TRANSACTION_KEY: i8 = 1;

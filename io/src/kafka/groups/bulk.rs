@@ -18,7 +18,8 @@ use super::{
     Committed, GroupOffsets, LAST_COMMIT_WITH_NAMES, LAST_WITH_NAMES, MANY_GROUPS, NewOffset, STABLE_TRIES,
     WITH_STABLE, check_committed, commit_request, fitting, of_group, of_groups, read_group, read_groups,
 };
-use crate::kafka::cluster::{Cluster, To, TopicPartition};
+use crate::kafka::TopicPartition;
+use crate::kafka::cluster::{Cluster, To};
 use crate::kafka::error::KafkaError;
 
 /// Groups of one OffsetFetch. One of 10,000 partitions with some metadata takes a megabyte of the answer.

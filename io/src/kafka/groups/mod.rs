@@ -19,8 +19,9 @@ use bodley_protocol::messages::{
 };
 use bodley_protocol::{ErrorCode, RetryClass, StrBytes};
 
-use super::cluster::{Cluster, To, TopicPartition};
+use super::cluster::{Cluster, To};
 use super::error::KafkaError;
+use super::layout::TopicPartition;
 
 /// First OffsetFetch version that can insist on no transactional commit being pending.
 const WITH_STABLE: i16 = 7;

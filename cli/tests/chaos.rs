@@ -56,8 +56,7 @@ fn fill(site: &Site) {
             _ => site.bench.commit(producer).unwrap(),
         }
     }
-    let ends = site.ends(TRANSACTIONS);
-    site.wait_for_stable_end(TRANSACTIONS, ends[0]);
+    site.wait_until_decided(TRANSACTIONS);
 }
 
 /// What a seed does to the line, for as long as runs are under way.

@@ -47,9 +47,9 @@ fn a_signal_while_the_store_is_behind() {
     let site = filled("behind", 120);
     for wait in [900, 1700, 2500] {
         let vault = Vault::new();
-        let mut run = site.start("backup", &vault, &["--topic", "behind", "--limit-write", "30M"]);
-        run.leave_alone(Duration::from_millis(wait)).signal("TERM");
-        run.wait().exits(143).within(25);
+        let mut run = site.start("backup", &vault, &["--topic", "behind", "--limit-write", "20M", "-v"]);
+        run.reads().leave_alone(Duration::from_millis(wait)).signal("TERM");
+        run.wait().exits(143);
         vault.verified();
         site.backup(&vault, &["--topic", "behind"]).exits(0);
         vault.verified();
@@ -61,9 +61,9 @@ fn a_signal_while_the_store_is_behind() {
 fn two_writers_with_several_commits_each() {
     let site = filled("raced", 60);
     let vault = Vault::new();
-    let args = ["--topic", "raced", "--commit-interval", "1s", "--limit-read", "15M"];
-    let one = site.start("backup", &vault, &args);
-    std::thread::sleep(Duration::from_millis(400));
+    let args = ["--topic", "raced", "--commit-interval", "1s", "--limit-read", "6M", "-v"];
+    let mut one = site.start("backup", &vault, &args);
+    one.reads();
     let two = site.start("backup", &vault, &args);
     let codes = [one.wait().code, two.wait().code];
     assert!(codes.contains(&Some(0)) && codes.contains(&Some(1)), "{codes:?}");

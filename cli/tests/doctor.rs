@@ -94,7 +94,9 @@ fn all_is_well() {
         assert!(notes.contains(&note), "{note}: {report:#}");
     }
     for area in ["names", "tcp", "tls", "kafka", "sasl", "versions"] {
-        assert!(!checks(&report, area, "ok").is_empty(), "{area}: {report:#}");
+        // It notes answers that are slow.
+        let all = [checks(&report, area, "ok"), checks(&report, area, "note")].concat();
+        assert!(!all.is_empty() && checks(&report, area, "wrong").is_empty(), "{area}: {report:#}");
     }
     assert_eq!(checks(&report, "store", "ok").len(), 2, "{report:#}");
     assert!(vault.objects().is_empty(), "the probe is gone: {:?}", vault.objects());

@@ -53,7 +53,7 @@ fn fill_some(site: &Site, partitions: i32) {
 impl Stage {
     /// Starts a backup of a topic that takes some seconds.
     fn slow_backup(&self, vault: &Vault, topic: &str, rate: &str) -> Running {
-        self.start("backup", vault, &["--topic", topic, "--limit-read", rate])
+        self.start("backup", vault, &["--topic", topic, "--limit-read", rate, "-v"])
     }
 
     /// A vault with `some` in it.
@@ -107,10 +107,14 @@ fn killed_at_any_moment() {
     let vault = Vault::new();
     let mut rng = Rng::new("kills", 2);
     let mut before = 0;
-    for n in 0..15 {
+    for n in 0..60 {
+        // Where starting takes long, they are given more time.
+        if n >= 15 && before > 0 {
+            break;
+        }
         let args = ["--topic", BULK, "--limit-read", "16M", "--commit-interval", "1s"];
         let mut run = stage.start("backup", &vault, &args);
-        run.leave_alone(rng.millis(1800));
+        run.leave_alone(rng.millis(1800) * (1 + n / 10));
         // Some end in order.
         let ran = if n % 4 == 3 {
             run.signal("TERM");
@@ -141,11 +145,11 @@ fn signals_end_a_backup_in_order() {
     let stage = one();
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let vault = Vault::new();
-        let mut run = stage.slow_backup(&vault, BULK, "30M");
-        run.leave_alone(seconds(1.5)).signal(signal);
+        let mut run = stage.slow_backup(&vault, BULK, "16M");
+        run.reads().leave_alone(seconds(1.5)).signal(signal);
         let asked = Instant::now();
         let first = run.wait().exits(code).json();
-        assert!(asked.elapsed() < seconds(20.0), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < seconds(40.0), "{:?}", asked.elapsed());
         assert_eq!(first["interrupted"], true);
         let durable = vault.verified();
         assert!(durable["records"].as_u64().unwrap() > 0, "{durable:#}");
@@ -162,13 +166,13 @@ fn signals_end_a_backup_in_order() {
 fn a_signal_while_the_broker_is_silent() {
     let stage = one();
     let vault = Vault::new();
-    let mut run = stage.slow_backup(&vault, BULK, "30M");
-    run.leave_alone(seconds(1.0));
+    let mut run = stage.slow_backup(&vault, BULK, "16M");
+    run.reads().leave_alone(seconds(1.0));
     stage.proxies().for_each(|proxy| proxy.stall(true));
     run.leave_alone(seconds(1.0)).signal("TERM");
     let asked = Instant::now();
     run.wait().exits(143);
-    assert!(asked.elapsed() < seconds(21.0), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < seconds(40.0), "{:?}", asked.elapsed());
     stage.proxies().for_each(Proxy::calm);
     stage.backup(&vault, &["--topic", BULK]).exits(0);
     stage.equal(&vault, BULK, "bulk-silent");
@@ -307,7 +311,9 @@ fn a_restore_of_old_records_over_connections_that_are_cut() {
         &vault,
         &["--topic", "old", "--rename", "old=old-back", "--limit-write", "3M"],
     );
-    while run.leave_alone(seconds(0.3) + rng.millis(800)).is_running() {
+    for n in 1..=8 {
+        stage.until(&mut run, "old-back", 300 * n);
+        run.leave_alone(rng.millis(400));
         proxy.swallow_answers(true);
         run.leave_alone(rng.millis(60));
         proxy.cut();
@@ -323,7 +329,7 @@ fn a_stall_of_some_seconds() {
     let vault = stage.vault_of_some();
     let proxy = stage.cluster.proxy(0).unwrap();
     let mut run = stage.slow_restore(&vault, "some-held");
-    run.leave_alone(seconds(0.8));
+    stage.until(&mut run, "some-held", 1);
     proxy.stall(true);
     run.leave_alone(seconds(4.0));
     assert!(run.is_running(), "too fast for this test");
@@ -339,7 +345,7 @@ fn a_broker_that_freezes() {
     let vault = Vault::new();
     let node = stage.cluster.node(0).unwrap();
     let mut run = stage.slow_backup(&vault, SOME, "16M");
-    run.leave_alone(seconds(0.8));
+    run.reads().leave_alone(seconds(0.5));
     node.pause().unwrap();
     stage.proxies().for_each(Proxy::cut);
     run.leave_alone(seconds(12.0));
@@ -404,14 +410,13 @@ fn the_only_broker_restarts() {
     let vault = Vault::new();
     let node = stage.cluster.node(0).unwrap();
     let mut run = stage.slow_backup(&vault, SOME, "16M");
-    run.leave_alone(seconds(0.8));
+    run.reads().leave_alone(seconds(0.5));
     node.restart().unwrap();
     run.wait().exits(0);
     stage.equal(&vault, SOME, "some-restarted");
 
     let mut run = stage.slow_restore(&vault, "some-back");
-    run.leave_alone(seconds(1.5));
-    assert!(run.is_running(), "too fast for this test");
+    stage.until(&mut run, "some-back", 1);
     node.kill().unwrap();
     run.leave_alone(seconds(1.0));
     node.start().unwrap();
@@ -424,8 +429,8 @@ fn one_of_three_dies() {
     let stage = three();
     let vault = Vault::new();
     let node = stage.cluster.node(1).unwrap();
-    let mut run = stage.slow_backup(&vault, SOME, "8M");
-    run.leave_alone(seconds(1.0));
+    let mut run = stage.slow_backup(&vault, SOME, "4M");
+    run.reads().leave_alone(seconds(0.5));
     node.kill().unwrap();
     run.leave_alone(seconds(2.0));
     assert!(run.is_running(), "too fast for this test");
@@ -436,7 +441,7 @@ fn one_of_three_dies() {
 
     // The leader of some of the partitions that are written to.
     let mut run = stage.slow_restore(&vault, "some-back");
-    run.leave_alone(seconds(1.5));
+    stage.until(&mut run, "some-back", 1);
     let node = stage.cluster.node(2).unwrap();
     node.kill().unwrap();
     run.leave_alone(seconds(2.0));
@@ -477,9 +482,9 @@ fn one_of_three_has_just_died() {
     let (backup, restore) = (backup.wait(), restore.wait());
     node.start().unwrap();
     stage.cluster.wait_until_up().unwrap();
-    backup.exits(0).within(60);
+    backup.exits(0).within(120);
     stage.equal(&vault, SOME, "some-mourned");
-    assert!(restore.took < seconds(60.0), "{restore}");
+    assert!(restore.took < seconds(120.0), "{restore}");
     stage.judge_restore(restore, &known, "some-bereft");
 }
 
@@ -491,7 +496,8 @@ fn leaders_move() {
         let leader = stage.bench.describe(topic).unwrap().partitions[partition].leader;
         stage.bench.move_leader(topic, partition as i32, (leader + 1) % 3).unwrap();
     };
-    let mut run = stage.slow_backup(&vault, SOME, "5M");
+    let mut run = stage.slow_backup(&vault, SOME, "2M");
+    run.reads();
     for partition in [0, 1, 2, 3, 0, 4] {
         run.leave_alone(seconds(0.3));
         next_leader(SOME, partition);
@@ -611,8 +617,8 @@ fn retention_overtakes_a_run() {
         stage.bench.produce("overtaken", &vec![record.clone(); 20], &options).unwrap();
     }
     let vault = Vault::new();
-    let mut run = stage.slow_backup(&vault, "overtaken", "8M");
-    run.leave_alone(seconds(1.0));
+    let mut run = stage.slow_backup(&vault, "overtaken", "4M");
+    run.reads().leave_alone(seconds(0.5));
     stage.bench.delete_records("overtaken", 0, 390).unwrap();
     let report = run.wait().exits(3).json();
     let gap = &list(&report, "gaps")[0];
@@ -634,7 +640,7 @@ fn a_topic_goes_away_during_a_run() {
     }
     let vault = Vault::new();
     let mut run = stage.slow_backup(&vault, "leaves*", "8M");
-    run.leave_alone(seconds(0.7));
+    run.reads().leave_alone(seconds(0.3));
     stage.bench.delete_topic("leaves").unwrap();
     let ran = run.wait();
     assert!([Some(0), Some(3)].contains(&ran.code), "{ran}");
@@ -660,7 +666,8 @@ fn a_topic_grows_during_a_run() {
     };
     write(1);
     let vault = Vault::new();
-    let mut run = stage.slow_backup(&vault, "grows", "4M");
+    let mut run = stage.slow_backup(&vault, "grows", "2M");
+    run.reads();
     for seed in 2..5 {
         run.leave_alone(seconds(0.2));
         write(seed);

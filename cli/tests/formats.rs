@@ -400,7 +400,9 @@ fn killed_until_done() {
         let args = ["--topic", LARGE, "--rename", &rename, "--limit-write", "8M"];
         let args = if kills % 3 == 1 { [&args[..], &["--no-merge"]].concat() } else { args.to_vec() };
         let mut run = site.start("restore", &vault, &args);
-        if !run.leave_alone(Duration::from_millis(300) + rng.millis(1000)).is_running() {
+        // Where starting takes long, it is given more time after some kills.
+        let patience = (Duration::from_millis(300) + rng.millis(1000)) * (1 + kills / 8);
+        if !run.leave_alone(patience).is_running() {
             run.wait().exits(0);
             break;
         }

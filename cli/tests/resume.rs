@@ -69,12 +69,13 @@ impl Stage {
 fn killed_until_done(stage: &Stage, topic: &str, target: &str, seed: u64) -> usize {
     let vault = stage.vault_of(&[topic]);
     let mut rng = Rng::new(target, seed);
-    let mut kills = 0;
+    let mut kills: u32 = 0;
     loop {
         let mut run = stage.restoring(&vault, topic, target, &[]);
         // A run takes some three seconds; the first steps, and the fence of later runs, take a fraction of one.
-        let patience = if kills % 2 == 0 { rng.millis(400) } else { rng.millis(1200) };
-        if !run.leave_alone(patience).is_running() {
+        let patience = if kills.is_multiple_of(2) { rng.millis(400) } else { rng.millis(1200) };
+        // Where all that takes longer, more time is given after some kills.
+        if !run.leave_alone(patience * (1 + kills / 16)).is_running() {
             run.wait().exits(0);
             break;
         }
@@ -83,7 +84,7 @@ fn killed_until_done(stage: &Stage, topic: &str, target: &str, seed: u64) -> usi
         assert!(kills < 100, "it makes no progress");
     }
     stage.judge(&vault, topic, target, &[]);
-    kills
+    kills as usize
 }
 
 #[test]
@@ -433,7 +434,7 @@ fn a_target_without_coordinators() {
     stage.restoring(&vault, NEW, "bare", &impatient).wait().exits(1).says("--state");
     assert!(!stage.has("bare"));
     let state = vault.root().with_file_name("state");
-    let flags = ["--state", state.to_str().unwrap(), "--give-up-after", "5s"];
+    let flags = ["--state", state.to_str().unwrap(), "--give-up-after", "30s"];
     let mut run = stage.restoring(&vault, NEW, "bare", &flags);
     stage.until(&mut run, "bare", 500);
     run.kill();

@@ -20,6 +20,9 @@ const LARGE: &str = "large";
 /// The same, dated 2017: a broker forgets the producers of such records at its next look, every three seconds here.
 const OLD: &str = "old";
 
+/// A rate at which [`LARGE`] takes 48 s.
+const SLOW: &str = "512K";
+
 fn fill(site: &Site) {
     for (topic, first_timestamp) in [(LARGE, None), (OLD, Some(1_500_000_000_000))] {
         site.bench.create_topic(topic, 4, &[("retention.ms", "-1")]).unwrap();
@@ -43,8 +46,13 @@ fn one() -> Stage {
 impl Stage {
     /// Starts a restore of `large` under another name, slow enough to be met on its way.
     fn restoring(&self, vault: &Vault, target: &str, more: &[&str]) -> Running {
+        self.restoring_at("8M", vault, target, more)
+    }
+
+    /// At most so many bytes per second.
+    fn restoring_at(&self, rate: &str, vault: &Vault, target: &str, more: &[&str]) -> Running {
         let rename = format!("{LARGE}={target}");
-        self.start("restore", vault, &[&["--rename", &rename, "--limit-write", "8M"], more].concat())
+        self.start("restore", vault, &[&["--rename", &rename, "--limit-write", rate], more].concat())
     }
 }
 
@@ -53,8 +61,8 @@ impl Stage {
 fn another_run_takes_over() {
     let stage = one();
     let vault = stage.vault_of(&[LARGE]);
-    let mut first = stage.restoring(&vault, "taken", &[]);
-    stage.until(&mut first, "taken", 500);
+    let mut first = stage.restoring_at(SLOW, &vault, "taken", &[]);
+    stage.until(&mut first, "taken", 100);
     stage.restoring(&vault, "taken", &[]).wait().exits(0);
     first.wait().exits(1).says("another run");
     same_digests(&stage.bench, LARGE, "taken");
@@ -105,10 +113,10 @@ fn killed_behind_a_fence_of_its_own() {
 fn another_writer_on_the_way() {
     let stage = one();
     let vault = stage.vault_of(&[LARGE]);
-    let mut run = stage.restoring(&vault, "shared", &[]);
-    stage.until(&mut run, "shared", 500);
+    let mut run = stage.restoring_at(SLOW, &vault, "shared", &[]);
+    stage.until(&mut run, "shared", 100);
     stage.write("shared", 0, "foreign", 1);
-    run.wait().exits(1).says("nothing more is sent").within(3);
+    run.wait().exits(1).says("nothing more is sent").within(40);
     stage.restoring(&vault, "shared", &[]).wait().exits(1).says("shared-0");
     stage.bench.delete_topic("shared").unwrap();
 }
@@ -120,9 +128,9 @@ fn another_writer_behind_the_end() {
     stage.topic("little", 1);
     stage.write("little", 0, "record", 20);
     let vault = stage.vault_of(&[LARGE, "little"]);
-    let mut run = stage.restoring(&vault, "big", &["--rename", "little=small"]);
+    let mut run = stage.restoring_at(SLOW, &vault, "big", &["--rename", "little=small"]);
     stage.until(&mut run, "small", 20);
-    stage.until(&mut run, "big", 500);
+    stage.until(&mut run, "big", 100);
     stage.write("small", 0, "foreign", 1);
     run.wait().exits(1).says("somebody else");
     for topic in ["little", "small", "big"] {

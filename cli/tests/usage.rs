@@ -20,10 +20,10 @@ use common::{Ran, bodley, command, list, start};
 #[track_caller]
 fn fails(args: &[&str], code: i32) -> String {
     let (for_people, for_programs) = (start(args), start(&[args, &["--output", "json"]].concat()));
-    let for_people = for_people.wait().exits(code).within(20);
+    let for_people = for_people.wait().exits(code).within(60);
     assert_eq!(for_people.out, "", "{for_people}");
     let message = the_line(&for_people);
-    let for_programs = for_programs.wait().exits(code).within(20);
+    let for_programs = for_programs.wait().exits(code).within(60);
     let document = for_programs.json();
     let verb = args.first().filter(|verb| **verb != "frobnicate").copied().unwrap_or_default();
     assert_eq!(document["command"], verb, "{for_programs}");
@@ -262,7 +262,7 @@ fn foreign_vaults() {
     let vault = Vault::new();
     fs::create_dir_all(vault.root().join("vault.json")).unwrap();
     for args in readers(vault.url()) {
-        let ran = bodley(&args).within(20);
+        let ran = bodley(&args).within(60);
         assert!([Some(1), Some(2)].contains(&ran.code), "{ran}");
         the_line(&ran);
     }

@@ -233,7 +233,7 @@ fn a_killed_window_goes_on() {
         let slowly = [&args[..], &["--limit-write", "12K"]].concat();
         while kills < 5 {
             let mut run = site.start("restore", &mess.vault, &slowly);
-            run.leave_alone(Duration::from_millis(300) + rng.millis(900));
+            run.leave_alone((Duration::from_millis(300) + rng.millis(900)) * (1 + kills / 2));
             if !run.is_running() {
                 run.wait().exits(0);
                 break;
@@ -509,7 +509,7 @@ fn nonsense_is_refused_before_anything_is_written() {
         if !flags.contains(&"--rename") {
             args.extend(["--rename", "mess=nonsense"]);
         }
-        site.restore(&mess.vault, &[&args, *flags].concat()).exits(2).says(said).within(20);
+        site.restore(&mess.vault, &[&args, *flags].concat()).exits(2).says(said).within(60);
     }
     assert!(!site.has("nonsense"));
     // Two topics must not become one.

@@ -190,7 +190,7 @@ fn a_backup_dies_at_each_operation_and_the_next_completes_it() {
     let before = MemoryStore::new();
     completes(&brokers, &before, "the first run");
     let commits = Model::read(&before.objects(), "the first run").digests.len();
-    assert!(commits > 3, "{commits} commits");
+    assert!(commits > 2, "{commits} commits");
     write(&brokers);
     met.extend(killed_everywhere(&brokers, &before, "a later run"));
     for name in ["create", "write", "finish", "put", "get", "list", "size"] {

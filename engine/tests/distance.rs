@@ -28,7 +28,7 @@ use common::distant::{Counted, Distant};
 use common::memory::shared;
 use common::sample::TOPIC;
 
-const DELAY: Duration = Duration::from_millis(30);
+const DELAY: Duration = Duration::from_millis(100);
 /// Chunks as a backup cuts them, nearly.
 const LARGE: (usize, usize) = (28, 70);
 const BUDGET: usize = 160 << 20;

@@ -113,6 +113,7 @@ async fn segments_go_in_blocks() {
     let store = world.with(|options| {
         options.tags = vec![("team".to_owned(), "a b".to_owned())];
         options.access_tier = Some("Cool".to_owned());
+        options.patience.idle = Duration::from_secs(60);
     });
     let bytes = pattern((9 << 20) + 12_345);
     upload(&store, "data/a.seg", &bytes, 2 << 20).await.unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bodley_io::{Secret, Token, TokenError, TokenProvider};
 use bodley_storage_rest::{OAuthOptions, OAuthTokens};
-use common::{Asked, Fake, MARKER, Reply, reply, tls};
+use common::{Asked, Fake, MARKER, Reply, reply, tls, until};
 
 fn options(endpoint: &str) -> OAuthOptions {
     OAuthOptions {
@@ -80,17 +80,16 @@ async fn url_encoding_is_an_option() {
 
 #[tokio::test]
 async fn is_renewed_at_the_factor_before_its_end() {
-    let (fake, mut options) = start(|n, _| granted(n, 2.0)).await;
+    let (fake, mut options) = start(|n, _| granted(n, 8.0)).await;
     options.refresh_factor = 0.5;
     let tokens = tokens(options);
     assert_eq!(outcome(&tokens).await.unwrap().text.expose(), "token-0");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(2000)).await;
     assert_eq!(outcome(&tokens).await.unwrap().text.expose(), "token-0");
     assert_eq!(fake.asked().len(), 1, "too early");
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
     assert_eq!(outcome(&tokens).await.unwrap().text.expose(), "token-0", "nobody waits for the renewal");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(outcome(&tokens).await.unwrap().text.expose(), "token-1");
+    until("renewed", async || outcome(&tokens).await.unwrap().text.expose() == "token-1").await;
     assert_eq!(fake.asked().len(), 2);
 }
 
@@ -102,23 +101,22 @@ async fn the_buffer_moves_the_renewal_forward() {
     outcome(&tokens).await.unwrap();
     tokio::time::sleep(Duration::from_millis(150)).await;
     outcome(&tokens).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(fake.asked().len(), 2);
+    until("renewed", async || fake.asked().len() == 2).await;
 }
 
 #[tokio::test]
 async fn a_failed_renewal_keeps_the_old_token_to_its_end() {
     let (_fake, mut options) =
-        start(|n, _| if n == 0 { granted(n, 2.0) } else { reply(403, r#"{"error":"access_denied"}"#) }).await;
+        start(|n, _| if n == 0 { granted(n, 8.0) } else { reply(403, r#"{"error":"access_denied"}"#) }).await;
     options.refresh_factor = 0.5;
     let tokens = tokens(options);
     outcome(&tokens).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(4200)).await;
     for _ in 0..3 {
         assert_eq!(outcome(&tokens).await.unwrap().text.expose(), "token-0");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(3700)).await;
     let error = outcome(&tokens).await.unwrap_err();
     assert!(error.what.contains("access_denied"), "{error}");
 }
@@ -143,25 +141,27 @@ async fn a_refusal_is_final_and_says_what_the_server_said() {
 #[tokio::test]
 async fn overload_is_tried_again_within_its_time() {
     for status in [500, 503, 429] {
-        let (fake, options) =
+        let (fake, mut options) =
             start(move |n, _| if n < 2 { reply(status, "") } else { granted(n, 60.0) }).await;
+        options.retry_backoff_max = Duration::from_secs(20);
         assert_eq!(outcome(&tokens(options)).await.unwrap().text.expose(), "token-2");
         assert_eq!(fake.asked().len(), 3);
     }
-    let (fake, options) = start(|_, _| reply(500, "")).await;
+    let (fake, mut options) = start(|_, _| reply(500, "")).await;
+    options.retry_backoff_max = Duration::from_secs(2);
     let error = outcome(&tokens(options)).await.unwrap_err();
     assert!(error.passing && error.what.contains("is not able to answer (HTTP 500"), "{error}");
-    assert!((3..12).contains(&fake.asked().len()), "{}", fake.asked().len());
+    assert!((3..120).contains(&fake.asked().len()), "{}", fake.asked().len());
 }
 
 #[tokio::test]
 async fn a_slow_server_and_an_absent_one_are_passing() {
     let slow = |_: usize, _: &Asked| Reply { delay: Duration::from_secs(60), ..granted(0, 60.0) };
     let (_fake, mut options) = start(slow).await;
-    options.connect_timeout = Duration::from_millis(100);
+    options.connect_timeout = Duration::from_millis(1900);
     options.read_timeout = Duration::from_millis(100);
     let error = outcome(&tokens(options.clone())).await.unwrap_err();
-    assert!(error.passing && error.what.contains("gave no answer within 200 ms"), "{error}");
+    assert!(error.passing && error.what.contains("gave no answer within 2000 ms"), "{error}");
     options.endpoint = "http://127.0.0.1:1/token".to_owned();
     let error = outcome(&tokens(options)).await.unwrap_err();
     assert!(error.passing && error.what.contains("cannot be reached: Connection refused"), "{error}");
@@ -186,7 +186,7 @@ async fn what_is_no_token_is_refused() {
     let begun = std::time::Instant::now();
     let error = outcome(&tokens(options)).await.unwrap_err();
     assert!(error.what.contains("more than 1048576 bytes") && !error.passing, "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     for (body, why) in [
         (format!("{MARKER}<html>"), "not JSON"),
         (format!(r#"["{MARKER}"]"#), "sent no access_token"),
@@ -219,11 +219,16 @@ async fn the_end_comes_from_expires_in_or_the_jwt_by_the_servers_clock() {
         assert_eq!(tokens.clock_skew(), None);
         let before = SystemTime::now();
         let expires = tokens.token("b").await.unwrap().expires;
-        let life = expires.map(|end| end.duration_since(before).unwrap().as_secs_f64());
-        match (life, seconds) {
+        let after = SystemTime::now();
+        match (expires, seconds) {
             (None, None) => {}
-            (Some(life), Some(seconds)) => {
-                assert!((life - f64::from(seconds)).abs() < 2.0, "{life} {seconds}")
+            (Some(end), Some(seconds)) => {
+                let life = Duration::from_secs(seconds);
+                let tolerance = Duration::from_secs(1);
+                assert!(
+                    before + life <= end + tolerance && end <= after + life + tolerance,
+                    "{end:?} {life:?}"
+                );
             }
             other => panic!("{other:?}"),
         }

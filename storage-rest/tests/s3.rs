@@ -283,7 +283,7 @@ async fn an_expired_credential_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_go_on_where_they_were_cut() {
     let s3 = strict();
-    let store = store(&s3, |o| o.patience.idle = Duration::from_secs(1));
+    let store = store(&s3, |o| o.patience.idle = Duration::from_secs(4));
     let mut upload = store.create("data/1.seg").await.unwrap();
     let (first, second) = (part(7 * MIB, 3).await, part(5 * MIB, 4).await);
     let bytes = [&first[..], &second[..]].concat();
@@ -291,7 +291,7 @@ async fn reads_go_on_where_they_were_cut() {
     upload.write(second).await.unwrap();
     upload.finish().await.unwrap();
     s3.faults().add(Rule::on("GetObject", Action::CutBody(3 * MIB)).nth(1));
-    s3.faults().add(Rule::on("GetObject", Action::StallBody(MIB, Duration::from_secs(20))).nth(2));
+    s3.faults().add(Rule::on("GetObject", Action::StallBody(MIB, Duration::from_secs(60))).nth(2));
     s3.faults().add(Rule::on("GetObject", Action::Answer(error(503, "SlowDown"))).nth(3));
     s3.log().clear();
     let pool = BufferPool::new(16 * MIB, 32 * MIB);

@@ -17,9 +17,9 @@ use crate::security::Security;
 use crate::setup;
 use crate::zookeeper;
 
-const START_LIMIT: Duration = Duration::from_secs(90);
+const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(60);
 /// Of all servers: quick to start rather than fast in the long run: compiled lightly, one collector thread.
 pub(crate) const JVM: [&str; 6] = [
     "-Xmx512m",

@@ -21,7 +21,7 @@ const FILES: [(&str, &str); 3] = [
     ("package-lock.json", include_str!("../node/oidc/package-lock.json")),
     ("server.mjs", include_str!("../node/oidc/server.mjs")),
 ];
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 const LIFETIME: Duration = Duration::from_secs(3600);
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 /// down for a moment.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 const TRIES: usize = 1000;
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A port on which nothing listens, never given out twice by this process.

@@ -46,11 +46,12 @@ const SETTINGS: [(&str, &str); 26] = [
 ];
 
 /// The same for a node of a cluster that keeps its own metadata.
-const KRAFT: [(&str, &str); 6] = [
+const KRAFT: [(&str, &str); 7] = [
     ("broker.heartbeat.interval.ms", "500"),
     ("broker.session.timeout.ms", "4000"),
     ("controller.listener.names", "CONTROLLER"),
     ("controller.quorum.append.linger.ms", "0"),
+    ("initial.broker.registration.timeout.ms", "300000"),
     ("process.roles", "broker,controller"),
     ("share.coordinator.state.topic.num.partitions", "1"),
 ];

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure ends the test")]
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodley_testbed::workbench::{Generate, ProduceOptions, Record};
 use bodley_testbed::{Cluster, ClusterOptions, CompareOptions, Isolation, Workbench, compare};
@@ -25,7 +25,11 @@ fn survives_what_tests_do_to_it() {
     bench.produce("t", &[Record::new(0).value("while node 1 is dead")], &ProduceOptions::default()).unwrap();
     cluster.node(1).unwrap().start().unwrap();
     cluster.wait_until_up().unwrap();
-    assert_eq!(bench.brokers().unwrap().len(), 3);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while bench.brokers().unwrap().len() < 3 {
+        assert!(Instant::now() < deadline, "a broker is missing");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let after = bench.dump("t", Isolation::Committed).unwrap();
     assert_eq!(after.len(), before.len() + 1);
     compare(&before.then(&after).unwrap(), &after, CompareOptions::default()).unwrap();
@@ -33,6 +37,12 @@ fn survives_what_tests_do_to_it() {
     cluster.node(2).unwrap().pause().unwrap();
     cluster.node(2).unwrap().resume().unwrap();
     cluster.node(2).unwrap().restart().unwrap();
+    cluster.wait_until_up().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !bench.describe("t").unwrap().partitions.iter().all(|p| p.isr.len() == 3) {
+        assert!(Instant::now() < deadline, "replicas do not get in sync");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 
     through_proxies(&cluster, &after);
 }
@@ -53,8 +63,11 @@ fn through_proxies(cluster: &Cluster, expected: &bodley_testbed::Dump) {
     let proxy = cluster.proxy(0).unwrap();
     proxy.calm();
     proxy.refuse(true);
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(TcpStream::connect(proxy.address()).is_err());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(proxy.address()).is_ok() {
+        assert!(Instant::now() < deadline, "it takes connections");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

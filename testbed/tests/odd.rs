@@ -3,12 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure ends the test")]
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use bodley_testbed::workbench::{BatchInfo, GroupOffset, ProduceOptions, Quota, Record};
 use bodley_testbed::workloads::{Oddity, advance_odd_topics, write_odd_topics};
 use bodley_testbed::{
     Cluster, CompareOptions, Dump, Isolation, Workbench, compare, compare_digests, shared_cluster,
 };
+
+fn until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 struct Odd<'a> {
     cluster: &'a Cluster,
@@ -211,6 +220,9 @@ fn admin(odd: &Odd<'_>) {
     odd.bench.send("with-offsets", &name, &[Record::new(2).value("v")]).unwrap();
     odd.bench.send_offsets("with-offsets", "other", &[GroupOffset::new(&name, 0, 2)]).unwrap();
     odd.bench.commit("with-offsets").unwrap();
+    // Markers are written after the producer is told.
+    until(|| !odd.bench.group_offsets("other").unwrap_or_default().is_empty());
+    until(|| odd.bench.describe(&name).unwrap().partitions.iter().all(|p| p.end == p.stable_end));
     assert_eq!(odd.bench.groups().unwrap(), ["group", "other"]);
     odd.bench.delete_group("other").unwrap();
     assert_eq!(odd.bench.groups().unwrap(), ["group"]);

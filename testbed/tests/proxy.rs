@@ -82,11 +82,11 @@ fn refuses() {
     let mut open = connect(&proxy);
     exchange(&mut open, b"hello").unwrap();
     proxy.refuse(true);
-    thread::sleep(SOON);
-    assert_eq!(TcpStream::connect(proxy.address()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let connected = || TcpStream::connect(proxy.address());
+    until(|| connected().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
     exchange(&mut open, b"still").unwrap();
     proxy.refuse(false);
-    thread::sleep(SOON);
+    until(|| connected().is_ok());
     exchange(&mut connect(&proxy), b"again").unwrap();
 }
 
@@ -326,7 +326,7 @@ fn a_long_way_delays_but_does_not_slow_down() {
     proxy.wan(RTT, 50_000_000);
     let mut stream = connect(&proxy);
     bulk(&mut stream, 1); // pays for the handshake
-    let ping = bulk(&mut stream, 1);
+    let ping = (0..10).map(|_| bulk(&mut stream, 1)).min().unwrap();
     assert!(ping >= RTT && ping < RTT + SOON, "{ping:?}");
 
     const BULK: usize = 100_000_000;

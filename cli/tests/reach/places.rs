@@ -27,7 +27,7 @@ pub const GROUP: &str = "reader";
 /// How far.
 pub const POSITIONS: [i64; 2] = [7, 30];
 /// How long sessions last where they end.
-pub const SESSION: Duration = Duration::from_secs(3);
+pub const SESSION: Duration = Duration::from_secs(5);
 
 /// A cluster with all that may judge its clients.
 pub struct Place {

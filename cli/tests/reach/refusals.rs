@@ -28,7 +28,7 @@ pub fn provider() -> MutexGuard<'static, ()> {
 #[track_caller]
 fn refused(name: &str, client: &Client, code: i32, says: &[&str]) -> Ran {
     let vault = Vault::new();
-    let mut ran = client.run("backup", &vault, &["-vv", "--topic", TOPIC]).exits(code).within(8);
+    let mut ran = client.run("backup", &vault, &["-vv", "--topic", TOPIC]).exits(code).within(60);
     let told = ran.json()["errors"][0]["message"].as_str().unwrap().to_owned();
     for word in says {
         assert!(told.contains(word), "{name}: `{word}` is not said: {ran}");

@@ -14,7 +14,7 @@ use bodley_testbed::broker::kafka_protocol::protocol::Encodable;
 use bodley_testbed::broker::{Action, Call};
 
 use crate::common::vault::Vault;
-use crate::common::{Running, seconds, start};
+use crate::common::{Running, seconds, soak, start};
 
 const TOPIC: &str = "many";
 const PARTITIONS: usize = 1_000;
@@ -179,7 +179,9 @@ fn play(verb: Verb, trouble: Trouble, filled: &Vault) {
         used * 100.0,
         heard.values().sum::<usize>()
     );
-    assert!(used < MOST_CPU, "{name}: {:.1} % of a core", used * 100.0);
+    // A busy loop takes all of one; on machines that are slow or busy, a little work is a larger share.
+    let most = if soak() { MOST_CPU } else { 3.0 * MOST_CPU };
+    assert!(used < most, "{name}: {:.1} % of a core", used * 100.0);
     assert!(metadata.values().sum::<usize>() <= MOST_METADATA, "{name}: {metadata:?}");
     assert!(connections.values().all(|n| *n <= MOST_CONNECTIONS), "{name}: {connections:?}");
     brokers.honest();

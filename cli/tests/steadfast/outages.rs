@@ -54,7 +54,7 @@ fn patience_has_an_end() {
     assert!(attempts as f64 <= 40.0 + 4.0 * waited.as_secs_f64(), "{attempts} tries");
     for ran in [backup, restore] {
         eprintln!("{:.0?}: {:#?}", ran.took, waits(&ran));
-        assert!(ran.took > seconds(15.0) && ran.took < seconds(90.0), "{ran}");
+        assert!(ran.took > seconds(15.0) && ran.took < seconds(300.0), "{ran}");
         let ran = ran.exits(1).says("gave up after 15 s without progress").says("run ").says("alone");
         let errors = ran.json();
         let named = |error: &serde_json::Value| {
@@ -79,7 +79,7 @@ fn too_few_replicas_in_sync() {
     let stage = three();
     let known = stage.vault_of(&[ALONE]);
     let all = ["--replication-factor", "3", "--topic-config", "min.insync.replicas=3"];
-    let mut restore = stage.restore_at(&known, (ALONE, "alone-strict"), "2M", &all);
+    let mut restore = stage.restore_at(&known, (ALONE, "alone-strict"), "768K", &all);
     stage.until(&mut restore, "alone-strict", 100);
     let node = stage.cluster.node(1).unwrap();
     for how in ["killed", "frozen"] {

@@ -20,7 +20,7 @@ pub const STEADY: &str = "steady";
 pub const ALONE: &str = "alone";
 /// Records of these topics take so much room.
 pub const VALUE: u32 = 4096;
-const SYNC_LIMIT: Duration = Duration::from_secs(120);
+const SYNC_LIMIT: Duration = Duration::from_secs(300);
 /// A run may take so long.
 pub const LIMIT: Duration = Duration::from_secs(1500);
 

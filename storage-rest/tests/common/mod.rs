@@ -2,7 +2,7 @@
 
 // Each test binary uses a part of it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure ends the test")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a failure ends the test")]
 
 pub mod stores;
 pub mod strict;
@@ -15,6 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// In every secret of these tests, and nowhere else.
 pub const MARKER: &str = "hunter2";
+
+/// Waits until this is so.
+pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    for _ in 0..6000 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
 
 /// TLS settings that trust nobody.
 pub fn tls() -> Arc<rustls::ClientConfig> {

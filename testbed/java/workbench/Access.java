@@ -86,8 +86,8 @@ final class Access {
     JsonNode look(JsonNode args) throws Exception {
         Properties settings = new Properties();
         args.get("settings").fields().forEachRemaining(s -> settings.put(s.getKey(), s.getValue().asText()));
-        settings.putIfAbsent("request.timeout.ms", "10000");
-        settings.putIfAbsent("default.api.timeout.ms", "20000");
+        settings.putIfAbsent("request.timeout.ms", "60000");
+        settings.putIfAbsent("default.api.timeout.ms", "120000");
         String endpoint = settings.getProperty("sasl.oauthbearer.token.endpoint.url");
         if (endpoint != null) {
             allowUrl(endpoint);

@@ -6,7 +6,7 @@ import org.apache.kafka.common.KafkaFuture;
 
 /** Bounded waiting. */
 final class Waits {
-    private static final long LIMIT_MS = 60_000;
+    private static final long LIMIT_MS = 240_000;
 
     private Waits() {}
 

